@@ -1,0 +1,231 @@
+/** The exports of the core, and nothing else. Offsets are u32 addresses in the instance's memory; no i64 crosses. */
+
+import * as connections from './connection';
+import {
+  addressOf,
+  adopt,
+  collect,
+  extentFrames,
+  extentSlot,
+  extentUse,
+  freeFrames,
+  giveBack,
+  halfFrames,
+  halfKind,
+  halfSlot,
+  leave,
+  letGo,
+  reclaim,
+  sweep,
+  tableBytes,
+  take,
+} from './frames';
+import * as framing from './framing';
+import {
+  BROKEN,
+  C_STATE,
+  EVENT_OPEN,
+  FAILURE_HEAD,
+  FAILURE_LOST,
+  NOTHING,
+  PRIVATE,
+  RX_HEAD,
+  RX_HOLDS,
+  RX_MASK,
+  RX_READ,
+  RX_RING,
+  TX_RING,
+  TX_WANTS,
+} from './layout';
+import * as peers from './peers';
+import * as ring from './ring';
+
+export * from './layout';
+
+// ─── region ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export {
+  beginFormat,
+  finishFormat,
+  format,
+  formatter,
+  frames as regionFrames,
+  geometry,
+  inspect,
+  slots as regionSlots,
+} from './region';
+
+/** Whether the statics end below the private part that layout.ts draws. */
+export function fits(): bool {
+  return __heap_base <= PRIVATE;
+}
+
+// ─── peers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export {
+  alive,
+  beat,
+  claimSlot,
+  cool,
+  declareDead,
+  heartbeat,
+  heat,
+  holdsSlot,
+  hot,
+  poll,
+  publishSlot,
+  rest,
+  slotAddress,
+  slotGeneration,
+  slotKernel,
+  slotState,
+} from './peers';
+
+export function mySlot(): u32 {
+  return peers.slot;
+}
+
+export function myGeneration(): u32 {
+  return peers.generation;
+}
+
+// ─── frames ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export {
+  addressOf,
+  adopt,
+  collect,
+  extentFrames,
+  extentSlot,
+  extentUse,
+  freeFrames,
+  giveBack,
+  halfFrames,
+  halfKind,
+  halfSlot,
+  leave,
+  letGo,
+  reclaim,
+  sweep,
+  tableBytes,
+  take,
+};
+
+// ─── connections ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export {
+  attachRing,
+  createRing,
+  dropReceive,
+  dropTransmit,
+  free,
+  join,
+  open,
+  setNonce,
+  transition,
+} from './connection';
+
+/** The rings are there: messages may flow. */
+export function start(index: u32): void {
+  connections.handle(connections.at(index), EVENT_OPEN);
+}
+
+/** The peer is gone. */
+export function lose(index: u32): void {
+  connections.fail(connections.at(index), FAILURE_LOST);
+}
+
+export function state(index: u32): u32 {
+  return load<u32>(connections.at(index), C_STATE);
+}
+
+/** Address of the ring that the connection reads from, and its capacity. */
+export function ringAddress(index: u32): u32 {
+  return load<u32>(connections.at(index), RX_RING);
+}
+
+export function ringCapacity(index: u32): u32 {
+  return load<u32>(connections.at(index), RX_MASK) + 1;
+}
+
+/** Address of the entry, for its counters. */
+export function entry(index: u32): u32 {
+  return <u32>connections.at(index);
+}
+
+// ─── migration ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export { migration, suspension } from './migration';
+
+// ─── an application's memory ─────────────────────────────────────────────────────────────────────────────────────────
+
+export { adoptGranted, grant, granted, letGoRun, revoke, runLength, takeRun } from './runs';
+
+// ─── messages ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export { atBorder, claim, claimMore, commit, decode, decoded, drain, drained, peek, release, sendEof } from './framing';
+
+/** Whether poll() should report room for the last refused claim. */
+export function wantRoom(index: u32, on: bool): void {
+  store<u32>(connections.at(index), on ? 1 : 0, TX_WANTS);
+}
+
+export function readable(index: u32): bool {
+  return ring.readable(connections.at(index));
+}
+
+/** Bytes of the ring that the peer has not consumed, BROKEN if it says what cannot be. */
+export function unread(index: u32): u32 {
+  const c = connections.at(index);
+  if (load<u32>(c, TX_RING) == 0) return 0;
+  const positions = ring.unread(c);
+  if (positions == BROKEN) connections.fail(c, FAILURE_HEAD);
+  return positions;
+}
+
+/** As claimMore(), looking up to `rounds` times for room: for a peer that is taking fragments out at this moment. */
+export function claimMoreSpin(index: u32, rounds: u32): u32 {
+  const c = connections.at(index);
+  let offset = framing.claimMore(index);
+  while (offset == NOTHING && rounds-- != 0) if (ring.hasRoom(c)) offset = framing.claimMore(index);
+  return offset;
+}
+
+export function arm(index: u32): bool {
+  return ring.arm(connections.at(index));
+}
+
+export function disarm(index: u32): void {
+  ring.disarm(connections.at(index));
+}
+
+// Borrowed records: their bytes stay because the head that the producer sees stays.
+
+/** Position of the peeked record: what hold() and publish() speak of. */
+export function position(index: u32): u32 {
+  return load<u32>(connections.at(index), RX_READ);
+}
+
+/** Keep the published head where it is until it is moved by publish(). */
+export function hold(index: u32): void {
+  const c = connections.at(index);
+  const holds = load<u32>(c, RX_HOLDS);
+  if (holds == 0) ring.publishHead(c, load<u32>(c, RX_READ));
+  store<u32>(c, holds + 1, RX_HOLDS);
+}
+
+/** One hold less; the oldest borrowed record that is left begins at `head`. */
+export function publish(index: u32, head: u32): void {
+  const c = connections.at(index);
+  const holds = load<u32>(c, RX_HOLDS) - 1;
+  store<u32>(c, 0, RX_HOLDS);
+  if (head != load<u32>(c, RX_HEAD)) ring.publishHead(c, head);
+  store<u32>(c, holds, RX_HOLDS);
+}
+
+/** Look many times for a record, inside the core. @returns as peek() */
+export function peekSpin(index: u32, rounds: u32): u32 {
+  const c = connections.at(index);
+  while (rounds != 0 && !ring.readable(c)) --rounds;
+  return rounds == 0 ? NOTHING : framing.peek(index);
+}

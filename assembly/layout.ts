@@ -1,0 +1,447 @@
+/**
+ * Every offset and constant of the memory that the core works on, drawn.
+ *
+ * Little-endian throughout. A word that another process reads or writes is naturally aligned. What one side writes
+ * often lies LINE bytes from what the other side writes: twice the cache line, because x86 fetches lines in pairs.
+ *
+ * The host reads these constants from the module's exports and never repeats one.
+ */
+
+//   ╒════════════════ the memory of an instance ═════════════════╕
+//   │ statics of the module                          < PRIVATE   │ asc puts them there; init() checks it
+//   ├────────────────────────────────────────────────────────────┤
+//   │ PRIVATE   result of the last peek or claim                 │ read by the host
+//   │ HOT       indexes of the connections that poll() looks at  │
+//   │ TABLE     the connection table                             │ private: no peer can reach it
+//   │ OWNED     bitmap: frames of extents that are ours          │
+//   │ USED      bitmap: frames of ours that a run occupies       │
+//   │ HEADS     bitmap: first frames of those runs               │
+//   │ PENDING   bitmap: heads of runs that we gave back while    │
+//   │           the other half was still held                    │
+//   ├────────────────────────────────────────────────────────────┤
+//   │ WINDOW    the region                          <= 2 GiB     │ shared pages, or our own for loop and tcp
+//   ╘════════════════════════════════════════════════════════════╛
+export const PRIVATE: u32 = 0x010000;
+export const HOT: u32 = 0x011000;
+export const TABLE: u32 = 0x020000;
+export const OWNED: u32 = 0x120000;
+export const USED: u32 = 0x130000;
+export const HEADS: u32 = 0x140000;
+export const PENDING: u32 = 0x150000;
+export const BITMAP: u32 = 0x010000;
+export const WINDOW: u32 = 0x160000;
+
+/** The window ends at 2 GiB at the latest, so that every address is positive as i32, which is how Wasm hands it over. */
+export const REGION_MAX: u32 = 0x80000000 - WINDOW;
+export const REGION_MIN: u32 = 0x100000;
+
+/** Distance between words that different sides write. */
+export const LINE: u32 = 128;
+
+//   ╒═══ result of peek and claim (private, u32 each) ═══╕
+//   │  0 TYPE     net header: message type               │
+//   │  4 XLENGTH  net header: bytes of the xheader       │
+//   │  8 DLENGTH  net header: bytes of the data          │
+//   │ 12 OFFSET   where the bytes of this record lie     │
+//   │ 16 LENGTH   how many they are                      │
+//   │ 20 FLAGS    FIRST, LAST                            │
+//   ╘════════════════════════════════════════════════════╛
+export const RESULT_TYPE: u32 = PRIVATE;
+export const RESULT_XLENGTH: u32 = PRIVATE + 4;
+export const RESULT_DLENGTH: u32 = PRIVATE + 8;
+export const RESULT_OFFSET: u32 = PRIVATE + 12;
+export const RESULT_LENGTH: u32 = PRIVATE + 16;
+export const RESULT_FLAGS: u32 = PRIVATE + 20;
+export const FLAG_FIRST: u32 = 1;
+export const FLAG_LAST: u32 = 2;
+
+// ─── the region ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+//   ╒══════════════ region, from WINDOW on ══════════════╕
+//   │ frame 0: header                                    │
+//   │ peer table: SLOT_SIZE each                         │ from frame 1
+//   │ extents: one u64 tag each                          │ from a frame border
+//   │ frame map: two u64 tags for each frame             │ from a frame border
+//   │ frames to take: from the next border of an extent  │
+//   ╘════════════════════════════════════════════════════╛
+//
+// The numbers follow from the size alone (region.ts: geometry), so a header is compared and never believed.
+export const FRAME: u32 = 4096;
+export const FRAME_SHIFT: u32 = 12;
+
+//   ╒═══════════ header ═══════════╕
+//   │   0 u64 magic "ISTHMUS\0"    │ written last but one
+//   │   8 u32 layout version       │ at this place in every version
+//   │  12 u32 state                │ CAS: BLANK → FORMATTING | kernel hash << 8 → READY
+//   │  16 u64 size                 │ bytes
+//   │  24 u32 bytes of a frame     │
+//   │  28 u32 frames               │
+//   │  32 u32 slots                │
+//   │  36 u32 bytes of a slot      │
+//   │  40 u32 offset of the slots  │
+//   │  44 u32 offset of extents    │
+//   │  48 u32 extents              │
+//   │  52 u32 frames of an extent  │
+//   │  56 u32 offset of frame map  │
+//   │  60 u32 first free extent    │
+//   │  64 u8[16] UUID              │
+//   │  80 u8[64] host name         │ NUL-padded UTF-8: who formatted it
+//   ╘══════════════════════════════╛
+export const MAGIC: u64 = 0x0053554d48545349; // "ISTHMUS\0"
+export const LAYOUT_VERSION: u32 = 1;
+export const HEADER_MAGIC: u32 = WINDOW;
+export const HEADER_VERSION: u32 = WINDOW + 8;
+export const HEADER_STATE: u32 = WINDOW + 12;
+export const HEADER_SIZE: u32 = WINDOW + 16;
+export const HEADER_FRAME: u32 = WINDOW + 24;
+export const HEADER_FRAMES: u32 = WINDOW + 28;
+export const HEADER_SLOTS: u32 = WINDOW + 32;
+export const HEADER_SLOT: u32 = WINDOW + 36;
+export const HEADER_SLOTS_AT: u32 = WINDOW + 40;
+export const HEADER_EXTENTS_AT: u32 = WINDOW + 44;
+export const HEADER_EXTENTS: u32 = WINDOW + 48;
+export const HEADER_EXTENT: u32 = WINDOW + 52;
+export const HEADER_MAP_AT: u32 = WINDOW + 56;
+export const HEADER_FIRST: u32 = WINDOW + 60;
+export const HEADER_UUID: u32 = WINDOW + 64;
+export const HEADER_HOST: u32 = WINDOW + 80;
+export const HEADER_HOST_LENGTH: u32 = 64;
+
+export const REGION_BLANK: u32 = 0;
+export const REGION_FORMATTING: u32 = 1;
+export const REGION_READY: u32 = 2;
+
+//   ╒═══════════════ slot ═══════════════╕
+//   │    0 u64 word                      │ CAS; generation u32 │ kernel hash u24 │ state u8
+//   │    8 u64 heartbeat                 │ counts up while its owner lives
+//   │   16 u64 instance id               │ random
+//   │   24 u64 dev of the backing        │ ┐
+//   │   32 u64 ino of the backing        │ ├ same kernel, same file: its lock can be asked for
+//   │   40 u8[16] boot id                │ ┘
+//   │   56 u64 pid namespace             │ for people
+//   │   64 u32 pid                       │ for people
+//   │   68 u32 connections               │ for people
+//   │   72 u8[56]                        │
+//   ├────────────────────────────────────┤
+//   │  128 u8[64] host name              │ NUL-padded UTF-8
+//   │  192 u8[64] runtime name           │
+//   ├────────────────────────────────────┤
+//   │  256 u32 sleeping                  │ owner sets, who rings clears
+//   │  260 u8[124]                       │
+//   ├────────────────────────────────────┤
+//   │  384 u64 summary of the ready bits │ peers set, owner takes
+//   │  392 u8[120]                       │
+//   │  512 u64[64] ready bits            │ one for each connection of the owner
+//   ╘════════════════════════════════════╛
+export const SLOT_SIZE: u32 = 1024;
+export const SLOTS_MAX: u32 = 256;
+export const SLOT_WORD: u32 = 0;
+export const SLOT_HEARTBEAT: u32 = 8;
+export const SLOT_INSTANCE: u32 = 16;
+export const SLOT_DEV: u32 = 24;
+export const SLOT_INO: u32 = 32;
+export const SLOT_BOOT: u32 = 40;
+export const SLOT_PIDNS: u32 = 56;
+export const SLOT_PID: u32 = 64;
+export const SLOT_CONNECTIONS: u32 = 68;
+export const SLOT_HOST: u32 = 128;
+export const SLOT_NAME: u32 = 192;
+export const SLOT_TEXT_LENGTH: u32 = 64;
+export const SLOT_SLEEPING: u32 = 256;
+export const SLOT_SUMMARY: u32 = 384;
+export const SLOT_READY: u32 = 512;
+
+export const SLOT_FREE: u32 = 0;
+export const SLOT_CLAIMED: u32 = 1;
+export const SLOT_ATTACHED: u32 = 2;
+export const SLOT_DEAD: u32 = 3;
+
+/**
+ * Bytes of the backing file that are locked besides the slots' own: who formats, who serves, and who is just creating,
+ * joining or removing the file of `shm`. Whoever holds one below the last is a user of the region.
+ */
+export const LOCK_FORMAT: u32 = 1024;
+export const LOCK_SERVER: u32 = 1025;
+export const LOCK_LIFECYCLE: u32 = 1026;
+
+//   ╒════ tag (u64), of an extent or of one half of a run ═════╕
+//   │ generation u32 │ kind u2 │ slot u10 │ frames u20          │ 0: nobody
+//   ╘══════════════════════════════════════════════════════════╛
+export const KIND_HELD: u32 = 1;
+export const KIND_OFFERED: u32 = 2;
+/** Tag of the extents under header and tables. */
+export const TAG_RESERVED: u64 = 0xffffffffffffffff;
+/** In the frame map: the half of the run's reader, and of its writer. */
+export const HALF_CONSUMER: u32 = 0;
+export const HALF_PRODUCER: u32 = 8;
+export const HALVES: u32 = 16;
+
+// ─── a ring ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+//   ╒═════════ ring: a run of 1 + capacity / FRAME frames ═════════╕
+//   │    0 u64 nonce         │ consumer, once: the handshake's proof │
+//   │    8 u32 capacity      │ consumer, once: power of two          │
+//   │   12 u32 ready index   │ consumer, once: which bit to set      │
+//   │   16 u32 start         │ consumer, once: first position        │
+//   ├────────────────────────┼───────────────────────────────────────┤
+//   │  128 u32 tail          │ producer, at each commit; for viewers │
+//   ├────────────────────────┼───────────────────────────────────────┤
+//   │  256 u32 head          │ consumer: all before it may be reused │
+//   ├────────────────────────┼───────────────────────────────────────┤
+//   │  384 u32 armed         │ consumer: set my ready bit            │
+//   ├────────────────────────┼───────────────────────────────────────┤
+//   │ 4096 records           │                                       │
+//   ╘════════════════════════╧═══════════════════════════════════════╛
+//
+// Positions are u32 and wrap; capacity is a power of two, so position & (capacity - 1) is the place.
+export const RING_NONCE: u32 = 0;
+export const RING_CAPACITY: u32 = 8;
+export const RING_READY: u32 = 12;
+export const RING_START: u32 = 16;
+export const RING_TAIL: u32 = 128;
+export const RING_HEAD: u32 = 256;
+export const RING_ARMED: u32 = 384;
+export const RING_DATA: u32 = FRAME;
+export const RING_MIN: u32 = 4096;
+export const RING_MAX: u32 = 0x4000000;
+
+//   ╒════════════════ record, 8-byte aligned ════════════════╕
+//   │ u32 length of the payload │ u24 position / 8 │ u8 kind │ 0: nothing committed yet
+//   │ payload                                               │
+//   ╘═══════════════════════════════════════════════════════╛
+//
+// The word behind the last record is always 0: the producer clears it before it publishes the one in front of it. So a
+// consumer polls the record itself, and a message costs the transfer of one cache line, not of a tail word's as well.
+export const RECORD_HEADER: u32 = 8;
+export const RECORD_PAD: u32 = 1;
+export const RECORD_FIRST: u32 = 2;
+export const RECORD_MORE: u32 = 3;
+
+//   ╒══════════ net header: first 8 bytes of a FIRST record ══════════╕
+//   │ u16 message type │ u16 bytes of xheader │ u32 bytes of data     │ as on the wire (PROTOCOL.md, phase 2)
+//   ╘═════════════════════════════════════════════════════════════════╛
+export const NET_HEADER: u32 = 8;
+export const MESSAGE_USER: u32 = 0;
+export const MESSAGE_RMA_WRITE: u32 = 1;
+export const MESSAGE_RMA_READ: u32 = 2;
+export const MESSAGE_RMA_READ_ANSWER: u32 = 3;
+export const MESSAGE_RENDEZVOUS_REQ: u32 = 4;
+export const MESSAGE_RENDEZVOUS_FIN: u32 = 5;
+export const MESSAGE_BCAST: u32 = 6;
+export const MESSAGE_BARRIER: u32 = 7;
+export const MESSAGE_EOF: u32 = 8;
+export const MESSAGE_SHUTDOWN_REQ: u32 = 9;
+export const MESSAGE_SHUTDOWN_ACK: u32 = 10;
+export const MESSAGE_SUSPEND: u32 = 11;
+
+// ─── a run of an application ─────────────────────────────────────────────────────────────────────────────────────────
+
+//   ╒═══════ run: 1 + n frames; in its first, the grants ═══════╕
+//   │ 0 u64 token            │ 0: free; stored last             │
+//   │ 8 u32 offset           │ of the granted range, behind the │
+//   │                        │ first frame                      │
+//   │ 12 u32 length          │ of the granted range             │
+//   │ 16 u32 rights          │ GRANT_READ, GRANT_WRITE          │
+//   ╘═══════════════════════════════════════════════════════════╛
+export const GRANT_SIZE: u32 = 32;
+export const GRANTS: u32 = FRAME / GRANT_SIZE;
+export const GRANT_TOKEN: u32 = 0;
+export const GRANT_OFFSET: u32 = 8;
+export const GRANT_LENGTH: u32 = 12;
+export const GRANT_RIGHTS: u32 = 16;
+export const GRANT_READ: u32 = 1;
+export const GRANT_WRITE: u32 = 2;
+
+// ─── a connection ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+//   ╒═══════════════════ connection (private) ════════════════════╕
+//   │   0 u32 state          │   4 u32 failure   │ 8 u32 ignored  │ connection.ts
+//   │  12 u32 place in HOT + 1, or 0                              │ peers.ts
+//   ├── transmit: we are the producer ────────────────────────────┤
+//   │  16 u32 ring           │  20 u32 mask (capacity - 1)        │
+//   │  24 u32 tail           │  28 u32 cached head                │
+//   │  32 u32 claimed: payload bytes of the open claim            │
+//   │  36 u32 claimed: bytes of padding in front of it            │
+//   │  40 u64 body bytes of the current message not yet claimed   │
+//   │  48 u32 slot of the peer │ 52 u32 ready index there         │
+//   │  56 u32 claimed: kind of record                             │
+//   │  60 u32 wants room     │                                    │
+//   ├── receive: we are the consumer ─────────────────────────────┤
+//   │  64 u32 ring           │  68 u32 mask                       │
+//   │  72 u32 read position  │  76 u32 published head             │
+//   │  80 u32 span of the peeked record │ 84 u32 armed            │
+//   │  88 u64 body bytes of the current message not yet peeked    │
+//   │  96 u64 net header of the current message                   │
+//   │ 104 u32 body bytes in the peeked record                     │
+//   │ 108 u32 holds: publishing the head is up to the host        │
+//   ├── stream decoder ───────────────────────────────────────────┤
+//   │ 112 u8[8] net header as far as it came                      │
+//   │ 120 u32 bytes of it    │ 124 u32 a body is under way        │
+//   ├── counters ─────────────────────────────────────────────────┤
+//   │ 128 u64 messages sent     │ 136 u64 body bytes sent         │
+//   │ 144 u64 messages received │ 152 u64 body bytes received     │
+//   │ 160 u64 claims refused (ring full)                          │
+//   ├── frames ───────────────────────────────────────────────────┤
+//   │ 168 u32 frame of the receive ring, ours                     │
+//   │ 172 u32 frame of the transmit ring, the peer's              │
+//   │ 176 u32 slot of its owner          │ 180 u32 generation     │
+//   │ 184 u32 positions that the last refused claim needed        │
+//   ╘═════════════════════════════════════════════════════════════╛
+export const CONNECTIONS: u32 = 4096;
+export const CONNECTION_SIZE: u32 = 256;
+export const C_STATE: u32 = 0;
+export const C_FAILURE: u32 = 4;
+export const C_IGNORED: u32 = 8;
+export const C_HOT: u32 = 12;
+export const TX_RING: u32 = 16;
+export const TX_MASK: u32 = 20;
+export const TX_TAIL: u32 = 24;
+export const TX_HEAD: u32 = 28;
+export const TX_CLAIMED: u32 = 32;
+export const TX_PAD: u32 = 36;
+export const TX_REST: u32 = 40;
+export const TX_SLOT: u32 = 48;
+export const TX_READY: u32 = 52;
+export const TX_KIND: u32 = 56;
+export const TX_WANTS: u32 = 60;
+export const RX_RING: u32 = 64;
+export const RX_MASK: u32 = 68;
+export const RX_READ: u32 = 72;
+export const RX_HEAD: u32 = 76;
+export const RX_SPAN: u32 = 80;
+export const RX_ARMED: u32 = 84;
+export const RX_REST: u32 = 88;
+export const RX_NET: u32 = 96;
+export const RX_BODY: u32 = 104;
+export const RX_HOLDS: u32 = 108;
+export const DECODE_HEADER: u32 = 112;
+export const DECODE_HAVE: u32 = 120;
+export const DECODE_BODY: u32 = 124;
+export const COUNT_SENT: u32 = 128;
+export const COUNT_SENT_BYTES: u32 = 136;
+export const COUNT_RECEIVED: u32 = 144;
+export const COUNT_RECEIVED_BYTES: u32 = 152;
+export const COUNT_FULL: u32 = 160;
+export const RX_FRAME: u32 = 168;
+export const TX_FRAME: u32 = 172;
+export const TX_OWNER: u32 = 176;
+export const TX_OWNER_GENERATION: u32 = 180;
+export const TX_NEED: u32 = 184;
+/** Fewer positions than this are published with the next look at an empty ring, not at once: capacity >> this. */
+export const PUBLISH_SHIFT: u32 = 3;
+/** A record is at most capacity >> this, so that a fragment and its padding always fit into an empty ring. */
+export const RECORD_SHIFT: u32 = 2;
+
+export const STATE_FREE: u32 = 0;
+export const STATE_OPENING: u32 = 1;
+export const STATE_OPEN: u32 = 2;
+/** We sent EOF. */
+export const STATE_CLOSING: u32 = 3;
+/** The peer sent EOF. */
+export const STATE_PEER_CLOSED: u32 = 4;
+/** Both did. */
+export const STATE_CLOSED: u32 = 5;
+/** The peer broke the rules, or is gone. */
+export const STATE_BROKEN: u32 = 6;
+export const STATES: u32 = 7;
+
+export const EVENT_OPEN: u32 = 0;
+export const EVENT_EOF_SENT: u32 = 1;
+export const EVENT_EOF_RECEIVED: u32 = 2;
+export const EVENT_FAIL: u32 = 3;
+export const EVENTS: u32 = 4;
+
+// How far a connection is suspended (migration.ts). The host keeps it.
+export const SUSPENSION_NONE: u32 = 0;
+/** We want to; the message under way is being finished. */
+export const SUSPENSION_SUSPENDING: u32 = 1;
+/** Our REQ is in the ring. */
+export const SUSPENSION_SENT: u32 = 2;
+/** The peer's REQ has come, and our answer is not in the ring yet. */
+export const SUSPENSION_RECEIVED: u32 = 3;
+/** Both have said their last word: no link any more. */
+export const SUSPENSION_SUSPENDED: u32 = 4;
+/** A link is being made. */
+export const SUSPENSION_RESUMING: u32 = 5;
+export const SUSPENSION_STATES: u32 = 6;
+
+export const SUSPENSION_EVENT_SUSPEND: u32 = 0;
+/** What we owe, a REQ or an ACK, is in the ring. */
+export const SUSPENSION_EVENT_SENT: u32 = 1;
+export const SUSPENSION_EVENT_REQ: u32 = 2;
+export const SUSPENSION_EVENT_ACK: u32 = 3;
+export const SUSPENSION_EVENT_RESUME: u32 = 4;
+/** There is a link again. */
+export const SUSPENSION_EVENT_UP: u32 = 5;
+export const SUSPENSION_EVENTS: u32 = 6;
+
+// Where a process stands in a migration, as in pscom.
+export const MIGRATION_INACTIVE: u32 = 0;
+export const MIGRATION_REQUESTED: u32 = 1;
+/** Connections are being suspended. */
+export const MIGRATION_PREPARING: u32 = 2;
+/** Nothing of a device is held. */
+export const MIGRATION_ALLOWED: u32 = 3;
+/** Devices are being taken again. */
+export const MIGRATION_FINISHED: u32 = 4;
+/** Connections are coming back. */
+export const MIGRATION_RESUMING: u32 = 5;
+export const MIGRATION_STATES: u32 = 6;
+
+export const MIGRATION_EVENT_REQUEST: u32 = 0;
+export const MIGRATION_EVENT_PREPARE: u32 = 1;
+export const MIGRATION_EVENT_ALLOW: u32 = 2;
+/** The deadline, or something that cannot be suspended. */
+export const MIGRATION_EVENT_FAIL: u32 = 3;
+export const MIGRATION_EVENT_RESUME: u32 = 4;
+export const MIGRATION_EVENT_ATTACHED: u32 = 5;
+export const MIGRATION_EVENT_BACK: u32 = 6;
+export const MIGRATION_EVENTS: u32 = 7;
+
+/** Why a connection is broken. */
+export const FAILURE_NONE: u32 = 0;
+/** The head that the consumer published is not between what it was and our tail. */
+export const FAILURE_HEAD: u32 = 1;
+/** A record header has a length, kind or position that cannot be. */
+export const FAILURE_RECORD: u32 = 2;
+/** A first record is too short for its net header, or fragments do not add up to the announced length. */
+export const FAILURE_MESSAGE: u32 = 3;
+/** The application or the guard said so. */
+export const FAILURE_LOST: u32 = 4;
+
+/** What peek and claim answer besides an offset. */
+export const NOTHING: u32 = 0;
+
+/** What commit() tells: see framing.ts. */
+export const COMMIT_POLLED: u32 = 0;
+export const COMMIT_TOLD: u32 = 1;
+export const COMMIT_ASLEEP: u32 = 2;
+
+/** What rest() tells: see peers.ts. */
+export const REST_BUSY: u32 = 0;
+export const REST_QUIET: u32 = 1;
+export const REST_ASLEEP: u32 = 2;
+
+export const BROKEN: u32 = 0xffffffff;
+
+// What decoded() says of the bytes of a stream.
+export const DECODED_RECORD: u32 = 1;
+export const DECODED_EMPTY: u32 = 2;
+
+// What inspect() says of the bytes in the window.
+export const INSPECT_READY: u32 = 0;
+export const INSPECT_BLANK: u32 = 1;
+export const INSPECT_FORMATTING: u32 = 2;
+export const INSPECT_VERSION: u32 = 3;
+export const INSPECT_FOREIGN: u32 = 4;
+export const INSPECT_CORRUPT: u32 = 5;
+export const INSPECT_SIZE: u32 = 6;
+
+// What attachRing() found wrong.
+export const ATTACH_OK: u32 = 0;
+/** No such run is offered by that slot and generation in this memory. */
+export const ATTACH_OFFER: u32 = 1;
+/** The run is there, but not the nonce: a copy of the region, not the region. */
+export const ATTACH_NONCE: u32 = 2;
+/** Capacity or ready index cannot be. */
+export const ATTACH_SHAPE: u32 = 3;

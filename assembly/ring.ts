@@ -1,0 +1,289 @@
+/**
+ * The ring: records from one producer to one consumer.
+ *
+ * Producer:  claim → (bytes) → commit.   Consumer:  peek → (bytes) → release.
+ *
+ * `c` is the address of an entry of the connection table: private memory. What the peer writes (record headers, head)
+ * is loaded once, checked against private state and used from the local; a value that cannot be breaks the connection.
+ */
+import {
+  BROKEN,
+  C_FAILURE,
+  COUNT_FULL,
+  FAILURE_HEAD,
+  FAILURE_RECORD,
+  NOTHING,
+  PUBLISH_SHIFT,
+  RECORD_HEADER,
+  RECORD_PAD,
+  RECORD_SHIFT,
+  RING_ARMED,
+  RING_CAPACITY,
+  RING_DATA,
+  RING_HEAD,
+  RING_NONCE,
+  RING_READY,
+  RING_START,
+  RING_TAIL,
+  RX_ARMED,
+  RX_HEAD,
+  RX_HOLDS,
+  RX_MASK,
+  RX_READ,
+  RX_RING,
+  RX_SPAN,
+  TX_CLAIMED,
+  TX_HEAD,
+  TX_KIND,
+  TX_MASK,
+  TX_NEED,
+  TX_PAD,
+  TX_RING,
+  TX_TAIL,
+} from './layout';
+
+/** Bytes that a record with this payload occupies. */
+// @ts-ignore: decorator
+@inline
+function spanOf(payload: u32): u32 {
+  return (payload + RECORD_HEADER + 7) & ~7;
+}
+
+/** The header of a record. Bits 3–26 of its position tell a record of this lap from bytes of an earlier one. */
+// @ts-ignore: decorator
+@inline
+function headerOf(payload: u32, kind: u32, position: u32): u64 {
+  return <u64>payload | ((<u64>(((position >> 3) & 0xffffff) | (kind << 24))) << 32);
+}
+
+// @ts-ignore: decorator
+@inline
+function broken(c: usize, failure: u32): u32 {
+  if (load<u32>(c, C_FAILURE) == 0) store<u32>(c, failure, C_FAILURE);
+  return BROKEN;
+}
+
+/** Largest payload of a record in the transmit ring. */
+// @ts-ignore: decorator
+@inline
+export function recordMax(c: usize): u32 {
+  return ((load<u32>(c, TX_MASK) + 1) >> RECORD_SHIFT) - RECORD_HEADER;
+}
+
+/** A fresh ring, by its consumer. `start` is 0 but in tests of positions that wrap. */
+export function create(ring: usize, capacity: u32, readyIndex: u32, start: u32): void {
+  store<u64>(ring, 0, RING_NONCE);
+  store<u32>(ring, capacity, RING_CAPACITY);
+  store<u32>(ring, readyIndex, RING_READY);
+  store<u32>(ring, start, RING_START);
+  store<u32>(ring, start, RING_TAIL);
+  store<u32>(ring, start, RING_HEAD);
+  store<u32>(ring, 0, RING_ARMED);
+  atomic.store<u64>(ring + RING_DATA + (start & (capacity - 1)), 0);
+}
+
+export function bindConsumer(c: usize, ring: usize, capacity: u32, start: u32): void {
+  store<u32>(c, <u32>ring, RX_RING);
+  store<u32>(c, capacity - 1, RX_MASK);
+  store<u32>(c, start, RX_READ);
+  store<u32>(c, start, RX_HEAD);
+  store<u32>(c, 0, RX_SPAN);
+  store<u32>(c, 0, RX_ARMED);
+  store<u32>(c, 0, RX_HOLDS);
+}
+
+export function bindProducer(c: usize, ring: usize, capacity: u32, start: u32): void {
+  store<u32>(c, <u32>ring, TX_RING);
+  store<u32>(c, capacity - 1, TX_MASK);
+  store<u32>(c, start, TX_TAIL);
+  store<u32>(c, start, TX_HEAD);
+  store<u32>(c, 0, TX_CLAIMED);
+  store<u32>(c, 0, TX_PAD);
+}
+
+// ─── producer ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Room for a record of `payload` bytes, at most recordMax().
+ * @returns where the payload goes, NOTHING if the ring is full, BROKEN if the peer's head cannot be
+ */
+// @ts-ignore: decorator
+@inline
+export function claim(c: usize, payload: u32, kind: u32): u32 {
+  const ring = load<u32>(c, TX_RING);
+  // We let go of it: not a byte more.
+  if (ring == 0) return BROKEN;
+  const mask = load<u32>(c, TX_MASK);
+  const tail = load<u32>(c, TX_TAIL);
+  const place = tail & mask;
+  const span = spanOf(payload);
+  const toEnd = mask + 1 - place;
+  const pad = select<u32>(toEnd, 0, span > toEnd);
+  // The word behind the record is cleared with it, so it must be free as well.
+  const needed = pad + span + RECORD_HEADER;
+  if (tail + needed - load<u32>(c, TX_HEAD) > mask + 1) {
+    if (!refreshHead(c, tail)) return broken(c, FAILURE_HEAD);
+    if (tail + needed - load<u32>(c, TX_HEAD) > mask + 1) {
+      store<u64>(c, load<u64>(c, COUNT_FULL) + 1, COUNT_FULL);
+      store<u32>(c, needed, TX_NEED);
+      return NOTHING;
+    }
+  }
+  store<u32>(c, payload, TX_CLAIMED);
+  store<u32>(c, pad, TX_PAD);
+  store<u32>(c, kind, TX_KIND);
+  return ring + RING_DATA + ((tail + pad) & mask) + RECORD_HEADER;
+}
+
+/** Look at the consumer's head. False if it is not between the one known so far and our tail. */
+export function refreshHead(c: usize, tail: u32): bool {
+  const head = atomic.load<u32>(load<u32>(c, TX_RING) + RING_HEAD);
+  const known = load<u32>(c, TX_HEAD);
+  if (head - known > tail - known || (head & 7) != 0) return false;
+  store<u32>(c, head, TX_HEAD);
+  return true;
+}
+
+/**
+ * Publish the claimed record.
+ *
+ * Model: publish. The store of the header and the load of `armed` behind it are both sequentially consistent; with the
+ * same on the consumer's side (arm) one of the two sees the other.
+ * @returns whether the consumer is armed: it no longer polls, and wants its ready bit
+ */
+// @ts-ignore: decorator
+@inline
+export function commit(c: usize): bool {
+  const ring = load<u32>(c, TX_RING);
+  const mask = load<u32>(c, TX_MASK);
+  const tail = load<u32>(c, TX_TAIL);
+  const payload = load<u32>(c, TX_CLAIMED);
+  const pad = load<u32>(c, TX_PAD);
+  const start = tail + pad;
+  const next = start + spanOf(payload);
+  const data = ring + RING_DATA;
+  store<u64>(data + (next & mask), 0);
+  const header = headerOf(payload, load<u32>(c, TX_KIND), start);
+  atomic.store<u64>(data + (start & mask), header);
+  // Behind the record that it leads to: whoever sees the padding sees that record too.
+  if (pad) atomic.store<u64>(data + (tail & mask), headerOf(pad - RECORD_HEADER, RECORD_PAD, tail));
+  store<u32>(c, next, TX_TAIL);
+  store<u32>(ring, next, RING_TAIL);
+  return atomic.load<u32>(ring + RING_ARMED) != 0;
+}
+
+/** Whether what the last refused claim needed is there now. True as well if the head is broken: somebody has to look. */
+export function hasRoom(c: usize): bool {
+  const tail = load<u32>(c, TX_TAIL);
+  if (!refreshHead(c, tail)) return true;
+  return tail + load<u32>(c, TX_NEED) - load<u32>(c, TX_HEAD) <= load<u32>(c, TX_MASK) + 1;
+}
+
+/** Positions not yet consumed, as far as the consumer published; BROKEN if its head cannot be. */
+export function unread(c: usize): u32 {
+  const tail = load<u32>(c, TX_TAIL);
+  if (!refreshHead(c, tail)) return broken(c, FAILURE_HEAD);
+  return tail - load<u32>(c, TX_HEAD);
+}
+
+// ─── consumer ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Whether there is anything at the read position. One load; believes nothing. */
+// @ts-ignore: decorator
+@inline
+export function readable(c: usize): bool {
+  return atomic.load<u64>(load<u32>(c, RX_RING) + RING_DATA + (load<u32>(c, RX_READ) & load<u32>(c, RX_MASK))) != 0;
+}
+
+/**
+ * Check the header at the read position.
+ * @returns the header (length u32, place tag u24, kind u8), 0 if there is nothing, all ones if it cannot be
+ */
+// @ts-ignore: decorator
+@inline
+export function peek(c: usize): u64 {
+  const mask = load<u32>(c, RX_MASK);
+  const data = load<u32>(c, RX_RING) + RING_DATA;
+  let read = load<u32>(c, RX_READ);
+  let header = atomic.load<u64>(data + (read & mask));
+  if (header == 0) {
+    if (read != load<u32>(c, RX_HEAD)) publishHead(c, read);
+    return 0;
+  }
+  if (<u32>(header >> 56) == RECORD_PAD) {
+    const toEnd = mask + 1 - (read & mask);
+    if (header != headerOf(toEnd - RECORD_HEADER, RECORD_PAD, read))
+      return <u64>(<i64>(<i32>broken(c, FAILURE_RECORD)));
+    read += toEnd;
+    store<u32>(c, read, RX_READ);
+    header = atomic.load<u64>(data + (read & mask));
+    // The padding was published behind the record that follows it.
+    if (header == 0) return <u64>(<i64>(<i32>broken(c, FAILURE_RECORD)));
+  }
+  const payload = <u32>header;
+  const limit = (mask + 1) >> RECORD_SHIFT;
+  if (
+    payload > limit - RECORD_HEADER ||
+    spanOf(payload) > mask + 1 - (read & mask) ||
+    (<u32>(header >> 32) & 0xffffff) != ((read >> 3) & 0xffffff) ||
+    <u32>(header >> 56) == RECORD_PAD
+  ) {
+    return <u64>(<i64>(<i32>broken(c, FAILURE_RECORD)));
+  }
+  store<u32>(c, spanOf(payload), RX_SPAN);
+  return header;
+}
+
+/** Where the payload of the record at the read position lies. */
+// @ts-ignore: decorator
+@inline
+export function payloadAt(c: usize): u32 {
+  return load<u32>(c, RX_RING) + RING_DATA + (load<u32>(c, RX_READ) & load<u32>(c, RX_MASK)) + RECORD_HEADER;
+}
+
+/**
+ * Step over the peeked record. Its bytes may be overwritten from the next published head on.
+ *
+ * The head is published when an eighth of the ring has come together, else at the next look at an empty ring: off the
+ * way of a message, and one store for many of them.
+ */
+// @ts-ignore: decorator
+@inline
+export function release(c: usize): void {
+  const read = load<u32>(c, RX_READ) + load<u32>(c, RX_SPAN);
+  store<u32>(c, read, RX_READ);
+  store<u32>(c, 0, RX_SPAN);
+  if (read - load<u32>(c, RX_HEAD) > (load<u32>(c, RX_MASK) + 1) >> PUBLISH_SHIFT) publishHead(c, read);
+}
+
+/** Let the producer reuse everything before `head`, unless borrowed records hold it back. */
+export function publishHead(c: usize, head: u32): void {
+  if (load<u32>(c, RX_HOLDS) != 0) return;
+  store<u32>(c, head, RX_HEAD);
+  atomic.store<u32>(load<u32>(c, RX_RING) + RING_HEAD, head);
+}
+
+/**
+ * Stop polling: from here on the producer sets our ready bit.
+ *
+ * Model: arm. Announce, then look once more: a record that was published before the announcement is found here, one
+ * published after it sees the announcement.
+ * @returns false if there is a record; the ring is then not armed
+ */
+export function arm(c: usize): bool {
+  const armed = load<u32>(c, RX_RING) + RING_ARMED;
+  publishHead(c, load<u32>(c, RX_READ));
+  atomic.store<u32>(armed, 1);
+  if (readable(c)) {
+    atomic.store<u32>(armed, 0);
+    return false;
+  }
+  store<u32>(c, 1, RX_ARMED);
+  return true;
+}
+
+export function disarm(c: usize): void {
+  if (load<u32>(c, RX_ARMED) == 0) return;
+  store<u32>(c, 0, RX_ARMED);
+  atomic.store<u32>(load<u32>(c, RX_RING) + RING_ARMED, 0);
+}

@@ -1,0 +1,68 @@
+/**
+ * Where the control sockets of a user lie: `$XDG_RUNTIME_DIR/isthmus/`, else `isthmus-UID` in the temporary directory.
+ *
+ * The folder is what protects them: mode 0700, ours, no link. So a socket in it cannot be reached by others, not even in
+ * the moment between bind(2) and chmod(2).
+ */
+import { lstatSync, mkdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { isAbsolute, join } from 'node:path';
+import { IsthmusError } from '../errors.js';
+
+/** Bytes of a path that fit into sockaddr_un, without the final NUL (unix(7)). */
+export const MAX_PATH = process.platform === 'linux' ? 107 : 103;
+
+const SUFFIX = '.sock';
+
+/** @throws ERR_ISTHMUS_SYSCALL where users have no number */
+export function controlFolder(environment: NodeJS.ProcessEnv = process.env): string {
+  const uid = process.geteuid?.();
+  if (uid === undefined) throw new IsthmusError('ERR_ISTHMUS_SYSCALL', 'there are no control sockets on this platform');
+  const base = environment['XDG_RUNTIME_DIR'];
+  // The specification says that a relative one is to be ignored.
+  return base && isAbsolute(base) ? join(base, 'isthmus') : join(tmpdir(), `isthmus-${uid}`);
+}
+
+export function pathOf(folder: string, id: string): string {
+  return join(folder, id + SUFFIX);
+}
+
+/** `4711-0`, or `4711.2-0` in a worker thread. */
+export function isId(text: string): boolean {
+  return /^\d+(?:\.\d+)?-\d+$/.test(text);
+}
+
+/** @returns undefined if that is not the name of a control socket */
+export function idOf(file: string): string | undefined {
+  const id = file.endsWith(SUFFIX) ? file.slice(0, -SUFFIX.length) : '';
+  return isId(id) ? id : undefined;
+}
+
+/**
+ * Make sure that nobody else can put anything there.
+ * @returns false if it does not exist
+ * @throws ERR_ISTHMUS_SYSCALL if it is a link, somebody else's, or open to others
+ */
+export function checkFolder(folder: string): boolean {
+  const found = lstatSync(folder, { throwIfNoEntry: false });
+  if (!found) return false;
+  const wrong = (what: string): never => {
+    throw new IsthmusError('ERR_ISTHMUS_SYSCALL', `${folder} is not used for control sockets: ${what}`, {
+      path: folder,
+    });
+  };
+  if (!found.isDirectory()) wrong('it is not a folder');
+  if (found.uid !== process.geteuid?.()) wrong(`it belongs to user ${found.uid}`);
+  if ((found.mode & 0o077) !== 0) wrong(`others may use it (mode 0${(found.mode & 0o777).toString(8)}, not 0700)`);
+  return true;
+}
+
+/** Make the folder if it is not there. @throws ERR_ISTHMUS_SYSCALL, or what `mkdir` throws */
+export function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { mode: 0o700 });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  }
+  checkFolder(folder);
+}

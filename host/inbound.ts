@@ -1,0 +1,812 @@
+/** The receiving half of a connection: out of the ring, to whoever waits, or into the queue of unread messages. */
+import { Borrowing } from './borrowing.js';
+import { type Carrier, copyOut } from './carrier.js';
+import type { Connection, ReceiveInfo } from './connection.js';
+import { BROKEN, NOTHING } from './core/core.js';
+import { IsthmusError } from './errors.js';
+import { type Announced, type Envelope, type Match, type Matching, Receiver, removeFrom } from './matching.js';
+import { BorrowedMessage, Message, NO_BYTES } from './message.js';
+import { AgedQueue } from './queue.js';
+
+/** What the connection does for its receiving half. */
+export interface InboundOwner {
+  readonly connection: Connection;
+  readonly matching: Matching;
+  /** Bytes of unread messages that are taken out of the ring, and of one message. */
+  readonly unreadLimit: number;
+  readonly maxMessageSize: number;
+  /** Bytes that were read and wait elsewhere for the application. */
+  readonly heldBytes: number;
+  /** Whether reading goes on whatever is unread: an answer is expected that lies behind it. */
+  readonly greedy: boolean;
+  /** The core found something that cannot be: end the connection. @returns why it ends */
+  broken(): IsthmusError;
+  /** The peer broke a rule of ours. */
+  fail(error: IsthmusError): void;
+  /** The application looks by itself. */
+  polls(): void;
+  /** The application found nothing: a moment to send what waits. */
+  pump(): void;
+  /** Somebody waits, or there is room again. */
+  wake(): void;
+  /** What a receiver gets behind the last message. @throws the error that ended the connection */
+  endOfInput(): undefined;
+  /**
+   * A message that is not the application's begins.
+   * @returns where its data goes, as far as there is room; undefined: memory of its own
+   * @throws IsthmusError if such a message cannot be
+   */
+  sink(type: number, xheader: Uint8Array, length: number): Uint8Array | undefined;
+  /** It is complete. `data` is what `sink` gave, as far as it was filled. */
+  control(type: number, xheader: Uint8Array, data: Uint8Array): void;
+  /** A rendezvous message has been announced. @throws IsthmusError if it cannot be */
+  announced(xheader: Uint8Array, data: Uint8Array): Announced;
+}
+
+/** A message of which not all fragments have come. Its own memory grows with what comes, not with what is announced. */
+interface Partial {
+  readonly type: number;
+  readonly xheader: Uint8Array;
+  data: Uint8Array;
+  /** Of the data, in bytes. */
+  readonly length: number;
+  /** Bytes of the data that are kept. */
+  room: number;
+  have: number;
+  /** Whether it is known where the data goes. */
+  routed: boolean;
+  receiver: Receiver | undefined;
+}
+
+type Unread = Message | Announced;
+
+/** First allocation for a message in fragments, in bytes. */
+const FIRST_CHUNK = 1 << 20;
+/** Rounds inside the core for the rest of a message whose first fragments are here: some 50 µs. */
+const FRAGMENT_ROUNDS = 20_000;
+/** Bytes that an unread message is counted with beside its own: an empty one occupies memory too. */
+const OVERHEAD = 64;
+
+function costOf(unread: Unread): number {
+  return (unread instanceof Message ? unread.data.length : 0) + unread.xheader.length + OVERHEAD;
+}
+
+/** One call of `receive` or `borrow` that waits. */
+class Waiting extends Receiver {
+  override readonly borrows: boolean;
+  readonly #resolve: (message: Message | BorrowedMessage | undefined) => void;
+  readonly #reject: (error: unknown) => void;
+
+  constructor(
+    borrows: boolean,
+    resolve: (message: Message | BorrowedMessage | undefined) => void,
+    reject: (error: unknown) => void,
+  ) {
+    super();
+    this.borrows = borrows;
+    this.#resolve = resolve;
+    this.#reject = reject;
+  }
+
+  complete(_connection: Connection, message: Message): void {
+    this.#resolve(this.borrows ? new BorrowedMessage(message.data, message.xheader, undefined) : message);
+  }
+
+  override lend(_connection: Connection, message: BorrowedMessage): void {
+    this.#resolve(message);
+  }
+
+  end(): void {
+    this.#resolve(undefined);
+  }
+
+  reject(error: unknown): void {
+    this.#reject(error);
+  }
+}
+
+export class Inbound {
+  readonly #owner: InboundOwner;
+  readonly #matching: Matching;
+  readonly #unread = new AgedQueue<Unread>();
+  #unreadBytes = 0;
+  /** Those who wait for a message of this connection. */
+  readonly #receivers: Receiver[] = [];
+  readonly #fetches = new Map<Announced, Promise<Message>>();
+  #on: Carrier | undefined;
+  #borrowing: Borrowing | undefined;
+  #partial: Partial | undefined;
+  /** Nobody reads any more: messages are dropped, the rest of the protocol goes on. */
+  #discarding = false;
+  /** The other side is gone: what is in the ring is all there will be. */
+  #draining = false;
+  /** No message will come: EOF was received, or the link has ended and its ring is empty. */
+  #ended = false;
+  #polling = false;
+  /** A handler has a record that still lies in the ring. */
+  #lent = false;
+  /** Where the fragments of a message that begins now may be put together, instead of in memory of its own. */
+  #intoTarget: Uint8Array | undefined;
+
+  constructor(owner: InboundOwner) {
+    this.#owner = owner;
+    this.#matching = owner.matching;
+  }
+
+  attach(carrier: Carrier): void {
+    this.#on = carrier;
+    this.#borrowing = new Borrowing(carrier);
+    this.#ended = false;
+    this.#draining = false;
+  }
+
+  /** Take everything out of the ring; a message that has begun will come again from its beginning. */
+  drainAndForget(): void {
+    this.drain();
+    const receiver = this.#partial?.receiver;
+    this.#partial = undefined;
+    // It has been promised this very message.
+    if (receiver) this.#receivers.unshift(receiver);
+  }
+
+  /** Whether the last record was that of a message which goes on. */
+  get inMessage(): boolean {
+    return this.#partial !== undefined;
+  }
+
+  /** @returns what is still borrowed from the ring */
+  detach(): Borrowing | undefined {
+    this.#on = undefined;
+    const borrowing = this.#borrowing;
+    this.#borrowing = undefined;
+    return borrowing;
+  }
+
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  get unreadMessages(): number {
+    return this.#unread.length;
+  }
+
+  get unreadBytes(): number {
+    return this.#unreadBytes;
+  }
+
+  /** Age of the oldest unread message. */
+  get oldestUnreadMs(): number {
+    return Math.round(this.#unread.age());
+  }
+
+  /** Whether somebody waits who may take the next message. */
+  get #awaited(): boolean {
+    return this.#receivers.length > 0 || this.#matching.waiting;
+  }
+
+  /** Whether what comes is read. */
+  get #reads(): boolean {
+    const owner = this.#owner;
+    return (
+      this.#unreadBytes + owner.heldBytes < owner.unreadLimit ||
+      this.#discarding ||
+      this.#draining ||
+      this.#awaited ||
+      owner.greedy ||
+      this.#matching.probes(owner.connection)
+    );
+  }
+
+  // ─── for the application ───────────────────────────────────────────────────────────────────────────────────────────
+
+  async receive(signal: AbortSignal | undefined): Promise<Message | undefined> {
+    const unread = this.#shift() ?? (this.#awaited ? undefined : this.#take(0, true));
+    if (unread) return unread instanceof Message ? unread : this.#fetch(unread);
+    if (this.#ended) return this.#owner.endOfInput();
+    return this.#wait(false, signal) as Promise<Message | undefined>;
+  }
+
+  async borrow(signal: AbortSignal | undefined): Promise<BorrowedMessage | undefined> {
+    if (this.#unread.length === 0 && !this.#awaited) {
+      const message = this.#borrowNext();
+      if (message) return message;
+    }
+    const unread = this.#shift() ?? (this.#awaited ? undefined : this.#take(0, true));
+    if (unread) {
+      const { data, xheader } = unread instanceof Message ? unread : await this.#fetch(unread);
+      return new BorrowedMessage(data, xheader, undefined);
+    }
+    if (this.#ended) return this.#owner.endOfInput();
+    return this.#wait(true, signal) as Promise<BorrowedMessage | undefined>;
+  }
+
+  #wait(borrows: boolean, signal: AbortSignal | undefined): Promise<Message | BorrowedMessage | undefined> {
+    return new Promise((resolve, reject) => {
+      const settle = () => signal?.removeEventListener('abort', abort);
+      const waiting = new Waiting(
+        borrows,
+        (message) => {
+          settle();
+          resolve(message);
+        },
+        (error) => {
+          settle();
+          reject(error);
+        },
+      );
+      const abort = () => {
+        if (removeFrom(this.#receivers, waiting)) reject(signal?.reason);
+      };
+      signal?.addEventListener('abort', abort, { once: true });
+      this.#receivers.push(waiting);
+      this.#owner.wake();
+    });
+  }
+
+  tryReceiveInto(target: Uint8Array, info?: ReceiveInfo): number {
+    const on = this.#on;
+    if (on && this.#unread.length === 0 && this.#partial === undefined && !this.#awaited && !this.#lent) {
+      this.#owner.polls();
+      const offset = on.call.peek(on.index);
+      if (offset > 0) {
+        const { words } = on;
+        if (words[on.flags] === on.whole && words[on.type] === 0) {
+          // The common case: the message lies in one piece.
+          const dlength = words[on.dlength] as number;
+          const xlength = words[on.xlength] as number;
+          if (dlength > target.length) throw tooSmall(dlength, target.length);
+          if (info) {
+            info.xheaderLength = xlength;
+            if (xlength > 0 && info.xheader && info.xheader.length >= xlength) {
+              copyOut(on.bytes, offset, xlength, info.xheader);
+            }
+          }
+          copyOut(on.bytes, offset + xlength, dlength, target);
+          on.release();
+          return dlength;
+        }
+      } else if (offset === NOTHING && !this.#ended) {
+        this.#owner.pump();
+        return -1;
+      }
+    }
+    return this.#receiveIntoSlowly(target, info);
+  }
+
+  /** From the queue, in fragments, or nothing because of an end. */
+  #receiveIntoSlowly(target: Uint8Array, info: ReceiveInfo | undefined): number {
+    if (this.#awaited) this.progress();
+    const first = this.#unread.peek();
+    const queued = first !== undefined;
+    let message: Message | undefined;
+    if (first && !(first instanceof Message) && first.here && first.length <= target.length) {
+      // It lies in the region: from there to where it is wanted.
+      this.#shift();
+      return give(first.fetch(target) as Uint8Array, first.xheader, target, info);
+    }
+    if (queued) {
+      message = this.#head();
+      if (!message) return -1; // Its data is on its way.
+    } else {
+      if (this.#on && !this.#awaited) {
+        this.#intoTarget = target;
+        const unread = this.#take(FRAGMENT_ROUNDS, true);
+        this.#intoTarget = undefined;
+        if (unread instanceof Message) message = unread;
+        else if (unread) {
+          this.#push(unread);
+          return this.#receiveIntoSlowly(target, info);
+        }
+      }
+      if (!message) {
+        if (!this.#ended) return -1;
+        this.#owner.endOfInput();
+        throw new IsthmusError('ERR_ISTHMUS_CLOSED', 'the peer has closed the connection');
+      }
+    }
+    const { data, xheader } = message;
+    if (data.length > target.length) {
+      if (!queued) this.#push(message);
+      throw tooSmall(data.length, target.length);
+    }
+    if (queued) this.#shift();
+    return give(data, xheader, target, info);
+  }
+
+  poll(handler: (memory: Uint8Array, offset: number, length: number) => void, limit: number): number {
+    if (this.#polling) throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'poll() within its own handler');
+    let count = 0;
+    this.#polling = true;
+    try {
+      while (count < limit) {
+        if (this.#awaited) this.progress();
+        const on = this.#on;
+        if (on && this.#unread.length === 0 && this.#partial === undefined && !this.#awaited) {
+          this.#owner.polls();
+          const offset = on.call.peek(on.index);
+          const { words } = on;
+          if (offset > 0 && words[on.flags] === on.whole && words[on.type] === 0) {
+            const xlength = words[on.xlength] as number;
+            count++;
+            this.#lent = true;
+            try {
+              handler(on.bytes, offset + xlength, words[on.dlength] as number);
+            } finally {
+              this.#lent = false;
+              if (this.#on === on) on.release();
+              if (this.#receivers.length > 0) this.#owner.wake();
+            }
+            continue;
+          }
+          if (offset === NOTHING && !this.#ended) {
+            this.#owner.pump();
+            break;
+          }
+        }
+        const message = this.#unread.length > 0 ? this.#head() : this.#takeMessage();
+        if (!message) {
+          if (this.#unread.length === 0 && this.#ended && count === 0) {
+            this.#owner.endOfInput();
+            throw new IsthmusError('ERR_ISTHMUS_CLOSED', 'the peer has closed the connection');
+          }
+          break;
+        }
+        if (this.#unread.peek() === message) this.#shift();
+        count++;
+        handler(message.data, 0, message.data.length);
+      }
+    } finally {
+      this.#polling = false;
+    }
+    return count;
+  }
+
+  /** The next message that nobody waits for, out of the ring; what was only announced stays in the queue. */
+  #takeMessage(): Message | undefined {
+    if (this.#awaited) return undefined;
+    const unread = this.#take(0, true);
+    if (unread === undefined || unread instanceof Message) return unread;
+    this.#push(unread);
+    return this.#head();
+  }
+
+  #borrowNext(): BorrowedMessage | undefined {
+    const on = this.#on;
+    // Over a stream the ring is ours alone, and small: what holds it would hold up everything behind.
+    if (!on?.polled || this.#partial !== undefined || this.#lent) return undefined;
+    const offset = on.call.peek(on.index);
+    const { words } = on;
+    if (offset <= 0 || words[on.flags] !== on.whole || words[on.type] !== 0) return undefined;
+    return this.#borrowing?.lend(offset, words[on.xlength] as number, words[on.dlength] as number);
+  }
+
+  // ─── posted receives ───────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Whether something waits unread that a receive takes; if so, the receive has it, and waits no longer. */
+  offer(receiver: Receiver): boolean {
+    const found = this.find(receiver.match);
+    if (!found) return false;
+    this.#unread.remove(found);
+    this.#took(found);
+    this.#deliver(receiver, found);
+    return true;
+  }
+
+  /** The first unread message that a match function takes. @throws what the function throws */
+  find(match: Match | undefined): Unread | undefined {
+    if (!match) return this.#unread.peek();
+    for (const unread of this.#unread) if (match(this.envelope(unread))) return unread;
+    return undefined;
+  }
+
+  envelope(unread: Unread): Envelope {
+    const length = unread instanceof Message ? unread.data.length : unread.length;
+    return { connection: this.#owner.connection, xheader: unread.xheader, length };
+  }
+
+  /** Wait for a message of this connection. */
+  post(receiver: Receiver): void {
+    this.#receivers.push(receiver);
+  }
+
+  /** @returns whether it still waited */
+  withdraw(receiver: Receiver): boolean {
+    return removeFrom(this.#receivers, receiver);
+  }
+
+  #deliver(receiver: Receiver, unread: Unread): void {
+    const { connection } = this.#owner;
+    const { xheader } = unread;
+    if (unread instanceof Message) {
+      const { data } = unread;
+      receiver.complete(connection, new Message(keep(receiver, data), xheader), data.length);
+      return;
+    }
+    const { length } = unread;
+    receiver.begin();
+    const room = Math.min(receiver.maxLength, receiver.target?.length ?? length, length);
+    const target = receiver.target?.subarray(0, room) ?? (room < length ? new Uint8Array(room) : undefined);
+    const done = (data: Uint8Array) => receiver.complete(connection, new Message(data, xheader), length);
+    try {
+      const data = unread.fetch(target);
+      if (data instanceof Uint8Array) done(data);
+      else data.then(done, (error: unknown) => receiver.reject(error));
+    } catch (error) {
+      receiver.reject(error);
+    }
+  }
+
+  // ─── unread messages ───────────────────────────────────────────────────────────────────────────────────────────────
+
+  #push(unread: Unread): void {
+    this.#unread.push(unread);
+    this.#unreadBytes += costOf(unread);
+  }
+
+  #shift(): Unread | undefined {
+    const unread = this.#unread.shift();
+    if (unread) this.#took(unread);
+    return unread;
+  }
+
+  #took(unread: Unread): void {
+    this.#unreadBytes -= costOf(unread);
+    // There may be more in the ring than the limit let us take.
+    if (this.#unread.length === 0) this.#owner.wake();
+  }
+
+  /** The oldest unread message with its data; undefined while that is fetched. */
+  #head(): Message | undefined {
+    const head = this.#unread.peek();
+    if (head === undefined || head instanceof Message) return head;
+    if (this.#fetches.has(head)) return undefined;
+    const replace = (message: Message) => {
+      if (this.#unread.peek() !== head) return;
+      this.#unread.replace(message);
+      this.#unreadBytes += costOf(message) - costOf(head);
+    };
+    const data = head.fetch(undefined);
+    if (data instanceof Uint8Array) {
+      const message = new Message(data, head.xheader);
+      replace(message);
+      return message;
+    }
+    const fetch = data.then((bytes) => new Message(bytes, head.xheader));
+    this.#fetches.set(head, fetch);
+    const failed = (error: unknown) => {
+      // It will never come: what ended the connection is told in its place.
+      if (this.#unread.remove(head)) this.#took(head);
+      this.#owner.fail(asError(error));
+    };
+    fetch.then(replace, failed).finally(() => this.#fetches.delete(head));
+    return undefined;
+  }
+
+  async #fetch(announced: Announced): Promise<Message> {
+    return this.#fetches.get(announced) ?? new Message(await announced.fetch(undefined), announced.xheader);
+  }
+
+  /** Nobody reads any more. */
+  discard(): void {
+    this.#discarding = true;
+    for (const unread of this.#unread) if (!(unread instanceof Message)) unread.drop();
+    this.#unread.clear();
+    this.#unreadBytes = 0;
+    for (const receiver of this.#receivers.splice(0)) end(receiver, undefined);
+    if (this.#partial && !this.#partial.receiver) this.#partial.room = 0;
+  }
+
+  /** The last message has come: tell those who wait for another. */
+  dismiss(): void {
+    for (const receiver of this.#receivers.splice(0)) {
+      let error: unknown;
+      try {
+        // While something is unread, the application has not seen the end.
+        if (this.#unread.length === 0) this.#owner.endOfInput();
+      } catch (thrown) {
+        error = thrown;
+      }
+      end(receiver, error);
+    }
+    const { connection } = this.#owner;
+    this.#matching.endProbes(connection, new IsthmusError('ERR_ISTHMUS_CLOSED', 'no further message will come'));
+  }
+
+  /**
+   * Take everything out of the ring. That is bounded: who has closed writes no more.
+   * @param lost who is lost to us may be paused only, and write on at this moment: he gets no more room
+   */
+  drain(lost = false): void {
+    const on = this.#on;
+    if (lost && on?.polled) on.call.hold(on.index);
+    this.#draining = true;
+    this.progress();
+  }
+
+  /** The link has ended, and its ring with it. */
+  cut(error: unknown): void {
+    this.#ended = true;
+    const receiver = this.#partial?.receiver;
+    this.#partial = undefined;
+    receiver?.reject(error);
+    this.evacuate();
+  }
+
+  /** The link goes: take what was announced to us out of its region. */
+  evacuate(): void {
+    // What was announced and lies in the region, lies there as long as the region is ours.
+    const unread = [...this.#unread];
+    if (!unread.some((one) => !(one instanceof Message) && one.here)) return;
+    this.#unread.clear();
+    this.#unreadBytes = 0;
+    for (const one of unread) {
+      const data = one instanceof Message || !one.here ? undefined : one.fetch(undefined);
+      this.#push(data instanceof Uint8Array ? new Message(data, one.xheader) : one);
+    }
+  }
+
+  // ─── out of the ring ───────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Take what has come, as far as it may be taken. */
+  progress(): void {
+    this.#unread.tick();
+    while (this.#on && !this.#ended && this.#reads) {
+      const unread = this.#take(0, false);
+      if (!unread) break;
+      this.#push(unread);
+      this.#matching.announce(this.envelope(unread));
+    }
+  }
+
+  /**
+   * The next message that nobody waits for; what somebody waits for is given to him on the way.
+   * @param rounds to look for the rest of a message
+   * @param pull go on until there is one, whatever is unread
+   */
+  #take(rounds: number, pull: boolean): Unread | undefined {
+    if (this.#lent) return undefined;
+    for (let on = this.#on; on; on = this.#on) {
+      const offset = this.#partial ? on.call.peekSpin(on.index, rounds + 1) : on.call.peek(on.index);
+      if (offset === NOTHING) {
+        if (this.#partial) this.#keepPartial(this.#partial);
+        return undefined;
+      }
+      if (offset === BROKEN) {
+        this.#owner.broken();
+        return undefined;
+      }
+      const { layout } = on.core;
+      const type = on.words[on.type] as number;
+      if (type === layout.MESSAGE_EOF) {
+        on.release();
+        this.#ended = true;
+        return undefined;
+      }
+      let unread: Unread | undefined;
+      try {
+        unread = this.#record(on, type, offset);
+      } catch (error) {
+        this.#owner.fail(asError(error));
+        return undefined;
+      }
+      if (unread) return unread;
+      if (!pull && !this.#partial && !this.#reads) return undefined;
+    }
+    return undefined;
+  }
+
+  /** One record. @returns a message that nobody waits for, if this was its last */
+  #record(on: Carrier, type: number, offset: number): Unread | undefined {
+    const { layout } = on.core;
+    const { words } = on;
+    const flags = words[on.flags] as number;
+    const length = words[on.length] as number;
+    if ((flags & layout.FLAG_FIRST) !== 0) {
+      const xlength = words[on.xlength] as number;
+      const dlength = words[on.dlength] as number;
+      if (xlength + dlength > this.#owner.maxMessageSize) {
+        throw new IsthmusError(
+          'ERR_ISTHMUS_MESSAGE_TOO_LARGE',
+          `the peer sends a message of ${dlength} bytes with an xheader of ${xlength}; the limit is ${this.#owner.maxMessageSize} for both`,
+          { needed: dlength + xlength, available: this.#owner.maxMessageSize },
+        );
+      }
+      if (flags === on.whole && type === layout.MESSAGE_USER) return this.#whole(on, offset, xlength, dlength);
+      this.#partial = {
+        type,
+        xheader: xlength === 0 ? NO_BYTES : new Uint8Array(xlength),
+        data: NO_BYTES,
+        length: dlength,
+        room: dlength,
+        have: 0,
+        routed: false,
+        receiver: undefined,
+      };
+    }
+    const partial = this.#partial as Partial;
+    this.#append(on, partial, offset, length);
+    if (this.#on !== on) return undefined; // A match function has ended the connection.
+    on.release();
+    if ((flags & layout.FLAG_LAST) === 0) return undefined;
+    this.#partial = undefined;
+    return this.#complete(on, partial);
+  }
+
+  /** A message of the application in one record: the common case. */
+  #whole(on: Carrier, offset: number, xlength: number, dlength: number): Message | undefined {
+    const { bytes } = on;
+    const at = offset + xlength;
+    if (this.#discarding) {
+      on.release();
+      return undefined;
+    }
+    const xheader = () => (xlength === 0 ? NO_BYTES : bytes.slice(offset, at));
+    if (!this.#awaited) {
+      const message = new Message(bytes.slice(at, at + dlength), xheader());
+      on.release();
+      return message;
+    }
+    const { connection } = this.#owner;
+    const receiver = this.#matching.take(this.#receivers, connection, xheader, dlength);
+    if (this.#on !== on) {
+      receiver?.reject(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed by a match function'));
+      return undefined;
+    }
+    if (receiver?.borrows && on.polled) {
+      // It lies in one piece, and nobody else looks at it.
+      receiver.lend(connection, (this.#borrowing as Borrowing).lend(offset, xlength, dlength));
+      return undefined;
+    }
+    if (!receiver) {
+      const message = new Message(bytes.slice(at, at + dlength), xheader());
+      on.release();
+      return message;
+    }
+    const kept = Math.min(dlength, receiver.maxLength, receiver.target?.length ?? dlength);
+    let data: Uint8Array;
+    if (receiver.target) {
+      data = receiver.target.subarray(0, kept);
+      copyOut(bytes, at, kept, data);
+    } else {
+      data = bytes.slice(at, at + kept);
+    }
+    const message = new Message(data, xheader());
+    on.release();
+    receiver.complete(connection, message, dlength);
+    return undefined;
+  }
+
+  #append(on: Carrier, partial: Partial, offset: number, length: number): void {
+    const { xheader } = partial;
+    let at = offset;
+    const end = offset + length;
+    if (partial.have < xheader.length) {
+      const part = Math.min(length, xheader.length - partial.have);
+      xheader.set(on.bytes.subarray(at, at + part), partial.have);
+      partial.have += part;
+      at += part;
+    }
+    if (partial.have >= xheader.length && !partial.routed) {
+      partial.routed = true;
+      this.#route(on, partial);
+    }
+    if (at === end) return;
+    const place = partial.have - xheader.length;
+    partial.have += end - at;
+    const kept = Math.min(end - at, partial.room - place);
+    if (kept <= 0) return;
+    const needed = place + kept;
+    if (needed > partial.data.length) {
+      const grown = Buffer.allocUnsafeSlow(Math.min(partial.room, Math.max(needed, partial.data.length * 2)));
+      grown.set(partial.data.subarray(0, place));
+      partial.data = grown;
+    }
+    partial.data.set(on.bytes.subarray(at, at + kept), place);
+  }
+
+  /** The xheader is here: decide where the data goes. */
+  #route(on: Carrier, partial: Partial): void {
+    const { length, xheader, type } = partial;
+    let target: Uint8Array | undefined;
+    if (type !== on.core.layout.MESSAGE_USER) {
+      target = this.#owner.sink(type, xheader, length);
+    } else if (this.#discarding) {
+      partial.room = 0;
+      return;
+    } else if (this.#awaited) {
+      const receiver = this.#matching.find(this.#receivers, this.#owner.connection, () => xheader, length);
+      if (receiver?.inPlace) {
+        this.#matching.leave(this.#receivers, receiver);
+        receiver.begin();
+        partial.receiver = receiver;
+        target = receiver.target;
+        partial.room = Math.min(length, receiver.maxLength, target?.length ?? length);
+      }
+    } else if (this.#intoTarget && this.#intoTarget.length >= length) {
+      target = this.#intoTarget.subarray(0, length);
+    }
+    if (target) {
+      partial.room = Math.min(partial.room, target.length);
+      partial.data = target.subarray(0, partial.room);
+    } else {
+      partial.data = Buffer.allocUnsafeSlow(Math.min(partial.room, FIRST_CHUNK));
+    }
+  }
+
+  /** The last fragment is here. */
+  #complete(on: Carrier, partial: Partial): Unread | undefined {
+    const { layout } = on.core;
+    const { type, xheader, length, receiver } = partial;
+    const data = partial.data.length > partial.room ? partial.data.subarray(0, partial.room) : partial.data;
+    const { connection } = this.#owner;
+    if (receiver) {
+      receiver.complete(connection, new Message(data, xheader), length);
+      return undefined;
+    }
+    let unread: Unread;
+    if (type === layout.MESSAGE_USER) {
+      unread = new Message(data, xheader);
+    } else if (type === layout.MESSAGE_RENDEZVOUS_REQ) {
+      unread = this.#owner.announced(xheader, data);
+    } else {
+      this.#owner.control(type, xheader, data);
+      return undefined;
+    }
+    if (this.#discarding) {
+      if (!(unread instanceof Message)) unread.drop();
+      return undefined;
+    }
+    if (!this.#awaited) return unread;
+    const taker = this.#matching.take(this.#receivers, connection, () => xheader, this.envelope(unread).length);
+    if (!taker) return unread;
+    this.#deliver(taker, unread);
+    return undefined;
+  }
+
+  /** A message that began in the caller's buffer goes on in one of our own: the next call may bring another. */
+  #keepPartial(partial: Partial): void {
+    if (!this.#intoTarget || partial.data.buffer !== this.#intoTarget.buffer) return;
+    const have = Math.max(0, partial.have - partial.xheader.length);
+    const kept = Buffer.allocUnsafeSlow(Math.max(have, Math.min(partial.length, FIRST_CHUNK)));
+    kept.set(partial.data.subarray(0, have));
+    partial.data = kept;
+  }
+}
+
+/** What a receiver keeps of data that is in our own memory. */
+function keep({ target, maxLength }: Receiver, data: Uint8Array): Uint8Array {
+  const kept = data.length > maxLength ? data.subarray(0, maxLength) : data;
+  if (!target) return kept;
+  const part = kept.length > target.length ? kept.subarray(0, target.length) : kept;
+  target.set(part);
+  return target.subarray(0, part.length);
+}
+
+/** Hand a message to who receives into memory of his own. @returns its length */
+function give(data: Uint8Array, xheader: Uint8Array, target: Uint8Array, info: ReceiveInfo | undefined): number {
+  if (data.buffer !== target.buffer || data.byteOffset !== target.byteOffset) target.set(data);
+  if (info) {
+    info.xheaderLength = xheader.length;
+    if (info.xheader && info.xheader.length >= xheader.length) info.xheader.set(xheader);
+  }
+  return data.length;
+}
+
+/** No message will come for it. */
+function end(receiver: Receiver, error: unknown): void {
+  if (error === undefined && receiver instanceof Waiting) receiver.end();
+  else receiver.reject(error ?? new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed'));
+}
+
+function tooSmall(needed: number, available: number): IsthmusError {
+  return new IsthmusError(
+    'ERR_ISTHMUS_BUFFER_TOO_SMALL',
+    `the next message has ${needed} bytes, the target ${available}`,
+    { needed, available },
+  );
+}
+
+function asError(error: unknown): IsthmusError {
+  if (error instanceof IsthmusError) return error;
+  return new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', String(error), { cause: error });
+}

@@ -1,0 +1,71 @@
+/** What a runtime says about itself, by pscom's levels. */
+import { appendFileSync } from 'node:fs';
+import { IsthmusError } from './errors.js';
+
+export const LEVELS = { error: 1, warning: 2, info: 3, debug: 4 } as const;
+export type Level = keyof typeof LEVELS;
+
+/** Receives what the runtime logs; never throws into it. */
+export type Log = (level: Level, line: string) => void;
+
+/** A {@link Log} of which the limit may change while it is used. */
+export interface Logger {
+  (level: Level, line: string): void;
+  /** The highest level that is let through. */
+  limit: number;
+}
+
+/** Where lines go to; without any of it to standard error. */
+export interface LogTarget {
+  readonly sink?: Log | undefined;
+  /** `PSP_DEBUG_OUT`. */
+  readonly path?: string | undefined;
+}
+
+/** pscom expands the name as a shell does; what is needed of that is the pid and the environment. */
+export function expandPath(path: string, environment: NodeJS.ProcessEnv = process.env): string {
+  return path.replace(/\$(?:\$|(\w+)|\{(\w+)\})/g, (_, plain?: string, braced?: string) => {
+    const name = plain ?? braced;
+    return name === undefined ? String(process.pid) : (environment[name] ?? '');
+  });
+}
+
+/**
+ * A file for the log. It is opened for each line: nothing to close, and it may be moved away meanwhile.
+ * @throws ERR_ISTHMUS_CONFIG if it cannot be written to
+ */
+function fileSink(path: string): (line: string) => void {
+  const file = expandPath(path);
+  const append = (text: string) => appendFileSync(file, text, { mode: 0o600 });
+  try {
+    append('');
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    throw new IsthmusError('ERR_ISTHMUS_CONFIG', `PSP_DEBUG_OUT: '${path}' cannot be written to: ${code ?? message}`, {
+      cause,
+      path: file,
+    });
+  }
+  return (line) => append(`${new Date().toISOString()} ${line}`);
+}
+
+/**
+ * A log that lets through what is at most `limit`. A sink comes before a path.
+ * @throws ERR_ISTHMUS_CONFIG if the path cannot be written to
+ */
+export function makeLog(limit: number, name: string, { sink, path = '' }: LogTarget = {}): Logger {
+  const write = sink || path === '' || path === '-' ? (line: string) => process.stderr.write(line) : fileSink(path);
+  const logger = Object.assign(
+    (level: Level, line: string) => {
+      if (LEVELS[level] > logger.limit) return;
+      try {
+        if (sink) sink(level, line);
+        else write(`isthmus ${name}[${process.pid}] ${level}: ${line}\n`);
+      } catch {
+        // There is nobody left to tell.
+      }
+    },
+    { limit },
+  );
+  return logger;
+}

@@ -1,0 +1,67 @@
+/** The IPv4 addresses of this machine: which one others are told, and which are our own. */
+import { isIPv4 } from 'node:net';
+import { networkInterfaces } from 'node:os';
+
+/** An entry of `PSP_NETWORK`. */
+export interface Network {
+  readonly address: number;
+  /** Undefined: as wide as the interface says. */
+  readonly mask: number | undefined;
+}
+
+const NONE = '127.0.0.1';
+
+function numberOf(address: string): number {
+  return address.split('.').reduce((number, byte) => ((number << 8) | Number(byte)) >>> 0, 0);
+}
+
+/** @returns undefined if that is no list of networks */
+export function parseNetworks(text: string): Network[] | undefined {
+  const networks: Network[] = [];
+  for (const item of text.split(/[\s,]+/)) {
+    if (item === '') continue;
+    const [address = '', length, ...more] = item.split('/');
+    if (!isIPv4(address) || more.length > 0) return undefined;
+    if (length !== undefined && (!/^\d{1,2}$/.test(length) || Number(length) > 32)) return undefined;
+    // A shift by 32 shifts by nothing.
+    const mask = length === undefined ? undefined : length === '0' ? 0 : (-1 << (32 - Number(length))) >>> 0;
+    networks.push({ address: numberOf(address), mask });
+  }
+  return networks;
+}
+
+/** An address of this machine in one of the networks, the first network first. */
+export function addressIn(networks: readonly Network[], interfaces = networkInterfaces()): string | undefined {
+  const own = Object.values(interfaces)
+    .flatMap((addresses) => addresses ?? [])
+    .filter(({ family }) => family === 'IPv4');
+  for (const { address, mask } of networks) {
+    const found = own.find((each) => {
+      const bits = mask ?? numberOf(each.netmask);
+      return (numberOf(each.address) & bits) === (address & bits);
+    });
+    if (found) return found.address;
+  }
+  return undefined;
+}
+
+/**
+ * IPv4 address for CON_INFO: in one of `networks` (`PSP_NETWORK`), else of the interface that others see, if there is
+ * one.
+ */
+export function ownAddress(networks: string, interfaces = networkInterfaces()): string {
+  const chosen = addressIn(parseNetworks(networks) ?? [], interfaces);
+  if (chosen !== undefined) return chosen;
+  for (const addresses of Object.values(interfaces)) {
+    for (const { family, internal, address } of addresses ?? []) if (family === 'IPv4' && !internal) return address;
+  }
+  return NONE;
+}
+
+/** Whether an IP address, as a socket gives it, is loopback or belongs to an interface of this host. */
+export function isOwn(address: string): boolean {
+  // A socket that listens on :: sees IPv4 peers as ::ffff:10.0.0.2, and a link-local one with its interface (%eth0).
+  const ip = address.replace(/^::ffff:(?=\d+\.)/i, '').replace(/%.*$/, '');
+  if (ip.startsWith('127.') || ip === '::1') return true;
+  return Object.values(networkInterfaces()).some((addresses) => addresses?.some((own) => own.address === ip));
+}

@@ -1,0 +1,314 @@
+/** The sending half of a connection: messages into the ring, and those that wait for room. */
+import type { Carrier } from './carrier.js';
+import { copyIn } from './carrier.js';
+import { BROKEN, NOTHING } from './core/core.js';
+import type { IsthmusError } from './errors.js';
+import { removeFrom } from './matching.js';
+import { NO_BYTES } from './message.js';
+
+/** What the connection does for its sending half. */
+export interface OutboundOwner {
+  /** The core found something that cannot be: end the connection. @returns why it ends */
+  broken(): IsthmusError;
+  /** Something waits for room, or for a link. */
+  stuck(): void;
+  /** Nothing waits any more. @returns whether that moved anything */
+  drained(): boolean;
+}
+
+/** A message that waits, or of which a part is in the ring. */
+export interface PendingSend {
+  readonly type: number;
+  readonly xheader: Uint8Array;
+  data: Uint8Array;
+  /** Bytes of the body that are in the ring; -1: not begun. */
+  sent: number;
+  readonly resolve: (() => void) | undefined;
+  readonly reject: ((error: unknown) => void) | undefined;
+}
+
+/** Rounds inside the core for room for the rest of a message: some 50 µs. */
+const FRAGMENT_ROUNDS = 20_000;
+
+export class Outbound {
+  readonly #owner: OutboundOwner;
+  readonly #queue: PendingSend[] = [];
+  #on: Carrier | undefined;
+  /** Behind it nothing goes over this link. */
+  #last: PendingSend | undefined;
+
+  constructor(owner: OutboundOwner) {
+    this.#owner = owner;
+  }
+
+  attach(carrier: Carrier): void {
+    this.#on = carrier;
+    // What waits asked for room on the link before: perhaps only a part of it finds some on this one.
+    if (this.#queue.length > 0) this.#wantRoom(true);
+  }
+
+  detach(): void {
+    this.#on = undefined;
+    this.#last = undefined;
+  }
+
+  /** Send an empty message in front of all that waits: the first of a link, for which there is room. */
+  first(type: number): void {
+    const on = this.#on as Carrier;
+    if (this.#begin(type, NO_BYTES, NO_BYTES, 0) < 0) throw this.#owner.broken();
+    on.committed();
+  }
+
+  /** Send this behind the message under way, and nothing after it: what waits and what comes waits for the next link. */
+  last(type: number, data: Uint8Array, sent: () => void): void {
+    const begun = (this.#queue[0]?.sent ?? -1) >= 0 ? 1 : 0;
+    const entry: PendingSend = { type, xheader: NO_BYTES, data, sent: -1, resolve: sent, reject: undefined };
+    this.#last = entry;
+    this.#queue.splice(begun, 0, entry);
+    this.#wantRoom(true);
+    this.pump();
+  }
+
+  /**
+   * The last word has found no room. Give it up, and what has begun: that goes anew over the next link.
+   * @returns false: it is in the ring
+   */
+  giveUpLast(): boolean {
+    const last = this.#last;
+    if (!last || !removeFrom(this.#queue, last)) return false;
+    this.#last = undefined;
+    this.#wantRoom(false);
+    this.#on = undefined;
+    const begun = this.#queue[0];
+    if (begun) begun.sent = -1;
+    return true;
+  }
+
+  /** The memory of the link is going: what waits to be sent must not lie in it. */
+  evacuate(memory: ArrayBufferLike): void {
+    for (const entry of this.#queue) if (entry.data.buffer === memory) entry.data = new Uint8Array(entry.data);
+  }
+
+  /** Messages that wait, the one under way included. */
+  get waiting(): number {
+    return this.#queue.length;
+  }
+
+  /**
+   * Put a message into the ring, as far as there is room.
+   * @returns bytes of its body that are in; -1: none, because others wait, or the ring is full, or there is no link
+   */
+  begin(type: number, xheader: Uint8Array, data: Uint8Array): number {
+    if (this.#queue.length !== 0 || !this.#on) return -1;
+    const sent = this.#begin(type, xheader, data, 0);
+    if (sent >= 0) this.#on.committed();
+    return sent;
+  }
+
+  /** What {@link begin} left over waits; it is taken when all of it is in the ring. */
+  queue(
+    type: number,
+    xheader: Uint8Array,
+    data: Uint8Array,
+    sent: number,
+    resolve?: () => void,
+    reject?: (error: unknown) => void,
+  ): PendingSend {
+    const entry: PendingSend = { type, xheader, data, sent, resolve, reject };
+    this.#queue.push(entry);
+    this.#wantRoom(true);
+    return entry;
+  }
+
+  /** {@link queue} as a promise. What has started is not given up by `signal`: the ring holds a part of it. */
+  wait(
+    type: number,
+    xheader: Uint8Array,
+    data: Uint8Array,
+    sent: number,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    return new Promise<void>((resolve, reject) => {
+      const settle = () => signal?.removeEventListener('abort', abort);
+      const entry = this.queue(
+        type,
+        xheader,
+        data,
+        sent,
+        () => {
+          settle();
+          resolve();
+        },
+        (error) => {
+          settle();
+          reject(error);
+        },
+      );
+      const abort = () => {
+        if (this.cancel(entry)) reject(signal?.reason);
+      };
+      signal?.addEventListener('abort', abort, { once: true });
+    });
+  }
+
+  /** Send what finds room now. @returns false: not taken, and nothing changed */
+  trySend(type: number, xheader: Uint8Array, data: Uint8Array): boolean {
+    if (this.#queue.length !== 0) {
+      this.pump();
+      if (this.#queue.length !== 0) return false;
+    }
+    const on = this.#on;
+    if (!on) {
+      this.#owner.stuck();
+      return false;
+    }
+    const done = this.#begin(type, xheader, data, FRAGMENT_ROUNDS);
+    if (done < 0) return false;
+    // The caller may reuse its bytes: what found no room yet goes on from a copy.
+    if (done < data.length + xheader.length) {
+      // Not `slice`: that of a Buffer is a view.
+      const [header, rest] = [new Uint8Array(xheader), new Uint8Array(data)];
+      this.#queue.push({ type, xheader: header, data: rest, sent: done, resolve: undefined, reject: undefined });
+      this.#wantRoom(true);
+    }
+    on.committed();
+    return true;
+  }
+
+  /** Withdraw a message. @returns false if it has started, or is not here any more */
+  cancel(entry: PendingSend): boolean {
+    if (entry.sent >= 0 || !removeFrom(this.#queue, entry)) return false;
+    if (this.#queue.length === 0) {
+      this.#wantRoom(false);
+      this.#owner.drained();
+    }
+    return true;
+  }
+
+  /** Go on with the messages that wait. @returns whether anything moved */
+  pump(): boolean {
+    const on = this.#on;
+    if (!on) return false;
+    let moved = false;
+    while (this.#queue.length > 0) {
+      const entry = this.#queue[0] as PendingSend;
+      const before = entry.sent;
+      try {
+        entry.sent =
+          before < 0
+            ? this.#begin(entry.type, entry.xheader, entry.data, 0)
+            : this.#more(entry.xheader, entry.data, before, 0);
+      } catch {
+        return true; // The connection has ended, and with it every message that waited.
+      }
+      if (entry.sent !== before) moved = true;
+      if (entry.sent < entry.data.length + entry.xheader.length) break;
+      this.#queue.shift();
+      if (entry === this.#last) {
+        this.#wantRoom(false);
+        on.committed();
+        this.#last = undefined;
+        this.#on = undefined;
+        entry.resolve?.();
+        return true;
+      }
+      entry.resolve?.();
+    }
+    if (moved) on.committed();
+    if (this.#queue.length === 0) {
+      if (moved) this.#wantRoom(false);
+      moved = this.#owner.drained() || moved;
+    }
+    return moved;
+  }
+
+  /** Bytes in the ring that the peer has not consumed. @throws what the core found */
+  unread(): number {
+    const on = this.#on;
+    if (!on) return 0;
+    const unread = on.call.unread(on.index);
+    if (unread === BROKEN) throw this.#owner.broken();
+    return unread;
+  }
+
+  /** The end of this direction. @returns whether there was room for it */
+  sendEof(): boolean {
+    const on = this.#on;
+    if (!on) return false;
+    const sent = on.sendEof();
+    this.#wantRoom(!sent);
+    if (!sent) return false;
+    on.committed();
+    return true;
+  }
+
+  rejectAll(error: unknown): void {
+    for (const entry of this.#queue.splice(0)) entry.reject?.(error);
+  }
+
+  #wantRoom(wanted: boolean): void {
+    const on = this.#on;
+    if (on?.polled) on.call.wantRoom(on.index, wanted ? 1 : 0);
+    if (wanted) this.#owner.stuck();
+  }
+
+  /**
+   * Put as much of a message into the ring as finds room.
+   * @returns bytes of the body that are in, or -1 if not even the first record found room
+   */
+  #begin(type: number, xheader: Uint8Array, data: Uint8Array, rounds: number): number {
+    const on = this.#on as Carrier;
+    const offset = on.call.claim(on.index, type, xheader.length, data.length);
+    if (offset === NOTHING || (offset === BROKEN && on.cutOff)) return -1;
+    if (offset === BROKEN) throw this.#owner.broken();
+    const here = on.words[on.length] as number;
+    if (here === data.length + xheader.length) {
+      if (xheader.length !== 0) copyIn(on.bytes, xheader, offset);
+      copyIn(on.bytes, data, offset + xheader.length);
+      on.commit();
+      return here;
+    }
+    copyBody(on.bytes, xheader, data, 0, here, offset);
+    on.commit();
+    return here < data.length + xheader.length ? this.#more(xheader, data, here, rounds) : here;
+  }
+
+  /** Further fragments, as far as there is room. */
+  #more(xheader: Uint8Array, data: Uint8Array, from: number, rounds: number): number {
+    const on = this.#on as Carrier;
+    const total = data.length + xheader.length;
+    let sent = from;
+    while (sent < total) {
+      on.committed();
+      const offset = on.call.claimMoreSpin(on.index, on.polled ? rounds : 0);
+      if (offset === NOTHING || (offset === BROKEN && on.cutOff)) break;
+      if (offset === BROKEN) throw this.#owner.broken();
+      const here = on.words[on.length] as number;
+      copyBody(on.bytes, xheader, data, sent, here, offset);
+      on.commit();
+      sent += here;
+    }
+    return sent;
+  }
+}
+
+/** Copy `length` bytes of a body from `from` on to `offset`: xheader, then data. */
+function copyBody(
+  memory: Uint8Array,
+  xheader: Uint8Array,
+  data: Uint8Array,
+  from: number,
+  length: number,
+  offset: number,
+): void {
+  let at = offset;
+  let begin = from;
+  const end = from + length;
+  if (begin < xheader.length) {
+    const part = xheader.subarray(begin, Math.min(end, xheader.length));
+    copyIn(memory, part, at);
+    at += part.length;
+    begin += part.length;
+  }
+  if (begin < end) memory.set(data.subarray(begin - xheader.length, end - xheader.length), at);
+}

@@ -1,0 +1,148 @@
+/** How a runtime finds out that something happened in shared memory: which connections to look at, and how. */
+import type { Wait } from './config.js';
+import type { Core } from './core/core.js';
+import { type Look, LoopWaiter, type Rest, type Waiter } from './waiting.js';
+
+/** A connection as the engine sees it. */
+export interface Pollable {
+  readonly core: Core;
+  readonly index: number;
+  /** Whether it has something to send for which there was no room. */
+  readonly waitsForRoom: boolean;
+  /** Do what can be done, bounded. False: there is nothing to do although the ring has something. */
+  progress(): boolean;
+}
+
+/** Messages that one look takes care of before the event loop gets its turn. */
+const BATCH = 64;
+/** How often to see whether an application still polls a connection itself, in milliseconds. */
+const RECLAIM = 200;
+
+/** Looks after the polled connections of a runtime: which have something, and who should be looked at how. */
+export class Progress {
+  readonly #byCore = new Map<Core, (Pollable | undefined)[]>();
+  readonly #waiter: Waiter;
+  /** Connections that their application polls itself: nobody else looks at them meanwhile. */
+  readonly #direct = new Map<Pollable, { calls: boolean }>();
+  /** Their backlog is full, so that what is in their ring stays there; but they wait for room: look at each pause. */
+  readonly #blocked = new Set<Pollable>();
+  #reclaim: NodeJS.Timeout | undefined;
+
+  /** @param make in place of the waiter for `wait` */
+  constructor(wait: Wait, make = (look: Look, rest: Rest): Waiter => new LoopWaiter(wait, look, rest)) {
+    this.#waiter = make(
+      (rounds) => this.look(rounds),
+      () => this.#rest(),
+    );
+  }
+
+  join(pollable: Pollable): void {
+    let table = this.#byCore.get(pollable.core);
+    if (!table) {
+      table = [];
+      this.#byCore.set(pollable.core, table);
+      if (pollable.core.sleeper) pollable.core.sleeper.rung = () => this.#waiter.wake();
+    }
+    table[pollable.index] = pollable;
+    pollable.core.call.heat(pollable.index);
+    this.#waiter.wake();
+  }
+
+  leave(pollable: Pollable): void {
+    this.#direct.delete(pollable);
+    this.#blocked.delete(pollable);
+    const table = this.#byCore.get(pollable.core);
+    if (table?.[pollable.index] !== pollable) return;
+    table[pollable.index] = undefined;
+    pollable.core.call.cool(pollable.index);
+    if (table.every((entry) => entry === undefined)) this.#byCore.delete(pollable.core);
+  }
+
+  /** Somebody waits for something at this connection, so it is not left to whoever polls it, until he polls again. */
+  wake(pollable: Pollable): void {
+    if (this.#byCore.get(pollable.core)?.[pollable.index] !== pollable) return;
+    this.#direct.delete(pollable);
+    pollable.core.call.heat(pollable.index);
+    this.#waiter.wake();
+  }
+
+  /**
+   * The application polls this connection itself from here on. When it has not called `touch` for a while, it is ours
+   * again.
+   * @returns what to set at each poll
+   */
+  direct(pollable: Pollable): { calls: boolean } {
+    // A promise of it waits for room, and he may poll no more before there is some.
+    if (pollable.waitsForRoom) return { calls: true };
+    let mark = this.#direct.get(pollable);
+    if (!mark) {
+      mark = { calls: true };
+      this.#direct.set(pollable, mark);
+      pollable.core.call.cool(pollable.index);
+      this.#reclaim ??= setInterval(() => this.#reclaimDirect(), RECLAIM).unref();
+    }
+    mark.calls = true;
+    return mark;
+  }
+
+  #reclaimDirect(): void {
+    for (const [pollable, mark] of this.#direct) {
+      if (mark.calls) {
+        mark.calls = false;
+        continue;
+      }
+      this.#direct.delete(pollable);
+      this.wake(pollable);
+    }
+    if (this.#direct.size === 0) {
+      clearInterval(this.#reclaim);
+      this.#reclaim = undefined;
+    }
+  }
+
+  isDirect(pollable: Pollable): boolean {
+    return this.#direct.has(pollable);
+  }
+
+  /** One bounded pass over everything that has something. True: there was something. */
+  look(rounds: number): boolean {
+    let active = false;
+    for (const pollable of this.#blocked) pollable.core.call.heat(pollable.index);
+    this.#blocked.clear();
+    for (const [core, table] of this.#byCore) {
+      for (let i = 0; i < BATCH; i++) {
+        const found = core.call.poll(i === 0 ? rounds : 0) - 1;
+        if (found < 0) break;
+        const pollable = table[found];
+        // Nothing to do for it now: it comes back when its application takes something, or stops polling.
+        if (!pollable || this.#direct.has(pollable)) core.call.cool(found);
+        else if (pollable.progress()) active = true;
+        else {
+          core.call.cool(found);
+          if (pollable.waitsForRoom) this.#blocked.add(pollable);
+        }
+      }
+    }
+    return active;
+  }
+
+  /** Before a pause: arm all rings, so that from here on one word per region tells of all of them, and sleep. */
+  #rest(): ReturnType<Rest> {
+    // Those wait for room, of which nobody tells.
+    let found: ReturnType<Rest> = this.#blocked.size > 0 ? 'quiet' : 'asleep';
+    for (const core of this.#byCore.keys()) {
+      const rest = core.call.rest(core.sleeper?.heard ? 1 : 0);
+      if (rest === core.layout.REST_BUSY) found = 'busy';
+      else if (rest !== core.layout.REST_ASLEEP && found === 'asleep') found = 'quiet';
+    }
+    return found;
+  }
+
+  stop(): void {
+    this.#waiter.stop();
+    clearInterval(this.#reclaim);
+    this.#byCore.clear();
+    this.#direct.clear();
+    this.#blocked.clear();
+  }
+}

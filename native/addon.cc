@@ -1,0 +1,96 @@
+// What `require` returns. `host/core/mapper.ts` describes it.
+
+#include <fcntl.h>
+#include <napi.h>
+
+#include <cerrno>
+#include <memory>
+#include <string>
+
+#include "arguments.h"
+#include "doorbells.h"
+#include "errors.h"
+#include "locks.h"
+#include "mapping.h"
+#include "pages.h"
+#include "sockets.h"
+#include "watch.h"
+
+namespace isthmus {
+
+namespace {
+
+// What the addon keeps per environment: it is loaded into many worker threads at once, so nothing of it is global.
+struct Instance {
+  Napi::FunctionReference mapping;
+  Napi::FunctionReference watch;
+};
+
+Napi::Value Map(const Napi::CallbackInfo& info) {
+  const Instance* instance = info.Env().GetInstanceData<Instance>();
+  return instance->mapping.New({info[0], info[1], info[2], info[3], info[4], info[5]});
+}
+
+Napi::Value WatchDescriptor(const Napi::CallbackInfo& info) {
+  const Instance* instance = info.Env().GetInstanceData<Instance>();
+  return instance->watch.New({info[0], info[1]});
+}
+
+void Reserve(const Napi::CallbackInfo& info) {
+  const int fd = Descriptor(info[0], "fd");
+  const uint64_t length = Integer(info[1], "length");
+  if (length == 0) throw OutOfRange(info.Env(), "length must not be 0");
+  // A signal (a profiler's, say) interrupts it, and what it has done so far may be undone: without a limit a frequent
+  // enough signal would keep us here for ever.
+  constexpr int kAttempts = 100;
+  int error = EINTR;
+  for (int i = 0; i < kAttempts && error == EINTR; i++) {
+    error = posix_fallocate(fd, 0, static_cast<off_t>(length));  // returns the error, leaves errno alone
+  }
+  if (error != 0) {
+    throw SystemError(info.Env(), error, "posix_fallocate", "posix_fallocate of " + std::to_string(length) + " bytes");
+  }
+}
+
+Napi::Value LockByte(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), Lock(Descriptor(info[0], "fd"), info[1]));
+}
+
+Napi::Value LockedByte(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), Locked(Descriptor(info[0], "fd"), info[1]));
+}
+
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  auto instance = std::make_unique<Instance>();
+  instance->mapping = Napi::Persistent(Mapping::Define(env));
+  instance->watch = Napi::Persistent(Watch::Define(env));
+  env.SetInstanceData(instance.release());  // the environment deletes it
+
+  exports.Set("map", Napi::Function::New<Map>(env, "map"));
+  exports.Set("reserve", Napi::Function::New<Reserve>(env, "reserve"));
+  exports.Set("lock", Napi::Function::New<LockByte>(env, "lock"));
+  exports.Set("locked", Napi::Function::New<LockedByte>(env, "locked"));
+  exports.Set("setSocketBuffers", Napi::Function::New<SetSocketBuffers>(env, "setSocketBuffers"));
+  exports.Set("socketBuffers", Napi::Function::New<SocketBuffers>(env, "socketBuffers"));
+  exports.Set("watch", Napi::Function::New<WatchDescriptor>(env, "watch"));
+  exports.Set("createDoorbell", Napi::Function::New<CreateDoorbell>(env, "createDoorbell"));
+  exports.Set("ring", Napi::Function::New<Ring>(env, "ring"));
+  exports.Set("quiet", Napi::Function::New<Quiet>(env, "quiet"));
+  exports.Set("createTimer", Napi::Function::New<CreateTimer>(env, "createTimer"));
+  exports.Set("setTimer", Napi::Function::New<SetTimer>(env, "setTimer"));
+  exports.Set("listenAbstract", Napi::Function::New<ListenAbstract>(env, "listenAbstract"));
+  exports.Set("acceptFrom", Napi::Function::New<AcceptFrom>(env, "acceptFrom"));
+  exports.Set("answer", Napi::Function::New<Answer>(env, "answer"));
+  exports.Set("connectAbstract", Napi::Function::New<ConnectAbstract>(env, "connectAbstract"));
+  exports.Set("receiveDoorbell", Napi::Function::New<ReceiveDoorbell>(env, "receiveDoorbell"));
+  exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(PageSize())));
+  return exports;
+}
+
+}  // namespace
+
+}  // namespace isthmus
+
+static Napi::Object InitIsthmus(Napi::Env env, Napi::Object exports) { return isthmus::Init(env, exports); }
+
+NODE_API_MODULE(isthmus, InitIsthmus)

@@ -1,0 +1,23 @@
+// From JavaScript values to C++ ones, checked.
+
+#ifndef ISTHMUS_NATIVE_ARGUMENTS_H_
+#define ISTHMUS_NATIVE_ARGUMENTS_H_
+
+#include <napi.h>
+
+#include <cstdint>
+
+namespace isthmus {
+
+// A safe, non-negative integer: 0 to 2^53 - 1. `name` is for the message.
+uint64_t Integer(const Napi::Value& value, const char* name);
+
+// A number that can be a descriptor. Whether it is open the kernel says.
+int Descriptor(const Napi::Value& value, const char* name);
+
+// A boolean property of an optional object; false where either is absent.
+bool Option(const Napi::Value& options, const char* name);
+
+}  // namespace isthmus
+
+#endif  // ISTHMUS_NATIVE_ARGUMENTS_H_

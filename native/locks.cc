@@ -1,0 +1,51 @@
+#include "locks.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <string>
+
+#include "arguments.h"
+#include "errors.h"
+
+namespace isthmus {
+
+namespace {
+
+struct flock OneByte(short type, const Napi::Value& byte) {
+  struct flock lock = {};  // l_pid must be 0 for the OFD commands
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = static_cast<off_t>(Integer(byte, "byte"));
+  lock.l_len = 1;
+  return lock;
+}
+
+Napi::Error Failure(const Napi::Value& byte, int error, const char* command, int fd) {
+  return SystemError(byte.Env(), error, "fcntl",
+                     std::string(command) + " of byte " + byte.ToString().Utf8Value() + " of fd " + std::to_string(fd));
+}
+
+}  // namespace
+
+bool Lock(int fd, const Napi::Value& byte) {
+  struct flock lock = OneByte(F_WRLCK, byte);
+  if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return true;
+  if (errno == EAGAIN || errno == EACCES) return false;
+  throw Failure(byte, errno, "F_OFD_SETLK (lock)", fd);
+}
+
+void Unlock(int fd, const Napi::Value& byte) {
+  struct flock lock = OneByte(F_UNLCK, byte);
+  if (fcntl(fd, F_OFD_SETLK, &lock) != 0) throw Failure(byte, errno, "F_OFD_SETLK (unlock)", fd);
+}
+
+bool Locked(int fd, const Napi::Value& byte) {
+  // The question is "what would be in the way of this lock?"; the answer is written into it.
+  struct flock lock = OneByte(F_WRLCK, byte);
+  if (fcntl(fd, F_OFD_GETLK, &lock) != 0) throw Failure(byte, errno, "F_OFD_GETLK", fd);
+  return lock.l_type != F_UNLCK;
+}
+
+}  // namespace isthmus

@@ -1,0 +1,190 @@
+#include "mapping.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "arguments.h"
+#include "errors.h"
+#include "locks.h"
+#include "pages.h"
+
+namespace isthmus {
+
+namespace {
+
+std::string Bytes(uint64_t length) { return std::to_string(length) + " bytes"; }
+
+void RequirePageMultiple(Napi::Env env, uint64_t value, const char* name) {
+  if (value % PageSize() == 0) return;
+  throw OutOfRange(env, std::string(name) + " must be a multiple of the page size, " + std::to_string(PageSize()) +
+                            ", is " + std::to_string(value));
+}
+
+// The address of `buffer[offset, offset + length)`.
+void* WindowOf(Napi::Env env, Napi::ArrayBuffer buffer, uint64_t offset, uint64_t length) {
+  const uint64_t size = buffer.ByteLength();
+  if (length > size || offset > size - length) {
+    throw OutOfRange(env, "the window of " + Bytes(length) + " at " + std::to_string(offset) +
+                              " does not lie within the buffer of " + Bytes(size));
+  }
+  char* const window = static_cast<char*>(buffer.Data()) + offset;
+  // The memory of Wasm starts at a page; other buffers start anywhere, so the offset alone says nothing.
+  const size_t excess = reinterpret_cast<uintptr_t>(window) % PageSize();
+  if (excess != 0) {
+    throw OutOfRange(env, "the window at offset " + std::to_string(offset) + " must start at a page, starts " +
+                              Bytes(excess) + " after one");
+  }
+  return window;
+}
+
+// Pages beyond the end of a regular file can be mapped and kill the process at the first touch. Devices have no size
+// here; their drivers check.
+void RequireWithinFile(Napi::Env env, int fd, uint64_t offset, uint64_t length) {
+  // statx and not fstat, whose symbol came with glibc 2.33: the binary is to run on 2.28, as Node 20 does.
+  struct statx status = {};
+  const int error = statx(fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_SIZE, &status) == 0 ? 0 : errno;
+  if (error != 0) throw SystemError(env, error, "statx", "statx of fd " + std::to_string(fd));
+  if (!S_ISREG(status.stx_mode)) return;
+  const uint64_t size = status.stx_size;
+  if (length > size || offset > size - length) {
+    throw OutOfRange(env, Bytes(length) + " at file offset " + std::to_string(offset) +
+                              " reach past the end of the file of " + Bytes(size));
+  }
+}
+
+}  // namespace
+
+CleanupHook::CleanupHook(napi_env env, void (*function)(void*), void* argument)
+    : env_(env), function_(function), argument_(argument) {
+  NAPI_THROW_IF_FAILED_VOID(env, napi_add_env_cleanup_hook(env, function, argument));
+}
+
+void CleanupHook::Remove() {
+  if (env_ != nullptr) napi_remove_env_cleanup_hook(env_, function_, argument_);
+  env_ = nullptr;
+}
+
+Napi::Function Mapping::Define(Napi::Env env) {
+  return DefineClass(env, "Mapping",
+                     {
+                         InstanceAccessor<&Mapping::Attached>("attached"),
+                         InstanceMethod<&Mapping::Detach>("detach"),
+                         InstanceMethod<&Mapping::Lock>("lock"),
+                         InstanceMethod<&Mapping::Unlock>("unlock"),
+                         InstanceMethod<&Mapping::Locked>("locked"),
+                     });
+}
+
+Mapping::Mapping(const Napi::CallbackInfo& info)
+    : Napi::ObjectWrap<Mapping>(info), hook_(info.Env(), OnCleanup, this) {
+  const Napi::Env env = info.Env();
+  if (!info[0].IsArrayBuffer()) throw WrongType(env, "buffer must be an ArrayBuffer (not a shared one)");
+  const Napi::ArrayBuffer buffer = info[0].As<Napi::ArrayBuffer>();
+  const uint64_t window_offset = Integer(info[1], "windowOffset");
+  const uint64_t length = Integer(info[2], "length");
+  const int fd = Descriptor(info[3], "fd");
+  const uint64_t file_offset = Integer(info[4], "fileOffset");
+  // This may run a getter, which may do anything to the buffer. So it comes before the buffer is looked at.
+  const bool read_only = Option(info[5], "readOnly");
+
+  if (length == 0) throw OutOfRange(env, "length must not be 0");
+  RequirePageMultiple(env, length, "length");
+  RequirePageMultiple(env, file_offset, "fileOffset");
+  void* const window = WindowOf(env, buffer, window_offset, length);
+
+  // A duplicate, so that the caller may close his; close-on-exec, so that no child keeps the device; 3 at least, lest
+  // it become the standard output of somebody who closed that.
+  fd_.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+  int error = fd_.get() >= 0 ? 0 : errno;
+  if (error != 0) throw SystemError(env, error, "fcntl", "duplicating fd " + std::to_string(fd));
+  RequireWithinFile(env, fd_.get(), file_offset, length);
+  buffer_ = Napi::Persistent(buffer);
+
+  const std::string what =
+      Bytes(length) + " at file offset " + std::to_string(file_offset) + (read_only ? ", read-only" : "");
+  Pages pages = Pages::OfFile(fd_.get(), static_cast<off_t>(file_offset), length, read_only, &error);
+  if (error != 0) throw SystemError(env, error, "mmap", "mmap of " + what);
+  error = pages.MoveTo(window);
+  if (error != 0) throw SystemError(env, error, "mremap", "mremap onto the window of " + what);
+  window_ = window;
+  length_ = length;
+}
+
+Mapping::~Mapping() {
+  // Where zeros cannot be laid there is nobody to tell. The file's pages stay in the memory then, which is no hole, and
+  // go when the memory goes.
+  const char* syscall = nullptr;
+  Cover(&syscall);
+  Release();
+}
+
+void Mapping::OnCleanup(void* data) {
+  Mapping* const mapping = static_cast<Mapping*>(data);
+  const char* syscall = nullptr;
+  mapping->hook_.Forget();
+  mapping->Cover(&syscall);  // as in the destructor
+  mapping->Release();
+}
+
+bool Mapping::OwnsWindow() const {
+  const Napi::HandleScope scope(Env());
+  return !buffer_.Value().IsDetached();
+}
+
+int Mapping::Cover(const char** syscall) {
+  // A buffer that was transferred or grown has given its pages to another one, whose life we do not know: the address
+  // may be anybody's by now. What we mapped goes when that one goes.
+  if (window_ == nullptr || !OwnsWindow()) return 0;
+  int error = 0;
+  *syscall = "mmap";
+  Pages zeros = Pages::Anonymous(length_, &error);
+  if (error != 0) return error;
+  *syscall = "mremap";
+  return zeros.MoveTo(window_);
+}
+
+void Mapping::Release() {
+  window_ = nullptr;
+  hook_.Remove();
+  fd_.Reset();
+  buffer_.Reset();
+}
+
+Napi::Value Mapping::Attached(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), window_ != nullptr);
+}
+
+void Mapping::Detach(const Napi::CallbackInfo& info) {
+  if (window_ == nullptr) return;
+  const bool owned = OwnsWindow();
+  const char* syscall = nullptr;
+  const int error = Cover(&syscall);
+  // The mapping stays attached; the caller may try again.
+  if (error != 0) {
+    throw SystemError(info.Env(), error, syscall, "laying " + Bytes(length_) + " of zeros over the window");
+  }
+  Release();
+  if (!owned) {
+    Napi::Error failure = Napi::Error::New(
+        info.Env(), "the buffer was transferred or grown while pages were mapped into it; they stay in its successor");
+    failure.Set("code", Napi::String::New(info.Env(), "ERR_INVALID_STATE"));
+    throw failure;
+  }
+}
+
+Napi::Value Mapping::Lock(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), isthmus::Lock(fd_.get(), info[0]));
+}
+
+void Mapping::Unlock(const Napi::CallbackInfo& info) { isthmus::Unlock(fd_.get(), info[0]); }
+
+Napi::Value Mapping::Locked(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), isthmus::Locked(fd_.get(), info[0]));
+}
+
+}  // namespace isthmus

@@ -1,0 +1,40 @@
+// A file descriptor with exactly one owner.
+
+#ifndef ISTHMUS_NATIVE_UNIQUE_FD_H_
+#define ISTHMUS_NATIVE_UNIQUE_FD_H_
+
+#include <unistd.h>
+
+namespace isthmus {
+
+class UniqueFd {
+ public:
+  UniqueFd() = default;
+  explicit UniqueFd(int fd) : fd_(fd) {}
+  ~UniqueFd() { Reset(); }
+
+  UniqueFd(const UniqueFd&) = delete;
+  UniqueFd& operator=(const UniqueFd&) = delete;
+
+  int get() const { return fd_; }
+
+  // It is somebody else's to close.
+  int Release() {
+    const int fd = fd_;
+    fd_ = -1;
+    return fd;
+  }
+
+  void Reset(int fd = -1) {
+    // Linux lets go of the descriptor whatever close() returns; calling it again could close somebody else's.
+    if (fd_ >= 0) close(fd_);
+    fd_ = fd;
+  }
+
+ private:
+  int fd_ = -1;
+};
+
+}  // namespace isthmus
+
+#endif  // ISTHMUS_NATIVE_UNIQUE_FD_H_

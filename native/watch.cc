@@ -1,0 +1,101 @@
+#include "watch.h"
+
+#include <cerrno>
+#include <memory>
+#include <string>
+
+#include "arguments.h"
+#include "errors.h"
+
+namespace isthmus {
+
+struct Watch::Handle {
+  uv_poll_t poll;
+  napi_env env;
+  Napi::FunctionReference called;
+  std::unique_ptr<Napi::AsyncContext> context;
+  // Holds up the end of the environment until libuv has let go: a worker must not end with a handle in its loop.
+  napi_async_cleanup_hook_handle hook = nullptr;
+  bool closing = false;
+
+  static void OnReadable(uv_poll_t* poll, int status, int events);
+  static void OnCleanup(napi_async_cleanup_hook_handle hook, void* handle);
+  void Close();
+};
+
+void Watch::Handle::OnReadable(uv_poll_t* poll, int, int) {
+  Handle* self = static_cast<Handle*>(poll->data);
+  if (self->closing) return;
+  Napi::Env env(self->env);
+  Napi::HandleScope scope(env);
+  try {
+    self->called.MakeCallback(env.Global(), {}, *self->context);
+  } catch (const Napi::Error& error) {
+    napi_fatal_exception(env, error.Value());
+  }
+}
+
+void Watch::Handle::OnCleanup(napi_async_cleanup_hook_handle, void* handle) { static_cast<Handle*>(handle)->Close(); }
+
+void Watch::Handle::Close() {
+  if (closing) return;
+  closing = true;
+  uv_poll_stop(&poll);
+  called.Reset();
+  context.reset();
+  uv_close(reinterpret_cast<uv_handle_t*>(&poll), [](uv_handle_t* closed) {
+    Handle* self = static_cast<Handle*>(closed->data);
+    if (self->hook != nullptr) napi_remove_async_cleanup_hook(self->hook);
+    delete self;
+  });
+}
+
+Napi::Function Watch::Define(Napi::Env env) {
+  return DefineClass(env, "Watch", {InstanceMethod<&Watch::Close>("close")});
+}
+
+Watch::Watch(const Napi::CallbackInfo& info) : ObjectWrap(info), handle_(nullptr) {
+  const Napi::Env env = info.Env();
+  const int fd = Descriptor(info[0], "fd");
+  if (!info[1].IsFunction()) throw WrongType(env, "called must be a function");
+  uv_loop_t* loop = nullptr;
+  if (napi_get_uv_event_loop(env, &loop) != napi_ok) throw Napi::Error::New(env);
+
+  auto handle = std::make_unique<Handle>();
+  handle->env = env;
+  handle->poll.data = handle.get();
+  const int initialised = uv_poll_init(loop, &handle->poll, fd);
+  if (initialised < 0) {
+    throw SystemError(env, -initialised, "epoll_ctl", "watching fd " + std::to_string(fd));
+  }
+  // From here on libuv knows it: it ends by Close() only.
+  Handle* owned = handle.release();
+  handle_ = owned;
+  try {
+    owned->called = Napi::Persistent(info[1].As<Napi::Function>());
+    owned->context = std::make_unique<Napi::AsyncContext>(env, "isthmus:watch");
+    if (napi_add_async_cleanup_hook(env, Handle::OnCleanup, owned, &owned->hook) != napi_ok) {
+      throw Napi::Error::New(env);
+    }
+    const int started = uv_poll_start(&owned->poll, UV_READABLE, Handle::OnReadable);
+    if (started < 0) throw SystemError(env, -started, "epoll_ctl", "watching fd " + std::to_string(fd));
+  } catch (...) {
+    handle_ = nullptr;
+    owned->Close();
+    throw;
+  }
+  uv_unref(reinterpret_cast<uv_handle_t*>(&owned->poll));
+}
+
+Watch::~Watch() {
+  // Collected, or the environment goes down. In the latter case the hook has closed it, and it may be gone.
+  if (handle_ != nullptr) handle_->Close();
+}
+
+void Watch::Close(const Napi::CallbackInfo&) {
+  if (handle_ == nullptr) return;
+  handle_->Close();
+  handle_ = nullptr;
+}
+
+}  // namespace isthmus

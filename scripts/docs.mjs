@@ -1,0 +1,81 @@
+/**
+ * Makes docs/errors.md from the table in host/errors.ts and docs/configuration.md from that in host/config.ts; with
+ * `--check` it says whether the files are up to date.
+ */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { bundle, common, root } from './build.mjs';
+
+async function load(source) {
+  const { outputFiles } = await bundle({ ...common, entryPoints: [join(root, source)], write: false });
+  return import(`data:text/javascript;base64,${Buffer.from(outputFiles[0].text).toString('base64')}`);
+}
+
+async function errors() {
+  const { ERRORS } = await load('host/errors.ts');
+  const sections = Object.entries(ERRORS).map(
+    ([code, { cause, action }]) => `## ${code}\n\n${cause}\n\n**What to do:** ${action}\n`,
+  );
+  return `# Errors
+
+<!-- Made from host/errors.ts by \`npm run docs\`. -->
+
+Every error that Isthmus throws on its own account is an \`IsthmusError\` with one of these codes in \`code\`. The codes are
+stable; the messages are for people and may change.
+
+${sections.join('\n')}`;
+}
+
+async function configuration() {
+  const { SETTINGS, GROUPS } = await load('host/config.ts');
+  const cell = (text) => text.replaceAll('|', '\\|').replaceAll('*', '\\*').replaceAll('_', '\\_');
+  const plain = (value) => (value === '' ? 'empty' : `\`${typeof value === 'boolean' ? Number(value) : value}\``);
+  const row = ([name, { variable, default: fallback, follows, takes, meaning }]) => {
+    const or = follows === undefined ? '' : `; \`${SETTINGS[follows].variable}\` if that is set`;
+    return `| \`${variable}\` | \`${name}\` | ${plain(fallback)}${or} | ${cell(meaning)} | ${cell(takes)} |`;
+  };
+  const sections = Object.entries(GROUPS).map(([group, title]) => {
+    const rows = Object.entries(SETTINGS).filter(([, setting]) => setting.group === group);
+    return `## ${title}
+
+| variable | option | default | meaning | takes |
+| --- | --- | --- | --- | --- |
+${rows.map(row).join('\n')}
+`;
+  });
+  return `# Configuration
+
+<!-- Made from host/config.ts by \`npm run docs\`. -->
+
+What \`Runtime.create\` is given as an option comes before the variable of the environment, and that before the default.
+The variables have the names and the meaning that they have in pscom, where it has them. A flag is \`true\` or \`false\` as
+an option, \`1\` or \`0\` as a variable. A value that cannot be read is an error, \`ERR_ISTHMUS_CONFIG\`, that names the
+variable or the option and the value: nothing is guessed. \`isthmus info\` prints the same table with the values that apply
+and where each comes from.
+
+${sections.join('\n')}`;
+}
+
+const check = process.argv.includes('--check');
+for (const [path, source, make] of [
+  ['docs/errors.md', 'host/errors.ts', errors],
+  ['docs/configuration.md', 'host/config.ts', configuration],
+]) {
+  const text = await make();
+  let current = '';
+  try {
+    current = readFileSync(join(root, path), 'utf8');
+  } catch {
+    // Not made yet.
+  }
+  if (current === text) {
+    console.log(`docs: ${path} is up to date`);
+  } else if (check) {
+    console.error(`docs: ${path} is not what ${source} says: run \`npm run docs\``);
+    process.exitCode = 1;
+  } else {
+    mkdirSync(join(root, 'docs'), { recursive: true });
+    writeFileSync(join(root, path), text);
+    console.log(`docs: wrote ${path}`);
+  }
+}

@@ -1,0 +1,458 @@
+// time limit: 900 s
+// alone
+/**
+ * Many migrations at once: processes on simulated hosts, each talking to each, are suspended, moved and resumed at
+ * random, several at the same time; every message is counted. ISTHMUS_TEST_SEED, ISTHMUS_CHAOS_CYCLES (200 suspensions),
+ * ISTHMUS_CHAOS_PROCESSES (8); `npm run test:chaos` runs 10,000.
+ */
+import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { setTimeout as pause } from 'node:timers/promises';
+import { test as register } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Connection } from '../../host/connection.js';
+import type { Status } from '../../host/control/payload.js';
+import { Watcher } from '../../host/control/watcher.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { TestBroker } from '../support/broker.js';
+import { type Seat, SimulatedHosts } from '../support/hosts.js';
+import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { seeded, testSeed } from '../support/seeded.js';
+import { timebox } from '../support/timebox.js';
+
+const test = chosen(register);
+const CYCLES = Number(process.env['ISTHMUS_CHAOS_CYCLES'] ?? 200);
+const PROCESSES = Number(process.env['ISTHMUS_CHAOS_PROCESSES'] ?? 8);
+const HOSTS = 3;
+const REGION = 64 << 20;
+/** For one of them, in milliseconds. */
+const SUSPEND = 25_000;
+const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
+
+interface WorkerOptions {
+  readonly runtime: RuntimeOptions;
+  readonly me: number;
+  readonly seed: number;
+  /** How it takes messages. */
+  readonly manner: Manner;
+}
+
+type Manner = 'receive' | 'borrow' | 'poll' | 'late';
+const MANNERS: readonly Manner[] = ['receive', 'borrow', 'receive', 'poll', 'receive', 'late'];
+
+/** What a worker knows of its traffic with another one. */
+interface Tally {
+  sent: number;
+  received: number;
+  /** Of all that was sent, and received. */
+  sentHash: string;
+  receivedHash: string;
+  error: string | null;
+}
+
+const GOODBYE = 0xffffffff;
+
+/** Message `number`: its number, then bytes that follow from it, then a checksum. */
+function make(random: (n: number) => number, number: number): Buffer {
+  const sizes = [12, 12, 12, 40, 300, 5000, 70_000];
+  const length = random(200) === 0 ? 400_000 : (sizes[random(sizes.length)] as number) + random(8);
+  const data = Buffer.alloc(length, number % 251);
+  data.writeUInt32LE(number, 0);
+  data.writeUInt32LE(checksum(data), 4);
+  return data;
+}
+
+/** Over what surrounds its own place. */
+function checksum(data: Buffer): number {
+  let sum = data.readUInt32LE(0) ^ data.length;
+  for (let i = 8; i < data.length; i += 1 + (data.length >> 8)) sum = (Math.imul(sum, 31) + (data[i] as number)) >>> 0;
+  return sum >>> 0;
+}
+
+const roles: Record<string, () => Promise<void>> = {
+  async worker() {
+    const { runtime: options, me, seed, manner } = roleOptions<WorkerOptions>();
+    const runtime = await Runtime.create(options);
+    const connections = new Map<number, Connection>();
+    const tallies = new Map<number, Tally>();
+    const outHashes = new Map<number, ReturnType<typeof createHash>>();
+    let going = true;
+    let reading = manner !== 'late';
+    const held: Disposable[] = [];
+
+    const send = async (other: number, connection: Connection) => {
+      const random = seeded(seed + me * 1000 + other);
+      const tally = tallies.get(other) as Tally;
+      const hash = createHash('sha256');
+      outHashes.set(other, hash);
+      try {
+        for (; going; tally.sent++) {
+          const data = make(random, tally.sent);
+          hash.update(data);
+          await connection.send(data);
+          // Bursts: so many processes that poll all the time leave nothing to each other on a small machine.
+          if (random(6) === 0) await pause(50 + random(200));
+        }
+        const last = Buffer.alloc(12);
+        last.writeUInt32LE(GOODBYE);
+        await connection.send(last);
+      } catch (error) {
+        tally.error ??= String(error);
+      }
+      tally.sentHash = hash.digest('hex');
+    };
+    const receive = async (other: number, connection: Connection) => {
+      const tally = tallies.get(other) as Tally;
+      const hash = createHash('sha256');
+      const take = (data: Buffer): boolean => {
+        const number = data.readUInt32LE(0);
+        if (number === GOODBYE) return false;
+        if (number !== tally.received) throw new Error(`message ${number} instead of ${tally.received}`);
+        if (data.readUInt32LE(4) !== checksum(data)) throw new Error(`message ${number} is damaged`);
+        hash.update(data);
+        tally.received++;
+        return true;
+      };
+      try {
+        for (let more = true; more; ) {
+          while (!reading) await pause(20);
+          if (manner === 'borrow') {
+            const message = await connection.borrow();
+            if (!message) throw new Error('the end');
+            more = take(Buffer.from(message.data));
+            // Some stay out for a while, also over a migration.
+            held.push(message);
+            if (held.length > 6) held.shift()?.[Symbol.dispose]();
+          } else if (manner === 'poll') {
+            const taken = connection.poll((memory, offset, length) => {
+              more = take(Buffer.from(memory.slice(offset, offset + length)));
+            }, 1);
+            if (taken === 0) await pause(1);
+          } else {
+            const message = await connection.receive();
+            if (!message) throw new Error('the end');
+            more = take(Buffer.from(message.data));
+          }
+        }
+      } catch (error) {
+        tally.error ??= String(error);
+      }
+      tally.receivedHash = hash.digest('hex');
+    };
+    const running: Promise<void>[] = [];
+    const begin = (other: number, connection: Connection) => {
+      connections.set(other, connection);
+      tallies.set(other, { sent: 0, received: 0, sentHash: '', receivedHash: '', error: null });
+      running.push(send(other, connection), receive(other, connection));
+    };
+    const { port } = await runtime.listen({}, async (connection) => {
+      const hello = await connection.receive();
+      begin(Number(hello?.data[0]), connection);
+      await connection.closed;
+    });
+    serve({
+      port: () => port,
+      async connect(other: number, to: number) {
+        const connection = await runtime.connect({ host: '127.0.0.1', port: to });
+        await connection.send(Uint8Array.of(me));
+        begin(other, connection);
+      },
+      connected: () => connections.size,
+      suspend: () => runtime.suspend(),
+      resume: () => runtime.resume(),
+      /** Where it stands, for people. */
+      look: () =>
+        [...connections].map(([other, connection]) => {
+          const { plugin, state } = connection;
+          const { pendingSends, unreadMessages, ringUsed, messagesSent, messagesReceived } = connection.stats();
+          const { sent, received, error } = tallies.get(other) as Tally;
+          return `${me}→${other} ${plugin} ${state}: sent ${sent}, received ${received}, ${pendingSends} wait, ${unreadMessages} unread, ${ringUsed} in the ring, ${messagesSent} and ${messagesReceived} in all, ${error ?? 'no error'}`;
+        }),
+      /** What of the region files this process still holds. */
+      holds: (prefix: string) => holds(prefix),
+      stop() {
+        going = false;
+        reading = true;
+      },
+      async tallies() {
+        await Promise.all(running);
+        for (const message of held.splice(0)) message[Symbol.dispose]();
+        return [...tallies];
+      },
+      async close() {
+        await runtime.close({ timeout: 5000 });
+        // A socket may take a moment to send its last bytes; the timer of the pause is ours.
+        const left = () => process.getActiveResourcesInfo().filter((one) => !/^(Pipe|TTY|Immediate)/.test(one));
+        const until = performance.now() + 10_000;
+        while (left().length > 0 && performance.now() < until) await pause(50);
+        return left();
+      },
+    });
+  },
+};
+
+/** Mappings and descriptors of this process whose file begins so. */
+function holds(prefix: string): string[] {
+  const maps = readFileSync('/proc/self/maps', 'utf8')
+    .split('\n')
+    .filter((line) => line.includes(prefix));
+  const descriptors = readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      return [readlinkSync(`/proc/self/fd/${fd}`)].filter((path) => path.startsWith(prefix));
+    } catch {
+      return [];
+    }
+  });
+  return [...maps, ...descriptors];
+}
+
+interface Worker {
+  /** For those who steer it over MQTT. */
+  readonly id: string;
+  readonly child: Child;
+  readonly seat: Seat;
+  readonly port: number;
+  busy: boolean;
+  dead: boolean;
+}
+
+async function startAll(hosts: SimulatedHosts, seed: number, more: RuntimeOptions = {}): Promise<Worker[]> {
+  const workers = await Promise.all(
+    Array.from({ length: PROCESSES }, async (_, me): Promise<Worker> => {
+      const seat = hosts.seat(me % HOSTS);
+      const id = `${process.pid}-w${me}`;
+      const runtime = {
+        ...seat.options,
+        name: `w${me}`,
+        loop: 0,
+        ringSize: 65_536,
+        rendezvousIvshmem: 200_000,
+        debug: Number(process.env['ISTHMUS_CHAOS_DEBUG'] ?? 0),
+        debugOut: process.env['ISTHMUS_CHAOS_LOG'] ?? '',
+        control: false,
+        handshakeTimeout: 60_000,
+        suspendTimeout: SUSPEND,
+        controlId: id,
+        ...more,
+      };
+      const manner = MANNERS[me % MANNERS.length] as Manner;
+      const child = Child.start(import.meta.url, 'worker', { runtime, me, seed, manner } satisfies WorkerOptions);
+      return { id, child, seat, port: await child.call<number>('port'), busy: false, dead: false };
+    }),
+  );
+  for (const [me, worker] of workers.entries()) {
+    for (let other = 0; other < me; other++) await worker.child.call('connect', other, workers[other]?.port);
+  }
+  for (const { child } of workers) while ((await child.call('connected')) < PROCESSES - 1) await pause(5);
+  return workers;
+}
+
+/** How it is told. */
+interface Steering {
+  suspend(worker: Worker): Promise<void>;
+  resume(worker: Worker): Promise<void>;
+}
+
+const called: Steering = {
+  suspend: (worker) => worker.child.call('suspend'),
+  resume: (worker) => worker.child.call('resume'),
+};
+
+/** Over MQTT, by a broker that may forget what was asked: then it is asked again. */
+function steered(watcher: Watcher): Steering {
+  const ask = async ({ id }: Worker, kind: 'suspend' | 'resume', until: Status['state']) => {
+    const limit = performance.now() + 60_000 * slowness;
+    for (let i = 0; watcher.statuses.get(id)?.state !== until; i++) {
+      if (performance.now() > limit) throw new Error(`${id}: ${kind}: ${JSON.stringify(watcher.statuses.get(id))}`);
+      if (i % 100 === 0) await watcher.request(id, kind);
+      await pause(20);
+    }
+  };
+  return {
+    suspend: (worker) => ask(worker, 'suspend', 'allowed'),
+    resume: (worker) => ask(worker, 'resume', 'inactive'),
+  };
+}
+
+/** Suspend, perhaps move, and resume those, at the same time. */
+async function cycle(
+  those: readonly Worker[],
+  random: (n: number) => number,
+  prefix: string,
+  { suspend, resume }: Steering = called,
+): Promise<void> {
+  await Promise.all(
+    those.map(async (worker) => {
+      worker.busy = true;
+      await pause(random(10));
+      await suspend(worker);
+      assert.equal(await worker.child.call('holds', prefix), [], 'of the device');
+      if (random(3) > 0) worker.seat.move(random(8) === 0 ? undefined : random(HOSTS));
+      await pause(random(10));
+      await resume(worker);
+      worker.busy = false;
+    }),
+  );
+}
+
+/** End it, and compare what everybody has sent with what everybody has received. @returns how many messages */
+async function settle(workers: readonly Worker[], dead: ReadonlySet<number>): Promise<number> {
+  const alive = [...workers.entries()].filter(([me]) => !dead.has(me));
+  for (const [, { child }] of alive) await child.call('stop');
+  const all = new Map(
+    await Promise.all(
+      alive.map(async ([me, { child }]) => {
+        const tallies = await child.call<[number, Tally][]>('tallies').catch(async (error: Error) => {
+          const looks = await Promise.all(alive.map(([, each]) => each.child.call<string[]>('look')));
+          throw new Error(`${error.message}\n${looks.flat().join('\n')}`);
+        });
+        return [me, new Map(tallies)] as const;
+      }),
+    ),
+  );
+  let total = 0;
+  for (const [me, tallies] of all) {
+    assert.is(tallies.size, PROCESSES - 1);
+    for (const [other, mine] of tallies) {
+      if (dead.has(other)) {
+        assert.ok(mine.error !== null, `${me} knows that ${other} is dead`);
+        continue;
+      }
+      const theirs = all.get(other)?.get(me) as Tally;
+      assert.is(mine.error, null, `${me} with ${other}`);
+      assert.is(theirs.received, mine.sent, `from ${me} to ${other}`);
+      assert.is(theirs.receivedHash, mine.sentHash, `from ${me} to ${other}`);
+      total += mine.sent;
+    }
+  }
+  return total;
+}
+
+/** Close all; what is left of them in the regions and in the processes? */
+async function tidy(hosts: SimulatedHosts, workers: readonly Worker[], dead: ReadonlySet<number>): Promise<void> {
+  for (const [me, { child }] of workers.entries()) {
+    if (!dead.has(me)) assert.equal(await child.call('close'), [], `resources that ${me} keeps`);
+  }
+  using untouched = await SimulatedHosts.create(1, REGION);
+  const fresh = await used(untouched.regions[0] as string);
+  for (const path of hosts.regions) assert.equal(await used(path), fresh, path);
+}
+
+/** Slots and frames of a region that are not free, while we look. */
+async function used(path: string): Promise<{ slots: number; frames: number }> {
+  const options = { shm: 0, uio: { sysfs: '/nonexistent', dev: '/nonexistent' }, debug: 0, control: false };
+  await using runtime = await Runtime.create({ regions: path, ...options });
+  const [snapshot] = runtime.inspect().regions;
+  if (!snapshot) throw new Error(`${path} is not attached`);
+  return { slots: snapshot.slotsUsed, frames: snapshot.frames - snapshot.freeFrames };
+}
+
+async function main(): Promise<void> {
+  const seed = testSeed();
+  const report = (text: string) => console.log(text);
+
+  test(
+    `${PROCESSES} processes on ${HOSTS} hosts, ${CYCLES} suspensions`,
+    timebox(800, async () => {
+      using hosts = await SimulatedHosts.create(HOSTS, REGION);
+      const prefix = (hosts.regions[0] as string).replace(/-region0$/, '');
+      const random = seeded(seed);
+      const workers = await startAll(hosts, seed);
+      const start = performance.now();
+      for (let done = 0; done < CYCLES; ) {
+        const those = workers.filter(() => random(3) === 0).slice(0, 4);
+        await cycle(those, random, prefix);
+        done += those.length;
+        await pause(random(20));
+      }
+      const seconds = (performance.now() - start) / 1000;
+      const total = await settle(workers, new Set());
+      report(`${total} messages, ${CYCLES} suspensions in ${seconds.toFixed(0)} s, none lost`);
+      assert.ok(total > CYCLES);
+      await tidy(hosts, workers, new Set());
+    }),
+  );
+
+  test(
+    'one is killed: its peers get errors, the others lose nothing',
+    timebox(300, async () => {
+      using hosts = await SimulatedHosts.create(HOSTS, REGION);
+      const prefix = (hosts.regions[0] as string).replace(/-region0$/, '');
+      const random = seeded(seed + 1);
+      // Who dies while he is suspended is waited for so long.
+      const resumeTimeout = 20_000 * slowness;
+      const workers = await startAll(hosts, seed + 1, { resumeTimeout });
+      const victim = random(PROCESSES);
+      const others = workers.filter((_, me) => me !== victim);
+      for (let i = 0; i < 4; i++) {
+        await cycle(
+          others.filter(() => random(3) === 0),
+          random,
+          prefix,
+        );
+      }
+      // In the middle of a suspension of some others.
+      const those = others.filter(() => random(2) === 0);
+      const [going] = [
+        cycle(those, random, prefix),
+        pause(random(15)).then(() => workers[victim]?.child.kill('SIGKILL')),
+      ];
+      await going;
+      for (let i = 0; i < 4; i++) {
+        await cycle(
+          others.filter(() => random(3) === 0),
+          random,
+          prefix,
+        );
+      }
+      const total = await settle(workers, new Set([victim]));
+      report(`${total} messages among the others`);
+      await tidy(hosts, workers, new Set([victim]));
+    }),
+  );
+
+  test(
+    'asked over MQTT, the broker killed and started again in the middle',
+    timebox(300, async () => {
+      using hosts = await SimulatedHosts.create(HOSTS, REGION);
+      const prefix = (hosts.regions[0] as string).replace(/-region0$/, '');
+      const random = seeded(seed + 2);
+      const broker = await TestBroker.start();
+      const workers = await startAll(hosts, seed + 2, { broker: broker.url, suspendResume: true });
+      const watcher = await Watcher.open({ broker: broker.url, host: hostname(), log: () => {} });
+      let going = true;
+      let restarts = 0;
+      const restarting = (async () => {
+        for (; going; restarts++) {
+          // Long enough for those who wait longest between two attempts.
+          await pause(8000 + random(3000));
+          await broker.stop();
+          await pause(random(800));
+          await broker.start();
+        }
+      })();
+      try {
+        const steering = steered(watcher);
+        for (let i = 0; i < 6 || restarts < 3; i++) {
+          const those = workers.filter(() => random(3) === 0).slice(0, 4);
+          await cycle(those, random, prefix, steering);
+        }
+      } finally {
+        going = false;
+        await restarting;
+      }
+      const total = await settle(workers, new Set());
+      report(`${total} messages, ${restarts} brokers, none lost`);
+      await tidy(hosts, workers, new Set());
+      await watcher.close();
+      await broker.close();
+    }),
+  );
+
+  test.after.each(endChildren);
+  test.run();
+}
+
+if (role) await roles[role]?.();
+else await main();

@@ -1,0 +1,427 @@
+// only with --all
+// time limit: 300 s
+/**
+ * Peers that die, at any moment and in any way. The other processes are this file again, with the role `peer`.
+ *
+ * ISTHMUS_TEST_KILLS: how many processes are killed at random moments, default 8.
+ */
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { setTimeout as pause } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import { test as register } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Connection } from '../../host/connection.js';
+import { IsthmusError } from '../../host/errors.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { Child, chosen, endChildren, role, roleOptions, type StartOptions, serve, tell } from '../support/process.js';
+import { MIB, newRegion, only, removeRegions } from '../support/regions.js';
+import { seeded, testSeed } from '../support/seeded.js';
+import { timebox } from '../support/timebox.js';
+
+const test = chosen(register);
+const self = fileURLToPath(import.meta.url);
+/** Seconds: the error is to come within one; a machine with other things to do gets more. */
+const NEWS = 5;
+
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
+
+/** Message `number`: its number, and bytes that follow from it. */
+function numbered(number: number): Buffer {
+  const bytes = Buffer.alloc(8 + ((number * 7919) % 60_000), number & 0xff);
+  bytes.writeUInt32LE(number, 0);
+  return bytes;
+}
+
+function checkNumbered(number: number, data: Uint8Array): void {
+  if (Buffer.compare(data, numbered(number)) !== 0) throw new Error(`message ${number} is not what was sent`);
+}
+
+/** Send numbered messages for ever, and take whatever comes. */
+async function babble(connection: Connection): Promise<void> {
+  const receive = async () => {
+    let number = 0;
+    for await (const { data } of connection) checkNumbered(number++, data);
+  };
+  const send = async () => {
+    for (let number = 0; ; number++) await connection.send(numbered(number));
+  };
+  await Promise.race([receive(), send()]);
+}
+
+/** What the other process or thread does for each connection, by the first message that comes. */
+async function behave(connection: Connection): Promise<void> {
+  const what = (await connection.receive())?.text();
+  if (what === 'echo') for await (const { data } of connection) await connection.send(data);
+  else if (what === 'babble') await babble(connection);
+  else if (what?.startsWith('send ')) {
+    const count = Number(what.slice(5));
+    for (let number = 0; number < count; number++) await connection.send(numbered(number));
+    tell('sent');
+    parentPort?.postMessage('sent');
+  }
+  await connection.closed;
+}
+
+async function peer(options: RuntimeOptions): Promise<{ runtime: Runtime; port: number }> {
+  const runtime = await Runtime.create(options);
+  const { port } = await runtime.listen({}, behave);
+  return { runtime, port };
+}
+
+const roles: Record<string, () => Promise<void>> = {
+  async peer() {
+    const { runtime, port } = await peer(roleOptions<RuntimeOptions>());
+    serve({ close: () => runtime.close(), regions: () => runtime.regions() });
+    tell('ready', { port, slot: runtime.regions()[0]?.slot });
+  },
+};
+
+// ── Helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const runtimes: Runtime[] = [];
+async function newRuntime(options: RuntimeOptions): Promise<Runtime> {
+  const runtime = await Runtime.create(options);
+  runtimes.push(runtime);
+  return runtime;
+}
+async function tidy(): Promise<void> {
+  await Promise.all(runtimes.splice(0).map((runtime) => runtime.close({ timeout: 500 })));
+  await endChildren();
+}
+
+interface Peer {
+  readonly child: Child;
+  readonly port: number;
+  readonly slot: number | undefined;
+}
+
+async function start(options: RuntimeOptions, how?: StartOptions): Promise<Peer> {
+  const child = Child.start(import.meta.url, 'peer', options, how);
+  return { child, ...(await child.event<{ port: number; slot: number | undefined }>('ready')) };
+}
+
+async function open(runtime: Runtime, port: number, what: string): Promise<Connection> {
+  const connection = await runtime.connect({ host: '127.0.0.1', port });
+  await connection.send(what);
+  return connection;
+}
+
+async function ping(connection: Connection, text: string): Promise<void> {
+  await connection.send(text);
+  assert.is((await connection.receive())?.text(), text);
+}
+
+const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
+
+/** Receive numbered messages until the error, which has to be that of a dead peer. */
+async function receiveAll(connection: Connection): Promise<number> {
+  for (let number = 0; ; number++) {
+    try {
+      const message = await connection.receive();
+      if (!message) throw new Error('an orderly end');
+      checkNumbered(number, message.data);
+    } catch (error) {
+      assert.is(code(error), 'ERR_ISTHMUS_PEER_DIED', String(error));
+      return number;
+    }
+  }
+}
+
+async function eventually(what: string, condition: () => boolean, seconds = NEWS): Promise<number> {
+  const begin = performance.now();
+  while (!condition()) {
+    if (performance.now() - begin > seconds * 1000) assert.unreachable(`${what}: not within ${seconds} s`);
+    await pause(10);
+  }
+  return performance.now() - begin;
+}
+
+const freeFrames = (runtime: Runtime) => runtime.regions()[0]?.freeFrames ?? -1;
+
+/** Everything is as it was: frames free, and the slot of the dead the next one's. */
+async function assertRecovered(runtime: Runtime, region: string, frames: number, slot?: number): Promise<void> {
+  await eventually(`${frames} free frames again (now ${freeFrames(runtime)})`, () => freeFrames(runtime) === frames);
+  if (slot === undefined) return;
+  // The first free one is taken, and it is at most that of the dead.
+  const next = await Runtime.create(only(region));
+  const got = next.regions()[0]?.slot ?? -1;
+  await next.close();
+  assert.ok(got >= 0 && got <= slot, `slot ${got} instead of ${slot}`);
+  await eventually('free frames', () => freeFrames(runtime) === frames);
+}
+
+function timesMapped(path: string): number {
+  return readFileSync('/proc/self/maps', 'utf8')
+    .split('\n')
+    .filter((line) => line.includes(path)).length;
+}
+
+// ── Tests ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+function main(seed: number): void {
+  for (const plugin of ['ivshmem', 'tcp']) {
+    test(
+      `${plugin}: what a killed peer had sent is delivered, then the error; another connection goes on`,
+      timebox(40, async () => {
+        const region = plugin === 'tcp' ? '' : newRegion();
+        const runtime = await newRuntime(only(region));
+        const other = await start(only(region));
+        const good = await open(runtime, other.port, 'echo');
+        await ping(good, 'before');
+        const frames = freeFrames(runtime);
+        const dying = await start(only(region));
+        const bad = await open(runtime, dying.port, 'send 20');
+        assert.is(bad.plugin, plugin);
+        await dying.child.event('sent');
+        if (plugin === 'tcp') await pause(300); // Over a socket it is "sent" when the kernel has it.
+        const waiting = bad.closed;
+        const begin = performance.now();
+        await dying.child.kill();
+        const closed = await waiting;
+        const took = performance.now() - begin;
+        assert.is(closed.reason, 'error');
+        assert.is(closed.error?.code, 'ERR_ISTHMUS_PEER_DIED');
+        assert.ok(took < NEWS * 1000, `${took} ms`);
+        console.log(`${plugin}: the error came ${took.toFixed(0)} ms after the kill`);
+        assert.is(await receiveAll(bad), 20);
+        assert.is(await bad.send('x').catch(code), 'ERR_ISTHMUS_PEER_DIED');
+        await ping(good, 'after');
+        if (plugin === 'ivshmem') await assertRecovered(runtime, region, frames, dying.slot);
+        await ping(good, 'at last');
+        await tidy();
+      }),
+    );
+
+    test(
+      `${plugin}: killed in the middle of a transfer in both directions`,
+      timebox(40, async () => {
+        const region = plugin === 'tcp' ? '' : newRegion();
+        const runtime = await newRuntime(only(region));
+        const frames = freeFrames(runtime);
+        const { child, port, slot } = await start(only(region));
+        const connections = await Promise.all([1, 2, 3].map(() => open(runtime, port, 'babble')));
+        const all = connections.map(async (connection) => {
+          const sending = (async () => {
+            for (let number = 0; ; number++) await connection.send(numbered(number));
+          })().catch(code);
+          const received = await receiveAll(connection);
+          return { received, sending: await sending };
+        });
+        await eventually('traffic', () => connections.every((each) => each.stats().messagesReceived > 50), 20);
+        // One large message is under way that will never be complete.
+        await child.kill();
+        for (const { received, sending } of await Promise.all(all)) {
+          assert.ok(received > 50);
+          assert.is(sending, 'ERR_ISTHMUS_PEER_DIED');
+        }
+        if (plugin === 'ivshmem') await assertRecovered(runtime, region, frames, slot);
+        await tidy();
+      }),
+    );
+  }
+
+  const kills = Number(process.env['ISTHMUS_TEST_KILLS'] ?? 8);
+  test(
+    `killed at random moments, ${kills} times`,
+    timebox(60 + kills * 2, async () => {
+      const random = seeded(seed);
+      const region = newRegion(4 * MIB);
+      const options = only(region, { ringSize: 16_384, retry: 0, handshakeTimeout: 5000 });
+      const runtime = await newRuntime(options);
+      const { port: steady } = await start(options);
+      const good = await open(runtime, steady, 'echo');
+      const frames = freeFrames(runtime);
+      const outcomes = new Map<string, number>();
+      // Starting takes longer than dying: some are ahead.
+      const started = [start(options), start(options), start(options)];
+      for (let i = 0; i < kills; i++) {
+        const { child, port } = await (started.shift() as Promise<Peer>);
+        if (i + 3 < kills) started.push(start(options));
+        const delay = random(3) === 0 ? random(4) : random(40);
+        const attempts = Array.from({ length: 1 + random(3) }, async () => {
+          try {
+            const connection = await open(runtime, port, 'babble');
+            const sending = (async () => {
+              for (let number = 0; ; number++) await connection.send(numbered(number));
+            })().catch(code);
+            const received = await receiveAll(connection);
+            assert.is(await sending, 'ERR_ISTHMUS_PEER_DIED');
+            return received === 0 ? 'died before a message' : 'died after some messages';
+          } catch (error) {
+            if (!(error instanceof IsthmusError)) throw error;
+            assert.match(error.code, /^ERR_ISTHMUS_(CONNECT|HANDSHAKE_REFUSED|PEER_DIED)$/);
+            return error.code;
+          }
+        });
+        const killed = pause(delay).then(() => child.kill());
+        for (const outcome of await Promise.all(attempts)) outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
+        await killed;
+        await ping(good, `after ${i}`);
+      }
+      console.log(Object.fromEntries(outcomes));
+      await eventually('frames', () => freeFrames(runtime) === frames);
+      await tidy();
+    }),
+  );
+
+  test(
+    'a worker thread terminated in the middle of a transfer',
+    timebox(40, async () => {
+      const region = newRegion();
+      const runtime = await newRuntime(only(region));
+      const frames = freeFrames(runtime);
+      for (let round = 0; round < 3; round++) {
+        const worker = new Worker(self, { workerData: only(region) });
+        const { port, slot } = await new Promise<{ port: number; slot: number }>((resolve, reject) => {
+          worker.once('message', resolve);
+          worker.once('error', reject);
+        });
+        assert.is(timesMapped(region), 2);
+        const connection = await open(runtime, port, 'babble');
+        assert.is(connection.plugin, 'ivshmem');
+        const sending = (async () => {
+          for (let number = 0; ; number++) await connection.send(numbered(number));
+        })().catch(code);
+        const received = receiveAll(connection);
+        await eventually('traffic', () => connection.stats().messagesReceived > 50, 20);
+        await worker.terminate();
+        assert.ok((await received) > 50);
+        assert.is(await sending, 'ERR_ISTHMUS_PEER_DIED');
+        assert.is(timesMapped(region), 1, 'the region is still mapped by a thread that is gone');
+        await assertRecovered(runtime, region, frames, slot);
+      }
+      await tidy();
+      assert.is(timesMapped(region), 0);
+    }),
+  );
+
+  test(
+    'one that is only stopped is not dead',
+    timebox(40, async () => {
+      const region = newRegion();
+      const runtime = await newRuntime(only(region));
+      const { child, port } = await start(only(region));
+      const connection = await open(runtime, port, 'echo');
+      await ping(connection, 'before');
+      const frames = freeFrames(runtime);
+      child.process.kill('SIGSTOP');
+      // Several rounds of the upkeep that looks for the dead.
+      await connection.send('are you there?');
+      const answer = connection.receive();
+      await pause(2500);
+      assert.is(connection.state, 'open');
+      assert.is(freeFrames(runtime), frames);
+      assert.is(
+        await Runtime.create(only(region)).then(async (third) => {
+          const slot = third.regions()[0]?.slot;
+          await third.close();
+          return slot;
+        }),
+        2,
+      );
+      child.process.kill('SIGCONT');
+      assert.is((await answer)?.text(), 'are you there?');
+      await ping(connection, 'after');
+      // And a stopped one that is killed is dead.
+      child.process.kill('SIGSTOP');
+      await child.kill();
+      assert.is((await connection.closed).error?.code, 'ERR_ISTHMUS_PEER_DIED');
+      await tidy();
+    }),
+  );
+
+  const namespaces = ['unshare', '--pid', '--fork', '--kill-child'];
+  const allowed = [namespaces, [...namespaces, '--map-root-user']].find(
+    ([command, ...args]) => spawnSync(command as string, [...args, 'true']).status === 0,
+  );
+  (allowed ? test : test.skip)(
+    `in different pid namespaces${allowed ? '' : ' (skipped: not allowed to make one)'}`,
+    timebox(40, async () => {
+      const region = newRegion();
+      const under = { under: allowed as string[] };
+      const runtime = await newRuntime(only(region));
+      const frames = freeFrames(runtime);
+      const [one, two] = await Promise.all([start(only(region), under), start(only(region), under)]);
+      const connections = await Promise.all([open(runtime, one.port, 'echo'), open(runtime, two.port, 'echo')]);
+      for (const connection of connections) {
+        assert.is(connection.plugin, 'ivshmem');
+        assert.is(connection.peer.pid, 1, 'not in a namespace of its own');
+        await ping(connection, 'hello');
+      }
+      const begin = performance.now();
+      await one.child.kill();
+      assert.is((await connections[0]?.closed)?.error?.code, 'ERR_ISTHMUS_PEER_DIED');
+      assert.ok(performance.now() - begin < NEWS * 1000);
+      await ping(connections[1] as Connection, 'still there');
+      await connections[1]?.close();
+      await assertRecovered(runtime, region, frames, Math.min(one.slot ?? 0));
+      await tidy();
+    }),
+  );
+
+  test(
+    'with the guard disabled a peer closes in order, and one that dies leaves nothing behind in the region',
+    timebox(40, async () => {
+      const region = newRegion();
+      const options = only(region, { guard: false });
+      const runtime = await newRuntime(options);
+      const frames = freeFrames(runtime);
+      const { child, port, slot } = await start(options);
+      const first = await open(runtime, port, 'echo');
+      await ping(first, 'hello');
+      await first.close();
+      assert.equal(await first.closed, { reason: 'local' });
+      const second = await open(runtime, port, 'echo');
+      await ping(second, 'hello');
+      await child.kill();
+      await pause(1500);
+      // Nobody has been told: that is what the setting means.
+      const state: string = second.state;
+      console.log(`a dead peer without a guard: the connection is ${state}`);
+      second.destroy();
+      await assertRecovered(runtime, region, frames, slot);
+      await tidy();
+    }),
+  );
+
+  test(
+    'its own death by destroy in the middle of everything leaves no frames behind',
+    timebox(40, async () => {
+      const region = newRegion();
+      const runtime = await newRuntime(only(region));
+      const frames = freeFrames(runtime);
+      const { port } = await start(only(region));
+      for (let i = 0; i < 10; i++) {
+        const connection = await open(runtime, port, 'babble');
+        const sending = (async () => {
+          for (let number = 0; ; number++) await connection.send(numbered(number));
+        })().catch(code);
+        await connection.receive();
+        for (let turns = 0; turns < i; turns++) await turn();
+        connection.destroy();
+        assert.is(await sending, 'ERR_ISTHMUS_CLOSED');
+      }
+      await eventually('frames', () => freeFrames(runtime) > frames - 200);
+      await endChildren();
+      await eventually('frames', () => freeFrames(runtime) === frames);
+      await tidy();
+    }),
+  );
+
+  test.after(async () => {
+    await tidy();
+    removeRegions();
+  });
+  test.run();
+}
+
+if (!isMainThread) {
+  const { runtime, port } = await peer(workerData as RuntimeOptions);
+  parentPort?.postMessage({ port, slot: runtime.regions()[0]?.slot });
+} else if (role) {
+  await roles[role]?.();
+} else {
+  main(testSeed());
+}

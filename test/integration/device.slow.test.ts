@@ -1,0 +1,176 @@
+/** `isthmus device` with a real libvirtd and real virtual machines, of which none has a system. */
+// time limit: 300 s
+import { chmodSync, readFileSync, rmSync } from 'node:fs';
+import { basename } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { test as register } from 'uvu';
+import * as assert from 'uvu/assert';
+import { printed } from '../support/cli.js';
+import { libvirtMissing, TestLibvirt } from '../support/libvirt.js';
+import { MIB, newPath, newRegion, removeRegions } from '../support/regions.js';
+import { timebox } from '../support/timebox.js';
+
+const missing = libvirtMissing.length > 0;
+if (missing) {
+  console.log(
+    `! no ${libvirtMissing.join(', ')} here (apt-get install libvirt-daemon libvirt-clients qemu-system-x86): ` +
+      'hot-plug by libvirt IS NOT TESTED',
+  );
+}
+const test = missing ? register.skip : register;
+let libvirt: TestLibvirt;
+if (!missing) {
+  register.before(async () => {
+    libvirt = await TestLibvirt.start();
+  });
+  register.after(() => libvirt.stop());
+}
+register.after(removeRegions);
+
+const device = (verb: 'attach' | 'detach', domain: string, name: string, ...more: string[]) =>
+  printed(['device', verb, domain, '--name', name, '--connect', libvirt.uri, ...more]);
+
+/** The devices that a domain has, as name and size in MiB. */
+function devices(domain: string, ...view: string[]): [string, number][] {
+  const xml = libvirt.virsh('dumpxml', domain, ...view);
+  return [...xml.matchAll(/<shmem name='(.+?)'[\s\S]*?<size unit='M'>(\d+)</g)].map(([, name, size]) => [
+    String(name),
+    Number(size),
+  ]);
+}
+
+test(
+  'a device is attached to what runs; what is wrong is said before QEMU sees it',
+  timebox(120, async () => {
+    const domain = libvirt.domain('create', 'isthmus-attach');
+    const absent = basename(newPath());
+    const { code, stderr } = await device('attach', domain, absent, '--size', '16');
+    assert.is(code, 1);
+    assert.match(
+      stderr,
+      new RegExp(`^isthmus: there is no /dev/shm/${absent}: QEMU would make one.*\n {2}'isthmus server`),
+    );
+
+    const path = newRegion(16 * MIB);
+    const name = basename(path);
+    const wrong = await device('attach', domain, name, '--size', '32');
+    assert.match(wrong.stderr, /has 16 MiB, the device would have 32 MiB\n/);
+    if (process.geteuid?.() === 0) {
+      const closed = await device('attach', domain, name);
+      assert.is(closed.code, 1);
+      assert.match(closed.stderr, /can't open backing store.*\n {2}QEMU may not open the file/);
+    }
+    assert.equal(devices(domain), []);
+
+    libvirt.give(path);
+    chmodSync(path, 0o660);
+    const done = await device('attach', domain, name, '--live');
+    assert.equal(done, { code: 0, stdout: `isthmus: ${name} (16 MiB) is attached to ${domain}\n`, stderr: '' });
+    assert.equal(devices(domain), [[name, 16]]);
+    // The very file is under the device.
+    assert.match(readFileSync(`/proc/${libvirt.pid(domain)}/maps`, 'utf8'), new RegExp(` rw-s .* ${path}\n`));
+
+    const again = await device('attach', domain, name);
+    assert.match(again.stderr, new RegExp(`domain '${domain}' has ${name} already\n`));
+    assert.equal(devices(domain), [[name, 16]]);
+    const kept = await device('attach', domain, basename(newRegion(MIB)), '--config');
+    assert.match(kept.stderr, /transient domain.*\n {2}Leave out --config/);
+    libvirt.virsh('destroy', domain);
+  }),
+);
+
+test(
+  'with --force QEMU makes the file',
+  timebox(60, async () => {
+    const domain = libvirt.domain('create', 'isthmus-force');
+    const path = newPath();
+    const { code, stderr } = await device('attach', domain, basename(path), '--size', '1', '--force');
+    assert.is(code, 0, stderr);
+    assert.equal(devices(domain), [[basename(path), 1]]);
+    libvirt.virsh('destroy', domain);
+    rmSync(path);
+  }),
+);
+
+test(
+  'a guest that does not let go of a device is not said to have; one that does later ends the wait',
+  timebox(180, async () => {
+    const domain = libvirt.domain('create', 'isthmus-detach');
+    const path = newRegion(16 * MIB);
+    const name = basename(path);
+    const none = await device('detach', domain, name);
+    assert.match(none.stderr, new RegExp(`domain '${domain}' has no device ${name}\n`));
+    libvirt.give(path);
+    assert.is((await device('attach', domain, name)).code, 0);
+
+    // virsh says that it is detached.
+    const refused = await device('detach', domain, name, '--wait', '1');
+    assert.is(refused.code, 1);
+    assert.is(refused.stdout, '');
+    assert.match(
+      refused.stderr,
+      new RegExp(`the guest '${domain}' has not let go of ${name} within 1 s\n {2}It was asked`),
+    );
+    assert.equal(devices(domain), [[name, 16]]);
+
+    // What a system would do when it is asked, the firmware does at its next start.
+    const let_go = device('detach', domain, name, '--wait', '120');
+    await pause(500);
+    const resets = setInterval(() => libvirt.try('reset', domain), 2000);
+    try {
+      const { code, stdout, stderr } = await let_go;
+      assert.is(code, 0, stderr);
+      assert.is(stdout, `isthmus: ${domain} has let go of ${name}\n`);
+    } finally {
+      clearInterval(resets);
+    }
+    assert.equal(devices(domain), []);
+    assert.not.match(readFileSync(`/proc/${libvirt.pid(domain)}/maps`, 'utf8'), new RegExp(name));
+    libvirt.virsh('destroy', domain);
+  }),
+);
+
+test(
+  'a domain that does not run; a q35 machine has a slot once a device was in its configuration',
+  timebox(180, async () => {
+    const domain = libvirt.domain('define', 'isthmus-config', 'q35');
+    const path = newRegion(2 * MIB);
+    const name = basename(path);
+    libvirt.give(path);
+    const stopped = await device('attach', domain, name, '--live');
+    assert.match(stopped.stderr, /domain is not running.*\n {2}Start the domain/);
+
+    libvirt.virsh('start', domain);
+    const full = await device('attach', domain, name, '--live');
+    assert.match(full.stderr, /No more available PCI slots\n {2}There is no slot for it: a q35 machine/);
+    const added = await device('attach', domain, name, '--config');
+    assert.is(added.stdout, `isthmus: ${name} (2 MiB) is attached to ${domain} from its next start on\n`, added.stderr);
+    assert.equal([devices(domain), devices(domain, '--inactive')], [[], [[name, 2]]]);
+    const removed = await device('detach', domain, name, '--config');
+    assert.is(removed.stdout, `isthmus: ${domain} will start without ${name}\n`, removed.stderr);
+    assert.equal(devices(domain, '--inactive'), []);
+
+    libvirt.virsh('destroy', domain);
+    libvirt.virsh('start', domain);
+    const { code, stderr } = await device('attach', domain, name, '--live', '--config');
+    assert.is(code, 0, stderr);
+    assert.equal([devices(domain), devices(domain, '--inactive')], [[[name, 2]], [[name, 2]]]);
+    libvirt.virsh('destroy', domain);
+    libvirt.virsh('undefine', domain);
+  }),
+);
+
+test(
+  'no such domain, no such libvirtd',
+  timebox(30, async () => {
+    const name = basename(newRegion(MIB));
+    const { stderr } = await device('attach', 'isthmus-nowhere', name);
+    assert.match(stderr, /^isthmus: virsh: failed to get domain 'isthmus-nowhere'\n {2}'virsh list --all'/);
+    const uri = 'qemu+unix:///session?socket=/nonexistent';
+    const gone = await printed(['device', 'detach', 'x', '--connect', uri]);
+    assert.is(gone.code, 1);
+    assert.match(gone.stderr, /failed to connect to the hypervisor: .*\n {2}Start libvirtd/);
+  }),
+);
+
+register.run();

@@ -1,0 +1,177 @@
+/** Nothing is left behind: descriptors, frames, slots, timers, after many connections. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { setTimeout as pause } from 'node:timers/promises';
+import { test as register } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Connection } from '../../host/connection.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { newRegion, only, removeRegions } from '../support/regions.js';
+import { timebox } from '../support/timebox.js';
+
+const test = chosen(register);
+
+/** What this process holds. */
+function holdings(runtime: Runtime): Record<string, unknown> {
+  const resources: Record<string, number> = {};
+  for (const resource of process.getActiveResourcesInfo()) {
+    // They come and go by themselves.
+    if (resource === 'Timeout' || resource === 'Immediate') continue;
+    resources[resource] = (resources[resource] ?? 0) + 1;
+  }
+  return {
+    descriptors: readdirSync('/proc/self/fd').length,
+    frames: runtime.regions().map(({ freeFrames }) => freeFrames),
+    connections: runtime.connections().length,
+    resources,
+  };
+}
+
+async function echo(connection: Connection): Promise<void> {
+  for await (const { data } of connection) await connection.send(data);
+}
+
+const roles: Record<string, () => Promise<void>> = {
+  async server() {
+    const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
+    const { port } = await runtime.listen({}, async (connection) => {
+      const message = await connection.receive();
+      if (message?.text() === 'close') await connection.close();
+      else if (message?.text() === 'destroy') connection.destroy();
+      else if (message) {
+        await connection.send(message.data);
+        await echo(connection);
+      }
+    });
+    serve({ port: () => port, holdings: () => holdings(runtime), regions: () => runtime.regions() });
+  },
+
+  /** Connects and closes many times, closes its runtime, and has nothing more to do. */
+  async client() {
+    const { port, options } = roleOptions<{ port: number; options: RuntimeOptions }>();
+    const runtime = await Runtime.create(options);
+    const listening = await runtime.listen({}, echo);
+    for (let i = 0; i < 20; i++) {
+      const connection = await runtime.connect({ host: '127.0.0.1', port: i % 5 === 4 ? listening.port : port });
+      await connection.send('x');
+      await connection.receive();
+      if (i % 3 === 0) connection.destroy();
+      else if (i % 3 === 1) await connection.close();
+    }
+    await runtime.close();
+    tell('closed', { resources: process.getActiveResourcesInfo() });
+  },
+};
+
+async function settled(get: () => unknown, wanted: unknown): Promise<void> {
+  for (let tries = 0; ; tries++) {
+    const got = await get();
+    try {
+      assert.equal(got, wanted);
+      return;
+    } catch (error) {
+      if (tries === 200) throw error;
+      await pause(20);
+    }
+  }
+}
+
+function main(): void {
+  for (const plugin of ['ivshmem', 'tcp']) {
+    const options = () => only(plugin === 'tcp' ? '' : newRegion(), { tcpRingSize: 16_384 });
+
+    test(
+      `${plugin}: 200 connections, one after the other, leave nothing behind`,
+      timebox(60, async () => {
+        const both = options();
+        const child = Child.start(import.meta.url, 'server', both);
+        const port = await child.call<number>('port');
+        const runtime = await Runtime.create(both);
+        const cycle = async (i: number) => {
+          const connection = await runtime.connect({ host: '127.0.0.1', port });
+          assert.is(connection.plugin, plugin);
+          const how = i % 5;
+          if (how === 0) {
+            await connection.send('close');
+            assert.is(await connection.receive(), undefined);
+          } else if (how === 1) {
+            await connection.send('destroy');
+            await connection.receive().catch(() => {});
+          } else if (how === 2) {
+            connection.destroy();
+          } else {
+            await connection.send('x'.repeat(i));
+            assert.is((await connection.receive())?.data.length, i);
+            if (how === 3) await connection.close();
+            else connection.destroy();
+          }
+          await connection.closed;
+        };
+        // What is made with the first use and kept.
+        for (let i = 0; i < 5; i++) await cycle(i);
+        await pause(200);
+        const [mine, its] = [holdings(runtime), await child.call('holdings')];
+        assert.is(mine['connections'], 0);
+        for (let i = 0; i < 200; i++) await cycle(i);
+        await settled(() => holdings(runtime), mine);
+        await settled(() => child.call('holdings'), its);
+        await runtime.close();
+        if (plugin === 'ivshmem') {
+          const next = await Runtime.create(both);
+          assert.is(next.regions()[0]?.slot, 1);
+          await next.close();
+        }
+        await child.kill();
+      }),
+    );
+
+    test(
+      `${plugin}: a process that has closed its runtime ends by itself`,
+      timebox(30, async () => {
+        const both = options();
+        const child = Child.start(import.meta.url, 'server', both);
+        const port = await child.call<number>('port');
+        const client = Child.start(import.meta.url, 'client', { port, options: both });
+        await client.event('closed');
+        assert.equal(await client.ended(10), { code: 0, signal: null });
+        await child.kill();
+      }),
+    );
+  }
+
+  test(
+    'runtimes, one after the other, leave nothing behind',
+    timebox(60, async () => {
+      const path = newRegion();
+      const once = async () => {
+        const [a, b] = [await Runtime.create(only(path)), await Runtime.create(only(path))];
+        const { port } = await b.listen({}, echo);
+        const connection = await a.connect({ host: '127.0.0.1', port });
+        await connection.send('x');
+        await connection.receive();
+        assert.equal([a.regions()[0]?.slot, b.regions()[0]?.slot], [0, 1]);
+        await Promise.all([a.close(), b.close()]);
+      };
+      const mapped = () =>
+        readFileSync('/proc/self/maps', 'utf8')
+          .split('\n')
+          .filter((line) => line.includes(path)).length;
+      await once();
+      await pause(100);
+      const descriptors = readdirSync('/proc/self/fd').length;
+      assert.is(mapped(), 0);
+      for (let i = 0; i < 20; i++) await once();
+      await settled(() => readdirSync('/proc/self/fd').length, descriptors);
+      assert.is(mapped(), 0);
+    }),
+  );
+
+  test.after(async () => {
+    await endChildren();
+    removeRegions();
+  });
+  test.run();
+}
+
+if (role) await roles[role]?.();
+else main();

@@ -1,0 +1,384 @@
+// only with --all
+/** The host server: creates, adopts, refuses, survives its own death and that of peers, and never calls silence death. */
+// time limit: 400 s
+import { closeSync, existsSync, openSync, readFileSync, readSync, statSync, writeSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { test as register } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Connection } from '../../host/connection.js';
+import { Core } from '../../host/core/core.js';
+import { Region } from '../../host/core/region.js';
+import { createPosix, posixBacking } from '../../host/device/posix.js';
+import { Runtime, type RuntimeOptions } from '../../host/index.js';
+import { printed } from '../support/cli.js';
+import { constant } from '../support/core.js';
+import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { MIB, newPath, newRegion, only, removeRegions } from '../support/regions.js';
+import { timebox } from '../support/timebox.js';
+
+const test = chosen(register);
+const CLI = process.env['ISTHMUS_CLI'] ?? resolve('dist/cli.js');
+const SIZE = 16 * MIB;
+const CYCLES = Number(process.env['ISTHMUS_ATTACH_CYCLES'] ?? 1000);
+
+const roles: Record<string, () => Promise<void>> = {
+  /** A runtime with one connection, which echoes what it gets. */
+  async peer() {
+    const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
+    let connection: Connection | undefined;
+    const { port } = await runtime.listen({}, async (come) => {
+      connection = come;
+      for await (const { data } of come) await come.send(data);
+    });
+    serve({
+      port: () => port,
+      async connect(to: number) {
+        connection = await runtime.connect({ host: '127.0.0.1', port: to });
+        return connection.plugin;
+      },
+      async echo(text: string) {
+        await connection?.send(text);
+        const message = await connection?.receive();
+        return message && Buffer.from(message.data).toString();
+      },
+      async over() {
+        const end = await connection?.closed;
+        return { reason: end?.reason, code: end?.error?.code };
+      },
+      close: () => runtime.close(),
+    });
+  },
+};
+
+interface Line {
+  readonly event: string;
+  readonly path: string;
+  readonly origin?: string;
+  readonly removed?: boolean;
+  readonly peer?: {
+    readonly slot: number;
+    readonly name: string;
+    readonly frames: number;
+    readonly connections: number;
+  };
+  readonly peers?: readonly {
+    readonly slot: number;
+    readonly name: string;
+    readonly pid: number;
+    readonly lives: string;
+    readonly frames: number;
+    readonly connections: number;
+    readonly heartbeatAgeMs: number | null;
+  }[];
+  readonly frames?: { readonly free: number };
+  readonly stranded?: readonly unknown[];
+}
+
+/** A server that speaks JSON. */
+class Server {
+  readonly child: Child;
+
+  private constructor(path: string, more: readonly string[]) {
+    const args = ['server', '-s', path, '-m', String(SIZE / MIB), '--json', '--interval', '0.2', ...more];
+    this.child = Child.run(CLI, args, { PSP_DEBUG: '0' });
+  }
+
+  static async start(path: string, ...more: string[]): Promise<Server> {
+    const server = new Server(path, more);
+    await server.child.printed(/"event":"ready"/);
+    return server;
+  }
+
+  get lines(): Line[] {
+    return this.child.output
+      .split('\n')
+      .slice(0, -1)
+      .map((line) => JSON.parse(line) as Line);
+  }
+
+  get origin(): string | undefined {
+    return this.lines.find(({ event }) => event === 'ready')?.origin;
+  }
+
+  /** The first line from that one on that is like this. */
+  async saw(like: (line: Line) => boolean, from = 0): Promise<Line> {
+    for (;;) {
+      const found = this.lines.slice(from).find(like);
+      if (found) return found;
+      if (this.child.process.exitCode !== null) throw new Error(this.child.output);
+      await pause(20);
+    }
+  }
+
+  /** Its state from now on. */
+  state(like: (line: Line) => boolean = () => true): Promise<Line> {
+    return this.saw((line) => line.event === 'state' && like(line), this.lines.length);
+  }
+
+  async stop(): Promise<Line> {
+    await this.child.kill('SIGTERM');
+    assert.is((await this.child.exited).code, 0, this.child.output);
+    return this.lines.at(-1) as Line;
+  }
+}
+
+/** What `isthmus server` says in words when it does not start. */
+async function refused(path: string, ...more: string[]): Promise<string> {
+  const run = Child.run(CLI, ['server', '-s', path, '-m', String(SIZE / MIB), ...more]);
+  const { code } = await run.ended();
+  assert.is(code, 1, run.output);
+  return run.output;
+}
+
+/** Two processes that talk over a region. */
+async function pair(path: string): Promise<[Child, Child]> {
+  const start = (name: string) => Child.start(import.meta.url, 'peer', only(path, { name }));
+  const [here, there] = [start('here'), start('there')];
+  assert.is(await here.call('connect', await there.call('port')), 'ivshmem');
+  assert.is(await here.call('echo', 'hello'), 'hello');
+  return [here, there];
+}
+
+/** Where the words of a slot lie in the file. */
+function slotAt(slot: number): number {
+  const core = new Core(MIB);
+  core.call.geometry(SIZE);
+  return core.call.slotAddress(slot) - core.layout.WINDOW;
+}
+
+/** Make the owner of a slot one of another kernel, as the peers in a VM are: nothing can be proven of him. */
+function moveAway(path: string, slot: number): void {
+  const fd = openSync(path, 'r+');
+  const word = Buffer.alloc(8);
+  const at = slotAt(slot) + constant('SLOT_WORD');
+  readSync(fd, word, 0, 8, at);
+  word[2] = (word[2] as number) ^ 0x55;
+  writeSync(fd, word, 0, 8, at);
+  closeSync(fd);
+}
+
+async function main(): Promise<void> {
+  test(
+    'creates the file with owner, group and mode, all of it reserved, and removes it',
+    timebox(60, async () => {
+      const path = newPath();
+      const root = process.getuid?.() === 0;
+      const server = await Server.start(
+        path,
+        ...(root ? ['--owner', 'nobody', '--group', '12345', '--mode', '0640'] : []),
+      );
+      assert.is(server.origin, 'created');
+      const { uid, gid, mode, size, blocks } = statSync(path);
+      assert.is(size, SIZE);
+      assert.ok(blocks * 512 >= SIZE, 'reserved');
+      assert.is(mode & 0o777, root ? 0o640 : 0o660);
+      if (root) assert.equal([uid, gid], [65534, 12345]);
+      assert.ok((await server.stop()).removed);
+      assert.not(existsSync(path));
+    }),
+  );
+
+  test(
+    'refuses permissions for others, an unknown user, and a size that is no power of two',
+    timebox(30, async () => {
+      for (const [args, why] of [
+        [['--mode', '0666'], /others nothing/],
+        [['--mode', '99'], /Permissions/],
+        [['--owner', 'nobody-of-that-name'], /no user/],
+        [['--group', 'no-such-group'], /no group/],
+      ] as const) {
+        const { code, stderr } = await printed(['server', '-s', newPath(), '-m', '1', ...args]);
+        assert.is(code, 2, stderr);
+        assert.match(stderr, why);
+      }
+      assert.is((await printed(['server', '-s', newPath(), '-m', '3'])).code, 2);
+    }),
+  );
+
+  test(
+    'killed and started again with peers attached: they do not notice, and are there',
+    timebox(120, async () => {
+      const path = newPath();
+      const first = await Server.start(path);
+      const [here, there] = await pair(path);
+      await first.state(({ peers = [] }) => peers.length === 2 && peers.every(({ connections }) => connections === 1));
+      await first.child.kill('SIGKILL');
+      assert.is(await here.call('echo', 'without a server'), 'without a server');
+      const second = await Server.start(path);
+      assert.is(second.origin, 'adopted');
+      const { peers = [] } = await second.state(({ peers: now = [] }) =>
+        now.every((peer) => peer.heartbeatAgeMs !== null),
+      );
+      assert.equal(peers.map(({ name, lives }) => [name, lives]).sort(), [
+        ['here', 'alive'],
+        ['there', 'alive'],
+      ]);
+      assert.equal(peers.map(({ pid }) => pid).sort(), [here.pid, there.pid].sort());
+      assert.ok(peers.every(({ frames }) => frames > 0));
+      assert.is(await here.call('echo', 'with another'), 'with another');
+
+      const ino = statSync(path).ino;
+      const end = await second.stop();
+      assert.is(end.removed, false, 'somebody is attached');
+      assert.is(end.peers?.length, 2);
+      assert.is(statSync(path).ino, ino);
+      assert.is(await here.call('echo', 'still'), 'still');
+      await Promise.all([here, there].map((child) => child.call('close')));
+      await endChildren();
+      const third = await Server.start(path);
+      assert.is(third.origin, 'adopted');
+      assert.ok((await third.stop()).removed);
+    }),
+  );
+
+  test(
+    'takes back what a peer had that was killed, and says so',
+    timebox(90, async () => {
+      const path = newPath();
+      const server = await Server.start(path);
+      const before = (await server.state()).frames?.free;
+      const [here, there] = await pair(path);
+      await server.state(({ peers = [] }) => peers.length === 2);
+      await there.kill('SIGKILL');
+      // Either the server or the peer was the first to see it.
+      const { peer } = await server.saw(({ event, peer: who }) => /^(dead|left)$/.test(event) && who?.name === 'there');
+      assert.ok((peer?.frames ?? 0) > 0);
+      assert.equal(await here.call('over'), { reason: 'error', code: 'ERR_ISTHMUS_PEER_DIED' });
+      await here.call('close');
+      await server.state(({ peers = [], frames }) => peers.length === 0 && frames?.free === before);
+      assert.ok((await server.stop()).removed);
+    }),
+  );
+
+  test(
+    'refuses what is not healthy, and replaces it when told to',
+    timebox(120, async () => {
+      const foreign = newRegion(SIZE, Buffer.from('somebody else has written this'));
+      assert.match(await refused(foreign), /not adopted \('--force' replaces it\).*ERR_ISTHMUS_REGION_FOREIGN/);
+      assert.match(readFileSync(foreign).toString('latin1', 0, 30), /somebody else/, 'untouched');
+      const ino = statSync(foreign).ino;
+      const server = await Server.start(foreign, '--force');
+      assert.is(server.origin, 'replaced');
+      assert.is(statSync(foreign).ino, ino, 'in place: a VM that has it goes on sharing it');
+      await pair(foreign);
+      await endChildren();
+
+      const small = newRegion(SIZE / 2);
+      assert.match(await refused(small), /has 8388608 bytes, not 16777216.*ERR_ISTHMUS_REGION_SIZE/);
+      const other = await Server.start(small, '--force');
+      assert.is(other.origin, 'replaced');
+      assert.is(statSync(small).size, SIZE);
+
+      const broken = newPath();
+      createPosix(broken, SIZE);
+      const fd = openSync(broken, 'r+');
+      writeSync(fd, 'ISTHMUS\0', 0);
+      writeSync(fd, Buffer.alloc(64, 0xff), 0, 64, 8);
+      closeSync(fd);
+      assert.match(await refused(broken), /--force/);
+      assert.is((await Server.start(broken, '--force')).origin, 'replaced');
+    }),
+  );
+
+  test(
+    'does not replace what a process has, whatever it is told',
+    timebox(60, async () => {
+      const path = newPath();
+      createPosix(path, SIZE);
+      const peer = Child.start(import.meta.url, 'peer', only(path, { name: 'inside' }));
+      await peer.call('port');
+      const fd = openSync(path, 'r+');
+      writeSync(fd, Buffer.alloc(8, 0xee), 0, 8, 0);
+      closeSync(fd);
+      assert.match(await refused(path, '--force'), /a process of this host has it.*ERR_ISTHMUS_REGION_IN_USE/);
+      assert.is(readFileSync(path)[0], 0xee, 'untouched');
+    }),
+  );
+
+  test(
+    'the file stays while somebody has it in memory, attached or not',
+    timebox(60, async () => {
+      const path = newPath();
+      const server = await Server.start(path);
+      // As the QEMU of a VM in which nobody is attached.
+      const holder = Child.start(import.meta.url, 'peer', only(path, { name: 'holder' }));
+      await holder.call('port');
+      moveAway(path, 0);
+      await holder.process.kill('SIGSTOP');
+      await printed(['region', 'confirm-dead', path, '0', '--force']);
+      await server.state(({ peers = [] }) => peers.length === 0);
+      const end = await server.stop();
+      assert.is(end.removed, false);
+      assert.ok(existsSync(path));
+    }),
+  );
+
+  test(
+    'silence is not death: only an operator says so, of whom nothing can be proven',
+    timebox(120, async () => {
+      const path = newPath();
+      const server = await Server.start(path);
+      const [here, there] = await pair(path);
+      const { peers = [] } = await server.state(({ peers: now = [] }) => now.length === 2);
+      const slot = peers.find(({ name }) => name === 'there')?.slot as number;
+      const confirm = (...more: string[]) => printed(['region', 'confirm-dead', path, String(slot), ...more]);
+
+      there.process.kill('SIGSTOP');
+      let said = await confirm('--force');
+      assert.is(said.code, 1);
+      assert.match(said.stderr, /lives: it holds its lock/);
+      there.process.kill('SIGCONT');
+      moveAway(path, slot);
+      said = await confirm();
+      assert.is(said.code, 1);
+      assert.match(said.stderr, /lives: its heartbeat goes on/);
+      assert.is(await here.call('echo', 'yes'), 'yes');
+
+      there.process.kill('SIGSTOP');
+      const silent = await server.saw(({ event, peer }) => event === 'silent' && peer?.slot === slot);
+      assert.ok((silent.peer?.frames ?? 0) > 0, 'it keeps what it has');
+      said = await confirm();
+      assert.is(said.code, 0, said.stderr);
+      assert.match(said.stdout, /declared dead; \d+ frames taken back, 1 connections will report it/);
+      // Its guard is open all the time.
+      assert.equal(await here.call('over'), { reason: 'error', code: 'ERR_ISTHMUS_PEER_DIED' });
+      there.process.kill('SIGCONT');
+      // It learns that it was fenced off, and begins nothing in the region any more.
+      assert.is(await here.call('connect', await there.call('port')), 'tcp');
+      assert.is(await here.call('echo', 'over the network'), 'over the network');
+      said = await confirm();
+      assert.is(said.code, 1);
+      assert.match(said.stderr, /nobody has slot/);
+      await here.call('close');
+    }),
+  );
+
+  test(
+    `${CYCLES} times attached and detached: nothing is left`,
+    timebox(300, async () => {
+      const path = newPath();
+      const server = await Server.start(path);
+      const before = (await server.state()).frames?.free;
+      const backing = posixBacking(path);
+      for (let i = 0; i < CYCLES; i++) {
+        const region = await Region.attach(backing, `cycle ${i}`);
+        assert.ok(region.usable);
+        region.detach();
+      }
+      const { peers, frames } = await server.state();
+      assert.equal(peers, []);
+      assert.is(frames?.free, before);
+      assert.ok((await server.stop()).removed);
+    }),
+  );
+
+  test.after.each(async () => {
+    await endChildren();
+    removeRegions();
+  });
+  test.run();
+}
+
+if (role) await roles[role]?.();
+else await main();

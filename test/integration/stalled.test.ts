@@ -1,0 +1,378 @@
+// only with --all
+// time limit: 300 s
+// alone
+/**
+ * Peers that fall silent without being dead: stopped by a signal, as a paused virtual machine would be. The other
+ * processes are this file again, with the role `peer`.
+ *
+ * How long something takes is nowhere asserted: what is waited for has a generous limit, and where nothing is to happen,
+ * something that counts the same rounds says when to look.
+ */
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { test as register } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Connection, RuntimeConnection } from '../../host/connection.js';
+import type { DiagnosticEvents } from '../../host/diagnostics.js';
+import { IsthmusError } from '../../host/errors.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { printed } from '../support/cli.js';
+import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
+import { timebox } from '../support/timebox.js';
+
+const test = chosen(register);
+const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
+/** Seconds until something has happened; all of it happens within a few on a machine with nothing else to do. */
+const LIMIT = 30 * slowness;
+/** In milliseconds: what is silent for so long is stopped, and not only waiting for a processor. */
+const SILENCE = 2500 * Math.min(slowness, 3);
+/** Messages: far more than two rings hold. */
+const MANY = 200_000;
+
+/** Message `number`: its number, and bytes that follow from it. */
+function numbered(number: number): Buffer {
+  const bytes = Buffer.alloc(8 + ((number * 7919) % 3000), number & 0xff);
+  bytes.writeUInt32LE(number, 0);
+  return bytes;
+}
+
+function checkNumbered(number: number, data: Uint8Array): void {
+  if (Buffer.compare(data, numbered(number)) !== 0) throw new Error(`message ${number} is not what was sent`);
+}
+
+const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
+
+/** What the other process does for each connection, by the first message that comes. */
+async function behave(connection: Connection): Promise<void> {
+  const what = (await connection.receive())?.text();
+  if (what === 'echo') for await (const { data } of connection) await connection.send(data);
+  else if (what?.startsWith('send ')) {
+    const count = Number(what.slice(5));
+    for (let number = 0; number < count; number++) await connection.send(numbered(number));
+    tell('sent');
+  }
+  const { reason, error } = await connection.closed;
+  tell('closed', error?.code ?? reason);
+}
+
+const roles: Record<string, () => Promise<void>> = {
+  async peer() {
+    const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
+    const { port } = await runtime.listen({}, (connection) => behave(connection).catch(() => {}));
+    let connection: Connection;
+    const heard: string[] = [];
+    serve({
+      async connect(to: number) {
+        connection = await open(runtime, to, 'echo');
+        connection.on('stalled', (ms) => heard.push(`stalled ${ms}`)).on('recovered', (ms) => heard.push(`back ${ms}`));
+      },
+      ping: (text: string) => ping(connection, text),
+      heard: () => heard,
+      block(ms: number) {
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+      },
+    });
+    tell('ready', port);
+  },
+};
+
+// ── Helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const runtimes: Runtime[] = [];
+async function newRuntime(options: RuntimeOptions): Promise<Runtime> {
+  const runtime = await Runtime.create(options);
+  runtimes.push(runtime);
+  return runtime;
+}
+async function tidy(): Promise<void> {
+  await Promise.all(runtimes.splice(0).map((runtime) => runtime.close({ timeout: 500 })));
+  await endChildren();
+}
+
+async function start(options: RuntimeOptions): Promise<{ child: Child; port: number }> {
+  const child = Child.start(import.meta.url, 'peer', options);
+  return { child, port: await child.event<number>('ready') };
+}
+
+async function open(runtime: Runtime, port: number, what: string): Promise<Connection> {
+  const connection = await runtime.connect({ host: '127.0.0.1', port });
+  await connection.send(what);
+  return connection;
+}
+
+async function ping(connection: Connection, text: string): Promise<void> {
+  await connection.send(text);
+  assert.is((await connection.receive())?.text(), text);
+}
+
+async function eventually(what: string, condition: () => boolean): Promise<void> {
+  const begin = performance.now();
+  while (!condition()) {
+    if (performance.now() - begin > LIMIT * 1000) assert.unreachable(`${what}: not within ${LIMIT} s`);
+    await pause(10);
+  }
+}
+
+/** The events of a connection, in order. */
+function events(connection: Connection): string[] {
+  const seen: string[] = [];
+  connection.on('stalled', () => seen.push('stalled')).on('recovered', () => seen.push('recovered'));
+  return seen;
+}
+
+const region = (runtime: Runtime) => runtime.inspect().regions[0]!;
+
+// ── Tests ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const ways: Record<string, () => RuntimeOptions> = {
+  ivshmem: () => only(newRegion()),
+  shm: () => onlyShm(newShm().shmName),
+};
+
+function main(): void {
+  const home = mkdtempSync(join(tmpdir(), 'isthmus-test-'));
+  process.env['XDG_RUNTIME_DIR'] = home;
+
+  for (const [plugin, way] of Object.entries(ways)) {
+    test(
+      `${plugin}: a stopped peer stalls its connection, which goes on where it was when the peer does`,
+      timebox(90, async () => {
+        const options = way();
+        const lines: string[] = [];
+        const log = (level: string, line: string) => lines.push(`${level}: ${line}`);
+        const runtime = await newRuntime({ ...options, stallTimeout: SILENCE, debug: 2, log, control: true });
+        const published: string[] = [];
+        const listener = (name: string) => (event: unknown) => {
+          const { connection: one, silence } = event as DiagnosticEvents['isthmus:connection:stalled'];
+          published.push(`${name} ${one === connection} ${silence > 0}`);
+        };
+        const channels = ['stalled', 'recovered'].map((name) => [name, listener(name)] as const);
+        for (const [name, listen] of channels) subscribe(`isthmus:connection:${name}`, listen);
+
+        const [other, { child, port }] = await Promise.all([start(options), start(options)]);
+        const good = await open(runtime, other.port, 'echo');
+        const connection = await open(runtime, port, 'echo');
+        assert.is(connection.plugin, plugin);
+        const seen = events(connection);
+        const seenAtOther = events(good);
+        let sent = 0;
+        let received = 0;
+        let done = false;
+        const sending = (async () => {
+          while (!done) await connection.send(numbered(sent++));
+        })();
+        const receiving = (async () => {
+          while (!done || received < sent) checkNumbered(received++, (await connection.receive())?.data ?? Buffer.of());
+        })();
+        await eventually('traffic', () => received > 100);
+
+        child.process.kill('SIGSTOP');
+        const before = region(runtime);
+        // Long enough for a second event, if there were one.
+        await eventually('silence', () => connection.stalled >= SILENCE + 1000);
+        assert.equal(seen, ['stalled']);
+        assert.is(connection.state, 'open');
+        assert.equal(region(runtime), before, 'frames and slots are whose they were');
+        assert.ok(connection.stats().pendingSends > 0, 'what is sent waits');
+        assert.ok(runtime.inspect().connections.find(({ number }) => number === 2)!.stalled > SILENCE);
+        const { stdout } = await printed(['inspect', runtime.id]);
+        assert.match(stdout, /^ +2 is stalled: no sign of life of its peer for [\d.]+ s$/m);
+        assert.not.match(stdout, /1 is stalled/);
+        await ping(good, 'meanwhile');
+
+        child.process.kill('SIGCONT');
+        await eventually('recovery', () => seen.length > 1);
+        assert.is(connection.stalled, 0);
+        const then = received;
+        await eventually('traffic again', () => received > then + 100);
+        done = true;
+        await Promise.all([sending, receiving]);
+        assert.is(received, sent);
+        assert.equal(seen, ['stalled', 'recovered']);
+        assert.equal(published, ['stalled true true', 'recovered true true']);
+        assert.equal(seenAtOther, []);
+        assert.is(lines.length, 2, lines.join('\n'));
+        const who = `warning: isthmus\\[${child.pid}\\] over ${plugin} is`;
+        assert.match(lines[0]!, new RegExp(`^${who} stalled: no sign of life of it for \\d+ ms$`));
+        assert.match(lines[1]!, new RegExp(`^${who} back after \\d+ ms$`));
+
+        // One that is being closed is not stalled, and does not recover.
+        child.process.kill('SIGSTOP');
+        await eventually('silence again', () => connection.stalled > 0);
+        const closing = connection.close({ timeout: 100 }).catch(code);
+        assert.is(connection.stalled, 0);
+        assert.is(await closing, 'ERR_ISTHMUS_CLOSE_TIMEOUT');
+        child.process.kill('SIGCONT');
+        await child.event('closed');
+        assert.equal(seen, ['stalled', 'recovered', 'stalled']);
+        for (const [name, listen] of channels) unsubscribe(`isthmus:connection:${name}`, listen);
+        await tidy();
+      }),
+    );
+  }
+
+  test(
+    'a pause of our own is not the silence of a peer, also if it has had the same pause',
+    timebox(90, async () => {
+      const options = only(newRegion(), { stallTimeout: 3000 });
+      const [{ child, port }, stopped, blocked] = await Promise.all([start(options), start(options), start(options)]);
+      for (const one of [stopped, blocked]) await one.child.call('connect', port);
+      child.process.kill('SIGSTOP');
+      // They have seen it silent, but not for long.
+      await pause(1100);
+      stopped.child.process.kill('SIGSTOP');
+      await blocked.child.call('block', 4000);
+      stopped.child.process.kill('SIGCONT');
+      // They look before it moves again: their own pause counts as one round.
+      for (const one of [stopped, blocked]) assert.equal(await one.child.call('heard'), []);
+      await pause(100);
+      child.process.kill('SIGCONT');
+      for (const one of [stopped, blocked]) {
+        await one.child.call('ping', 'hello');
+        assert.equal(await one.child.call('heard'), []);
+      }
+      // And only a pause of its own is.
+      child.process.kill('SIGSTOP');
+      let heard: string[] = [];
+      const begin = performance.now();
+      while (heard.length === 0 && performance.now() - begin < LIMIT * 1000) {
+        await pause(50);
+        heard = await stopped.child.call('heard');
+      }
+      assert.equal(heard, ['stalled 3000']);
+      await tidy();
+    }),
+  );
+
+  test(
+    'peerTimeout: what was committed, then the error; what the peer holds stays its own until it goes on, or ends',
+    timebox(90, async () => {
+      const options = only(newRegion());
+      const runtime = await newRuntime({ ...options, stallTimeout: SILENCE, peerTimeout: 2 * SILENCE, unread: 0 });
+      const [other, ...silent] = await Promise.all([start(options), start(options), start(options)]);
+      const good = await open(runtime, other.port, 'echo');
+      await ping(good, 'before');
+      const free = () => region(runtime).freeFrames;
+      const initial = free();
+      const bad = await Promise.all(silent.map(({ port }) => open(runtime, port, 'send 20')));
+      const seen = bad.map(events);
+      for (const { child } of silent) await child.event('sent');
+      const { freeFrames: during, slotsUsed } = region(runtime);
+      assert.ok(during < initial);
+
+      for (const { child } of silent) child.process.kill('SIGSTOP');
+      for (const connection of bad) {
+        const closed = await connection.closed;
+        assert.is(closed.reason, 'error');
+        assert.is(closed.error?.code, 'ERR_ISTHMUS_PEER_TIMEOUT');
+        assert.is(connection.stalled, 0);
+        for (let number = 0; number < 20; number++) checkNumbered(number, (await connection.receive())!.data);
+        assert.is(await connection.receive().catch(code), 'ERR_ISTHMUS_PEER_TIMEOUT');
+        assert.is(await connection.send('x').catch(code), 'ERR_ISTHMUS_PEER_TIMEOUT');
+      }
+      assert.equal(seen, [['stalled'], ['stalled']]);
+      await ping(good, 'meanwhile');
+      // Somebody who comes, goes, and looks for what nobody holds; and some rounds of our own for that.
+      const next = await newRuntime(options);
+      const another = await open(next, other.port, 'echo');
+      await ping(another, 'another');
+      await another.close();
+      await next.close();
+      await eventually('what others had of theirs', () => free() === during);
+      await pause(1200);
+      assert.equal([free(), region(runtime).slotsUsed], [during, slotsUsed], 'quarantined');
+
+      const [first, second] = silent.map(({ child }) => child);
+      first!.process.kill('SIGCONT');
+      assert.is(await first!.event('closed'), 'ERR_ISTHMUS_PEER_DIED');
+      await eventually('what one has let go of', () => free() > during);
+      assert.ok(free() < initial, 'and not what the other holds');
+      await second!.kill();
+      await eventually('all frames', () => free() === initial);
+      await ping(good, 'after');
+      assert.equal(runtime.connections(), [good]);
+      await tidy();
+    }),
+  );
+
+  test(
+    'what a peer writes while its ring is drained for the last time does not keep that from ending',
+    timebox(90, async () => {
+      const options = only(newRegion(), { unread: 0 });
+      const [runtime, other] = [await newRuntime(options), await newRuntime(options)];
+      let far: Connection | undefined;
+      const { port } = await other.listen({}, (connection) => {
+        far = connection;
+      });
+      const near = (await runtime.connect({ host: '127.0.0.1', port })) as RuntimeConnection;
+      await eventually('the other end', () => far !== undefined);
+      const bytes = Buffer.alloc(100);
+      let written = 0;
+      const fill = () => {
+        while (written < MANY && far?.trySend(bytes)) written++;
+      };
+      fill();
+      assert.ok(written < MANY / 10);
+      // Asked for each message on its way out of the ring, takes none, and writes as fast as they are read.
+      const request = runtime.endpoint().postReceive({
+        match: () => {
+          fill();
+          return false;
+        },
+      });
+      near.timedOut(new IsthmusError('ERR_ISTHMUS_PEER_TIMEOUT', 'as if it were silent'));
+      assert.ok(written < MANY, 'as much as is written is read');
+      assert.is((await near.closed).error?.code, 'ERR_ISTHMUS_PEER_TIMEOUT');
+      request.cancel();
+      for (let i = 0; i < written; i++) assert.is((await near.receive())?.data.length, bytes.length);
+      assert.is(await near.receive().catch(code), 'ERR_ISTHMUS_PEER_TIMEOUT');
+      await tidy();
+    }),
+  );
+
+  test(
+    'over tcp and loop nobody stalls',
+    timebox(90, async () => {
+      const limits = { stallTimeout: SILENCE, peerTimeout: 2 * SILENCE };
+      const options = only(newRegion());
+      const runtime = await newRuntime({ ...options, ...limits });
+      const { port: own } = await runtime.listen({}, async (connection) => {
+        for await (const { data } of connection) await connection.send(data);
+      });
+      const [near, far] = await Promise.all([start(options), start(only(''))]);
+      const shared = await open(runtime, near.port, 'echo');
+      const tcp = await open(runtime, far.port, 'echo');
+      const loop = await runtime.connect({ host: '127.0.0.1', port: own });
+      assert.equal([shared.plugin, tcp.plugin, loop.plugin], ['ivshmem', 'tcp', 'loop']);
+      const seen = [tcp, loop].map(events);
+      const seenAtShared = events(shared);
+      far.child.process.kill('SIGSTOP');
+      near.child.process.kill('SIGSTOP');
+      await tcp.send('are you there?');
+      const answer = tcp.receive();
+      // As long as it takes where one can stall.
+      assert.is((await shared.closed).error?.code, 'ERR_ISTHMUS_PEER_TIMEOUT');
+      assert.equal(seenAtShared, ['stalled']);
+      assert.equal([tcp.stalled, loop.stalled], [0, 0]);
+      far.child.process.kill('SIGCONT');
+      assert.is((await answer)?.text(), 'are you there?');
+      await ping(loop, 'hello');
+      assert.equal(seen, [[], []]);
+      await tidy();
+    }),
+  );
+
+  test.after(async () => {
+    await tidy();
+    removeRegions();
+    rmSync(home, { recursive: true, force: true });
+  });
+  test.run();
+}
+
+if (role) await roles[role]?.();
+else main();

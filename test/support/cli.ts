@@ -1,0 +1,21 @@
+/** The `isthmus` program without a process of its own. */
+import { run } from '../../host/cli/program.js';
+
+/** What a command prints, and its exit code. */
+export async function printed(args: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  const { write } = process.stdout;
+  let stdout = '';
+  let stderr = '';
+  process.stdout.write = ((text: string) => {
+    stdout += text;
+    return true;
+  }) as typeof write;
+  try {
+    const code = await run(args, (text) => {
+      stderr += text;
+    });
+    return { code, stdout, stderr };
+  } finally {
+    process.stdout.write = write;
+  }
+}

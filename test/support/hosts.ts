@@ -1,0 +1,141 @@
+/**
+ * Simulated hosts: what one needs to test a service of one's own against a migration, without a virtual machine.
+ *
+ * A host is a region, as an ivshmem device would be. A {@link Seat} is what a virtual machine sees of the host that it is
+ * on: a path, at which the region of that host lies. Moving a seat puts the region of another host there; who has
+ * attached to the old one keeps that until he suspends. Seats are files, so what sits there may be a runtime of this
+ * process or of another one.
+ *
+ * ```ts
+ * import { Runtime } from 'isthmus';
+ * import { SimulatedHosts } from 'isthmus/testing';
+ *
+ * using hosts = await SimulatedHosts.create(2);
+ * const seat = hosts.seat(0);
+ * await using runtime = await Runtime.create({ name: 'service', ...seat.options });
+ * // … connect, send, receive …
+ * await seat.migrate(runtime, 1);             // suspended, moved, resumed; over tcp to whom it has left behind
+ * ```
+ */
+import { linkSync, rmSync } from 'node:fs';
+import { MappedRegion } from '../../host/core/mapped.js';
+import { createPosix, SHM } from '../../host/device/posix.js';
+
+const MIB = 0x100000;
+
+/** What a runtime needs to know to sit somewhere; takes precedence over what the machine has. */
+export interface SeatOptions {
+  readonly regions: string;
+  /** One kernel is under all of the simulated hosts: what would meet there must not. */
+  readonly shm: 0;
+  readonly uio: { readonly sysfs: string; readonly dev: string };
+}
+
+/** What can be moved. */
+export interface Suspendable {
+  suspend(): Promise<void>;
+  resume(): Promise<void>;
+}
+
+/** Where a virtual machine would be. */
+export class Seat {
+  /** Where the region of the host lies. */
+  readonly path: string;
+  readonly #hosts: readonly string[];
+  #host: number | undefined;
+
+  /** Made by {@link SimulatedHosts.seat}. */
+  constructor(path: string, hosts: readonly string[], host: number | undefined) {
+    this.path = path;
+    this.#hosts = hosts;
+    this.move(host);
+  }
+
+  /** Number of the host; undefined: one without a device. */
+  get host(): number | undefined {
+    return this.#host;
+  }
+
+  /** For `Runtime.create`. */
+  get options(): SeatOptions {
+    return { regions: this.#pattern, shm: 0, uio: { sysfs: '/nonexistent', dev: '/nonexistent' } };
+  }
+
+  /** The same for a process of its own. */
+  get environment(): Readonly<Record<string, string>> {
+    return { PSP_IVSHMEM_REGIONS: this.#pattern, PSP_SHM: '0' };
+  }
+
+  /** What a pattern finds may be missing, unlike what is named. */
+  get #pattern(): string {
+    return this.path.replace(/.$/, '?');
+  }
+
+  /**
+   * Unplug the device of the host, and plug in that of another.
+   * @param host its number; undefined: one without a device
+   */
+  move(host: number | undefined): void {
+    const region = host === undefined ? undefined : this.#hosts[host];
+    if (host !== undefined && region === undefined) throw new RangeError(`there is no host ${host}`);
+    rmSync(this.path, { force: true });
+    if (region !== undefined) linkSync(region, this.path);
+    this.#host = host;
+  }
+
+  /** Suspend what sits here, move, resume it. */
+  async migrate(runtime: Suspendable, host: number | undefined): Promise<void> {
+    await runtime.suspend();
+    this.move(host);
+    await runtime.resume();
+  }
+}
+
+/** Some hosts, gone when disposed of. */
+export class SimulatedHosts implements Disposable {
+  readonly #prefix: string;
+  readonly #hosts: string[] = [];
+  readonly #seats: Seat[] = [];
+
+  private constructor(prefix: string) {
+    this.#prefix = prefix;
+  }
+
+  /**
+   * @param count of hosts
+   * @param size of the region of each in bytes, a power of two from 1 MiB on
+   * @throws ERR_ISTHMUS_REGION_…, ERR_ISTHMUS_NATIVE_MISSING, ERR_ISTHMUS_SYSCALL
+   */
+  static async create(count: number, size: number = 16 * MIB): Promise<SimulatedHosts> {
+    const hosts = new SimulatedHosts(`${SHM}/isthmus-host-${process.pid}-${process.hrtime.bigint().toString(36)}`);
+    try {
+      for (let host = 0; host < count; host++) {
+        const path = `${hosts.#prefix}-region${host}`;
+        const backing = createPosix(path, size);
+        hosts.#hosts.push(path);
+        (await MappedRegion.open(backing)).detach();
+      }
+      return hosts;
+    } catch (error) {
+      hosts[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Files of the regions, by the number of the host. */
+  get regions(): readonly string[] {
+    return this.#hosts;
+  }
+
+  /** A place on a host; undefined: on one without a device. */
+  seat(host?: number): Seat {
+    const seat = new Seat(`${this.#prefix}-seat${this.#seats.length}x`, this.#hosts, host);
+    this.#seats.push(seat);
+    return seat;
+  }
+
+  [Symbol.dispose](): void {
+    for (const seat of this.#seats) seat.move(undefined);
+    for (const path of this.#hosts) rmSync(path, { force: true });
+  }
+}

@@ -1,0 +1,159 @@
+/** Handshakes under test: plugins that do as a test says, and two sides without a network. */
+import { IsthmusError } from '../../host/errors.js';
+import {
+  type Attempt,
+  type AttemptChannel,
+  type Plugin,
+  PluginRegistry,
+  type Proposal,
+} from '../../host/plugins/plugin.js';
+import type { ConInfo } from '../../host/precon/frames.js';
+import { Precon, type PreconOptions, type PreconOutcome } from '../../host/precon/precon.js';
+
+/** Cut bytes at random places, into at least one piece. */
+export function cut(bytes: Buffer, random: (n: number) => number): Buffer[] {
+  const pieces: Buffer[] = [];
+  for (let at = 0; at < bytes.length; ) {
+    const length = 1 + random(random(2) === 0 ? 4 : bytes.length - at);
+    pieces.push(bytes.subarray(at, at + length));
+    at += length;
+  }
+  return pieces;
+}
+
+/** Called on an attempt under test. Whatever is missing does nothing. */
+export interface Script {
+  begin?(channel: AttemptChannel): void;
+  step?(channel: AttemptChannel, type: number, payload: Uint8Array): void;
+  agreed?(channel: AttemptChannel): void;
+}
+
+/** Does what tcp does: ready at once. */
+export const atOnce: Script = { begin: (channel) => channel.ok() };
+
+export class FakePlugin implements Plugin {
+  readonly migratable = false;
+  reason: string | undefined;
+  /** What happened to its attempts: `begin`, `step 100013 ab`, `agreed`, `undo`. */
+  readonly events: string[] = [];
+  /** Attempts that began and were not undone. */
+  held = 0;
+
+  constructor(
+    readonly name: string,
+    readonly archId: number,
+    readonly priority: number,
+    readonly script: Script = atOnce,
+    readonly labels: readonly string[] = [name],
+  ) {}
+
+  unavailable(): string | undefined {
+    return this.reason;
+  }
+
+  proposals(): Proposal[] {
+    return this.labels.map((label) => ({ plugin: this, label, attempt: (channel) => this.accept(channel) }));
+  }
+
+  accept(channel: AttemptChannel): Attempt {
+    this.events.push('begin');
+    this.script.begin?.(channel);
+    this.held++;
+    let undone = false;
+    return {
+      step: (type, payload) => {
+        this.events.push(`step ${type.toString(16)} ${Buffer.from(payload).toString('hex')}`);
+        this.script.step?.(channel, type, payload);
+      },
+      agreed: () => {
+        this.events.push('agreed');
+        this.script.agreed?.(channel);
+      },
+      undo: () => {
+        if (undone) return;
+        undone = true;
+        this.held--;
+        this.events.push('undo');
+      },
+      open: () => {
+        throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'a fake plugin has no link');
+      },
+    };
+  }
+
+  destroy(): void {}
+}
+
+export function fakeTcp(): FakePlugin {
+  return new FakePlugin('tcp', 103, 2);
+}
+
+/** Enabled, with their own priorities. */
+export function registryOf(...plugins: readonly FakePlugin[]): PluginRegistry {
+  return new PluginRegistry(plugins.map((plugin) => ({ plugin, priority: plugin.priority })));
+}
+
+export const ALICE: ConInfo = { node: '127.0.0.1', pid: 11, id: 0x1122334455667788n, name: 'alice' };
+export const BOB: ConInfo = { node: '10.1.2.3', pid: 22, id: 0xffeeddccbbaa9988n, name: 'bob' };
+
+/** One side, with all that it wrote and how it ended. */
+export class Side {
+  readonly precon: Precon;
+  readonly written: Buffer[] = [];
+  /** Written, and not yet delivered to the other side. */
+  readonly outbox: Buffer[] = [];
+  outcome: PreconOutcome | undefined;
+
+  constructor(options: Omit<PreconOptions, 'write' | 'done'>) {
+    this.precon = new Precon({
+      ...options,
+      write: (bytes) => {
+        if (this.outcome) throw new Error('written after the end');
+        this.written.push(bytes);
+        this.outbox.push(bytes);
+      },
+      done: (outcome) => {
+        if (this.outcome) throw new Error('told twice');
+        this.outcome = outcome;
+      },
+    });
+  }
+
+  get hex(): string {
+    return Buffer.concat(this.written).toString('hex');
+  }
+
+  /** The code of the failure, or how else it stands. */
+  get end(): string {
+    if (!this.outcome) return 'under way';
+    return this.outcome.kind === 'failed' ? this.outcome.error.code : this.outcome.kind;
+  }
+
+  get message(): string {
+    return this.outcome?.kind === 'failed' ? this.outcome.error.message : '';
+  }
+}
+
+export function connectingSide(plugins: readonly FakePlugin[], more: Partial<PreconOptions> = {}): Side {
+  return new Side({ role: 'connect', local: ALICE, registry: registryOf(...plugins), ...more });
+}
+
+export function acceptingSide(plugins: readonly FakePlugin[], more: Partial<PreconOptions> = {}): Side {
+  return new Side({ role: 'accept', local: BOB, registry: registryOf(...plugins), ...more });
+}
+
+/** Deliver what is under way between two sides until nothing moves any more. */
+export function deliver(a: Side, b: Side): void {
+  for (let moved = true; moved; ) {
+    moved = false;
+    for (const [from, to] of [
+      [a, b],
+      [b, a],
+    ] as const) {
+      const bytes = from.outbox.splice(0);
+      if (bytes.length === 0) continue;
+      moved = true;
+      to.precon.receive(Buffer.concat(bytes));
+    }
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * Other processes in a test: the test's own bundle, started again with a role, and called like an object.
+ *
+ * ```ts
+ * const child = Child.start(import.meta.url, 'server', { regions: path });
+ * await child.call('send', 3);          // what `serve({ send(n) { … } })` in the child answers
+ * await child.event('ready');           // what `tell('ready', …)` in the child says
+ * ```
+ *
+ * Every wait has a limit, and no child outlives the test.
+ */
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { setTimeout as pause } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import type { Test } from 'uvu';
+import { type Call, Callee, LIMIT, type Said } from './calls.js';
+
+export { role, roleOptions, serve, tell } from './calls.js';
+
+/**
+ * `test` of uvu. ISTHMUS_TEST_ONLY: a regular expression that the names of tests must match; ISTHMUS_TEST_TIMES=1: how
+ * long each took, on standard error.
+ */
+export function chosen<T extends Test>(test: T): T {
+  const { ISTHMUS_TEST_ONLY: only, ISTHMUS_TEST_TIMES: times } = process.env;
+  const register = (name: string, body: () => Promise<void>) => {
+    if (only && !new RegExp(only).test(name)) return;
+    test(name, async () => {
+      const start = performance.now();
+      try {
+        await body();
+      } finally {
+        if (times) process.stderr.write(`${((performance.now() - start) / 1000).toFixed(2)} s  ${name}\n`);
+      }
+    });
+  };
+  return Object.assign(register, test) as unknown as T;
+}
+
+export interface StartOptions {
+  /** A command that runs it: `['unshare', '--pid', '--fork']`. */
+  readonly under?: readonly string[];
+  readonly env?: NodeJS.ProcessEnv;
+  /** Arguments for Node itself. */
+  readonly node?: readonly string[];
+}
+
+const children = new Set<Child>();
+process.on('exit', () => {
+  for (const child of children) child.process.kill('SIGKILL');
+});
+
+/** Kill whatever is left: for `test.after` and `test.after.each`. */
+export async function endChildren(): Promise<void> {
+  await Promise.all([...children].map((child) => child.kill('SIGKILL')));
+}
+
+export class Child extends Callee {
+  readonly process: ChildProcess;
+  readonly exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+
+  private constructor(process: ChildProcess, what: string) {
+    super();
+    this.process = process;
+    children.add(this);
+    for (const stream of [process.stdout, process.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => {
+        this.output += text;
+      });
+    }
+    process.on('message', (message: Said) => this.received(message));
+    process.on('error', () => {}); // Calls to one that is gone: their own limit tells.
+    this.exited = once(process, 'exit').then(([code, signal]) => {
+      children.delete(this);
+      this.lost(`${what} ended (${signal ?? code})`);
+      return { code, signal };
+    });
+  }
+
+  /**
+   * Start a test bundle with a role.
+   * @param module `import.meta.url` of the test
+   */
+  static start(module: string, role: string, options: unknown = {}, start: StartOptions = {}): Child {
+    const line = [
+      ...(start.under ?? []),
+      process.execPath,
+      '--enable-source-maps',
+      ...(start.node ?? []),
+      fileURLToPath(module),
+      `role:${role}`,
+      JSON.stringify(options),
+    ];
+    const child = spawn(line[0] as string, line.slice(1), {
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+      env: { ...process.env, ...start.env },
+    });
+    // Waiting for it is what keeps the test alive, not that it is there.
+    child.unref();
+    child.channel?.unref();
+    (child.stdout as unknown as { unref(): void }).unref();
+    (child.stderr as unknown as { unref(): void }).unref();
+    return new Child(child, `the child '${role}'`);
+  }
+
+  /** Start a program that knows nothing of tests: what it prints and how it ends is all that it tells. */
+  static run(program: string, args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): Child {
+    const options: SpawnOptions = { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } };
+    return new Child(spawn(process.execPath, [program, ...args], options), program);
+  }
+
+  /** Wait until it has printed something like this. */
+  printed(pattern: RegExp, seconds = LIMIT): Promise<RegExpExecArray> {
+    const look = async () => {
+      for (;;) {
+        const found = pattern.exec(this.output);
+        if (found) return found;
+        if (this.process.exitCode !== null || this.process.signalCode !== null) throw new Error(this.output);
+        await pause(10);
+      }
+    };
+    return this.limited(String(pattern), look(), seconds);
+  }
+
+  get pid(): number {
+    return this.process.pid as number;
+  }
+
+  protected override post(call: Call, failed: (error: Error) => void): void {
+    this.process.send(call, (error) => error && failed(error));
+  }
+
+  /** It ends by itself. */
+  async ended(seconds = LIMIT): Promise<{ code: number | null; signal: NodeJS.Signals | null }> {
+    return this.limited('the end', this.exited, seconds);
+  }
+
+  async kill(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    // A stopped one gets nothing else.
+    this.process.kill(signal);
+    if (signal === 'SIGKILL' || signal === 'SIGTERM') await this.limited('the end', this.exited);
+  }
+}

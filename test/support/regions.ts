@@ -1,0 +1,83 @@
+/** Region files for tests: names that nobody else has, gone at the end of the process that made them. */
+import { chmodSync, closeSync, copyFileSync, ftruncateSync, openSync, rmSync, writeSync } from 'node:fs';
+import { basename } from 'node:path';
+import type { RuntimeOptions } from '../../host/runtime.js';
+
+export const MIB = 0x100000;
+const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
+
+/** Files in /dev/shm that begin with this are this process's; a pattern for discovery is made of it. */
+export const prefix = `isthmus-test-${process.pid}-${process.hrtime.bigint().toString(36)}`;
+
+const made = new Set<string>();
+let count = 0;
+process.on('exit', removeRegions);
+
+/** Remove all that were made so far. */
+export function removeRegions(): void {
+  for (const path of made) rmSync(path, { force: true, recursive: true });
+  made.clear();
+}
+
+/** A path in /dev/shm at which nothing is yet; what comes to be there is removed at the end. */
+export function newPath(label = 'region'): string {
+  const path = `/dev/shm/${prefix}-${label}-${count++}x`;
+  made.add(path);
+  return path;
+}
+
+/**
+ * A sparse file of zeros, as a device is that nobody has formatted.
+ * @param head written at its beginning
+ */
+export function newRegion(size = 16 * MIB, head?: Uint8Array, label?: string): string {
+  const path = newPath(label);
+  const fd = openSync(path, 'wx+', 0o600);
+  ftruncateSync(fd, size);
+  if (head) writeSync(fd, head, 0, head.length, 0);
+  closeSync(fd);
+  return path;
+}
+
+/** Another file with the same bytes. */
+export function copyRegion(path: string, label?: string): string {
+  const copy = newPath(label);
+  copyFileSync(path, copy);
+  chmodSync(copy, 0o600);
+  return copy;
+}
+
+/**
+ * Options of a runtime that uses these regions, looks for nothing else on this machine, and is not seen by others;
+ * without `shm`.
+ */
+export function only(regions: string | readonly string[], options: RuntimeOptions = {}): RuntimeOptions {
+  return {
+    regions,
+    shm: 0,
+    uio: { sysfs: '/nonexistent', dev: '/nonexistent' },
+    debug: 0,
+    control: false,
+    // On a machine with much else to do a second becomes a minute; what happens in time is a test of its own.
+    handshakeTimeout: 10_000 * slowness,
+    closeTimeout: 5_000 * slowness,
+    suspendTimeout: 10_000 * slowness,
+    ...options,
+  };
+}
+
+/** A `shmName` that nobody else has, and the file that comes to be there; what is left of it is removed at the end. */
+export function newShm(): { shmName: string; path: string } {
+  const shmName = `${prefix}-${count++}x`;
+  const path = `/dev/shm/isthmus-shm-${shmName}`;
+  made.add(path);
+  return { shmName, path };
+}
+
+/** Options of runtimes that meet over `shm` through a file of that name, and use nothing else but tcp and loop. */
+export function onlyShm(shmName: string, options: RuntimeOptions = {}): RuntimeOptions {
+  return only('', { shm: 90, shmName, shmSize: 4 * MIB, handshakeTimeout: 60_000, ...options });
+}
+
+/** `isthmus-test-…-3` */
+export const nameOf = (path: string) => basename(path);

@@ -1,0 +1,148 @@
+/** The state machines of suspending and resuming: every event in every state, and whether each state has a way out. */
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { machines } from '../../host/core/core.js';
+import { constant } from '../support/core.js';
+import { timebox } from '../support/timebox.js';
+
+type Table = Readonly<Record<string, Readonly<Record<string, string>>>>;
+
+const SUSPENSION: Table = {
+  NONE: { SUSPEND: 'SUSPENDING', REQ: 'RECEIVED' },
+  SUSPENDING: { SENT: 'SENT', REQ: 'RECEIVED' },
+  SENT: { REQ: 'SUSPENDED', ACK: 'SUSPENDED' },
+  RECEIVED: { SENT: 'SUSPENDED' },
+  SUSPENDED: { RESUME: 'RESUMING', UP: 'NONE' },
+  RESUMING: { SUSPEND: 'SUSPENDED', UP: 'NONE' },
+};
+const SUSPENSION_EVENTS = ['SUSPEND', 'SENT', 'REQ', 'ACK', 'RESUME', 'UP'];
+
+const MIGRATION: Table = {
+  INACTIVE: { REQUEST: 'REQUESTED' },
+  REQUESTED: { PREPARE: 'PREPARING', FAIL: 'FINISHED', RESUME: 'FINISHED' },
+  PREPARING: { ALLOW: 'ALLOWED', FAIL: 'FINISHED', RESUME: 'FINISHED' },
+  ALLOWED: { RESUME: 'FINISHED' },
+  FINISHED: { ATTACHED: 'RESUMING' },
+  RESUMING: { BACK: 'INACTIVE' },
+};
+const MIGRATION_EVENTS = ['REQUEST', 'PREPARE', 'ALLOW', 'FAIL', 'RESUME', 'ATTACHED', 'BACK'];
+
+for (const [name, table, events, first] of [
+  ['SUSPENSION', SUSPENSION, SUSPENSION_EVENTS, 'NONE'],
+  ['MIGRATION', MIGRATION, MIGRATION_EVENTS, 'INACTIVE'],
+] as const) {
+  const machine = machines()[name === 'SUSPENSION' ? 'suspension' : 'migration'];
+  const states = Object.keys(table);
+
+  test(
+    `${name}: every event in every state`,
+    timebox(5, () => {
+      assert.is(states.length, constant(`${name}_STATES`));
+      assert.is(events.length, constant(`${name}_EVENTS`));
+      for (const state of states) {
+        for (const event of events) {
+          const expected = table[state]?.[event] ?? state;
+          const found = machine(constant(`${name}_${state}`), constant(`${name}_EVENT_${event}`));
+          assert.is(found, constant(`${name}_${expected}`), `${event} in ${state}`);
+        }
+      }
+    }),
+  );
+
+  test(
+    `${name}: from each state there is a way back to the first, and one from the first to each`,
+    timebox(5, () => {
+      const reachable = (from: string): Set<string> => {
+        const seen = new Set([from]);
+        for (const state of seen) for (const next of Object.values(table[state] ?? {})) seen.add(next);
+        return seen;
+      };
+      for (const state of states) assert.ok(reachable(state).has(first), state);
+      assert.is(reachable(first).size, states.length);
+    }),
+  );
+}
+
+test(
+  'two ends, whatever the order in which they ask and hear: both are suspended, and no ACK comes unexpected',
+  timebox(10, () => {
+    const { suspension } = machines();
+    const event = (name: string) => constant(`SUSPENSION_EVENT_${name}`);
+    const is = (state: number, name: string) => state === constant(`SUSPENSION_${name}`);
+    interface End {
+      state: number;
+      /** Asks in the end. */
+      asks: boolean;
+      /** What it owes: said when its message under way is out. */
+      owes: 'REQ' | 'ACK' | undefined;
+      said: boolean;
+    }
+    interface World {
+      ends: [End, End];
+      /** On the way to each end, in order. */
+      lines: [string[], string[]];
+    }
+    const seen = new Set<string>();
+    let ends = 0;
+    const walk = (world: World): void => {
+      const key = JSON.stringify(world);
+      if (seen.has(key)) return;
+      seen.add(key);
+      let moved = false;
+      const step = (change: (copy: World) => void) => {
+        moved = true;
+        const copy = structuredClone(world);
+        change(copy);
+        walk(copy);
+      };
+      for (const i of [0, 1] as const) {
+        const end = world.ends[i];
+        const line = world.lines[i];
+        const gone = is(end.state, 'SUSPENDED');
+        if (end.asks) {
+          step(({ ends: copies }) => {
+            const copy = copies[i];
+            copy.asks = false;
+            const next = suspension(copy.state, event('SUSPEND'));
+            if (next !== copy.state) copy.owes = 'REQ';
+            copy.state = next;
+          });
+        }
+        if (end.owes && !end.said) {
+          step(({ ends: copies, lines }) => {
+            const copy = copies[i];
+            lines[1 - i]?.push(copy.owes as string);
+            copy.said = true;
+            copy.state = suspension(copy.state, event('SENT'));
+          });
+        }
+        if (line.length > 0) {
+          assert.not(gone, `a ${line[0]} comes to one that has let go`);
+          step(({ ends: copies, lines }) => {
+            const copy = copies[i];
+            const word = lines[i].shift() as string;
+            const next = suspension(copy.state, event(word));
+            assert.is.not(next, copy.state, `${word} in state ${copy.state}`);
+            if (is(copy.state, 'NONE')) copy.owes = 'ACK';
+            copy.state = next;
+          });
+        }
+      }
+      if (moved) return;
+      ends++;
+      for (const end of world.ends) assert.ok(is(end.state, 'SUSPENDED'), key);
+    };
+    const none = constant('SUSPENSION_NONE');
+    for (const asks of [
+      [true, false],
+      [false, true],
+      [true, true],
+    ]) {
+      const end = (i: number): End => ({ state: none, asks: asks[i] as boolean, owes: undefined, said: false });
+      walk({ ends: [end(0), end(1)], lines: [[], []] });
+    }
+    assert.ok(ends > 0 && seen.size > 20, `${seen.size} worlds`);
+  }),
+);
+
+test.run();

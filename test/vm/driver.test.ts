@@ -1,0 +1,337 @@
+/**
+ * The driver in a virtual machine: where it puts the memory, how it maps it, and what happens when the device goes while a
+ * process uses it.
+ */
+// time limit: 900 s
+import { existsSync } from 'node:fs';
+import { setTimeout as pause } from 'node:timers/promises';
+import { test as uvuTest } from 'uvu';
+import * as assert from 'uvu/assert';
+import { chosen } from '../support/process.js';
+import { timebox } from '../support/timebox.js';
+import { Guest, type GuestOptions } from './guest.js';
+import { initramfs } from './image.js';
+import * as inside from './inside.js';
+import { kernel } from './kernel.js';
+import { missing } from './needs.js';
+import { Segment } from './segment.js';
+
+const why = missing();
+if (why) console.log(`! no virtual machine here: ${why}`);
+const test = chosen(why ? (uvuTest.skip as unknown as typeof uvuTest) : uvuTest);
+const note = why ? ' (skipped: no virtual machine)' : '';
+
+const SIZE = 4 << 20;
+const GIB4 = 2 ** 32;
+const PAGE = 4096;
+
+const segments = { cold: new Segment('cold', SIZE), hot: new Segment('hot', SIZE) };
+let guest: Guest;
+
+function options(): GuestOptions {
+  const { version, image } = kernel();
+  return {
+    kernel: image,
+    initramfs: initramfs(kernel(version)),
+    args: segments.cold.plugged('ivshmem0'),
+  };
+}
+
+// ── What a guest says ────────────────────────────────────────────────────────────────────────────────────────────────
+
+const pciDevices = () => inside.pciDevices(guest);
+const memoryOf = (device: string) => inside.memoryOf(guest, device);
+const typeOf = (address: number) => inside.typeOf(guest, address);
+
+const ADDRESS = 0x000f_ffff_ffff_f000n;
+
+/**
+ * The page table entry for this address of the process that runs on one of the processors, read as the processor reads it:
+ * physical address, and `PCD` and `PWT` if they are set. Neither: write-back.
+ */
+async function entryOf(address: bigint): Promise<{ physical: number; flags: string } | undefined> {
+  const monitor = async (command: string, cpu: number) =>
+    String(await guest.qmp('human-monitor-command', { 'command-line': command, 'cpu-index': cpu }));
+  const end = performance.now() + 60_000;
+  while (performance.now() < end) {
+    for (const cpu of [0, 1]) {
+      const registers = await monitor('info registers', cpu);
+      const register = (name: string) => BigInt(`0x${new RegExp(`${name}=([0-9a-f]+)`).exec(registers)?.[1] ?? 0}`);
+      let entry = register('CR3') | 1n;
+      // Bit 12 of CR4: tables of five levels.
+      for (let level = (register('CR4') >> 12n) & 1n ? 4n : 3n; level >= 0n && entry & 1n; level--) {
+        const index = (address >> (12n + 9n * level)) & 511n;
+        const at = (entry & ADDRESS) + index * 8n;
+        entry = BigInt((await monitor(`xp /1gx 0x${at.toString(16)}`, cpu)).split(': ')[1]?.trim() ?? 0);
+      }
+      if (!(entry & 1n)) continue;
+      const flags = [entry & 16n ? 'PCD' : '', entry & 8n ? 'PWT' : ''].filter(Boolean).join(' ');
+      return { physical: Number(entry & ADDRESS), flags };
+    }
+  }
+  return undefined;
+}
+
+async function uioOf(device: string): Promise<string> {
+  return `/dev/${await guest.until(`ls ${device}/uio`, (output) => /^uio\d+$/m.test(output))}`;
+}
+
+/** Starts `tool hold`; the address of its mapping. */
+async function hold(path: string, offset: number, log = '/tmp/hold', more = ''): Promise<bigint> {
+  await guest.shell(`tool hold ${path} ${offset} ${SIZE} ${more} >${log} 2>&1 &`);
+  const output = await guest.until(`cat ${log}`, (text) => /holding|:/.test(text));
+  const address = /^holding (0x[0-9a-f]+)$/.exec(output)?.[1];
+  assert.ok(address, output);
+  return BigInt(address);
+}
+
+/** The same, and waits until the host sees what it writes. */
+async function holdAndWrite(path: string, offset: number, segment: Segment): Promise<bigint> {
+  segment.setWord(PAGE, 0n);
+  const address = await hold(path, offset);
+  const end = performance.now() + 60_000;
+  while (segment.word(PAGE) === 0n && performance.now() < end) await pause(20);
+  assert.is.not(segment.word(PAGE), 0n);
+  return address;
+}
+
+/** What the holder says from the moment that its device goes. */
+async function released(log = '/tmp/hold'): Promise<string[]> {
+  const output = await guest.until(`cat ${log}`, (text) => /SIGBUS[\s\S]*SIGBUS|garbage/.test(text));
+  await guest.until('pidof tool || echo none', (text) => text.includes('none'));
+  return output.split('\n').slice(1);
+}
+const GONE = ['SIGBUS', 'read: EIO', 'mmap: EINVAL', 'closed', 'SIGBUS'];
+
+async function endHolder(): Promise<void> {
+  await guest.shell('kill -9 $(pidof tool)');
+  await guest.until('pidof tool || echo none', (text) => text.includes('none'));
+}
+
+const healthy = async () => assert.equal(await inside.complaints(guest), []);
+
+// ── One guest, from the bare device to its end ───────────────────────────────────────────────────────────────────────
+
+let device = '';
+let low = 0;
+
+test(
+  `without the driver: resource2 is the memory, and not write-back${note}`,
+  timebox(240, async () => {
+    guest = await Guest.start(options());
+    const found = await pciDevices();
+    assert.is(found.length, 1);
+    device = found[0]!;
+    const [from, to] = await memoryOf(device);
+    assert.is(to - from + 1, SIZE);
+    low = from;
+    await guest.shell(`echo 1 >${device}/enable`);
+    const address = await holdAndWrite(`${device}/resource2`, 0, segments.cold);
+    const entry = await entryOf(address);
+    console.log(`  BAR 2 at 0x${from.toString(16)}; resource2 is ${await typeOf(from)}, ${entry?.flags}`);
+    assert.is(await typeOf(from), 'uncached-minus');
+    assert.equal(entry, { physical: from, flags: 'PCD' });
+    await endHolder();
+    await guest.shell(`echo 0 >${device}/enable`);
+  }),
+);
+
+test(
+  `the driver moves BAR 2 above 4 GiB, and it is write-back${note}`,
+  timebox(120, async () => {
+    await guest.shell('insmod /modules/uio.ko && insmod /modules/uio_ivshmem.ko');
+    const path = await uioOf(device);
+    const [from, to] = await memoryOf(device);
+    console.log(`  BAR 2 from 0x${low.toString(16)} to 0x${from.toString(16)}`);
+    assert.ok(low < GIB4 && from >= GIB4);
+    assert.is(to - from + 1, SIZE);
+    assert.match(await guest.shell('dmesg'), /uio_ivshmem .*BAR 2 moved from/);
+    assert.not.match(await guest.shell('dmesg'), /cannot be moved/);
+
+    const uio = `/sys/class/uio/${path.slice(5)}`;
+    assert.is(await guest.shell(`cat ${uio}/name`), 'ivshmem');
+    assert.is(await guest.shell(`cat ${uio}/version`), '0.0.1');
+    assert.is(Number(await guest.shell(`cat ${uio}/maps/map1/size`)), SIZE);
+    assert.is(Number(await guest.shell(`cat ${uio}/maps/map1/addr`)), from);
+    assert.is(Number(await guest.shell(`cat ${uio}/maps/map0/size`)), 256);
+
+    assert.is(await typeOf(from), 'write-back');
+    const address = await holdAndWrite(path, PAGE, segments.cold);
+    assert.equal(await entryOf(address), { physical: from, flags: '' });
+    await endHolder();
+    // The type belongs to the device, not to the mappings.
+    assert.is(await typeOf(from), 'write-back');
+    await healthy();
+  }),
+);
+
+test(
+  `the memory is that of the host${note}`,
+  timebox(60, async () => {
+    const path = await uioOf(device);
+    const last = SIZE - 8;
+    for (const at of [0, 8, PAGE, SIZE / 2, last]) {
+      await guest.shell(`tool write ${path} ${PAGE} ${SIZE} ${at} 0x${(0x1000 + at).toString(16)}`);
+      assert.is(segments.cold.word(at), BigInt(0x1000 + at));
+      segments.cold.setWord(at, BigInt(at) + 7n);
+      assert.is(await guest.shell(`tool read ${path} ${PAGE} ${SIZE} ${at}`), `0x${(at + 7).toString(16)}`);
+    }
+  }),
+);
+
+test(
+  `mmap refuses what does not fit, and private mappings${note}`,
+  timebox(120, async () => {
+    const path = await uioOf(device);
+    const attempt = async (offset: number, length: number, ...more: string[]) =>
+      (await guest.run(`tool map ${path} ${offset} ${length} ${more.join(' ')}`)).output.trim();
+    assert.is(await attempt(0, PAGE), 'mapped');
+    assert.is(await attempt(0, 2 * PAGE), 'mmap: EINVAL');
+    assert.is(await attempt(PAGE, PAGE), 'mapped');
+    assert.is(await attempt(PAGE, SIZE), 'mapped');
+    assert.is(await attempt(PAGE, SIZE, 'ro'), 'mapped');
+    assert.is(await attempt(PAGE, SIZE - PAGE), 'mapped');
+    assert.is(await attempt(PAGE, SIZE - 1), 'mapped');
+    assert.is(await attempt(PAGE, SIZE + 1), 'mmap: EINVAL');
+    assert.is(await attempt(PAGE, SIZE + PAGE), 'mmap: EINVAL');
+    assert.is(await attempt(PAGE, 2 ** 46), 'mmap: EINVAL');
+    assert.is(await attempt(2 * PAGE, PAGE), 'mmap: EINVAL');
+    assert.is(await attempt(5 * PAGE, PAGE), 'mmap: EINVAL');
+    assert.match(await attempt(2 ** 52, PAGE), /^mmap: (EINVAL|EOVERFLOW)$/);
+    assert.is(await attempt(PAGE, SIZE, 'private'), 'mmap: EINVAL');
+    assert.is(await attempt(PAGE, SIZE, 'private', 'ro'), 'mmap: EINVAL');
+    assert.is(await attempt(0, PAGE, 'private'), 'mmap: EINVAL');
+    await healthy();
+  }),
+);
+
+test(
+  `a mapping can be moved over another, cut and inherited${note}`,
+  timebox(60, async () => {
+    const path = await uioOf(device);
+    assert.is(await guest.shell(`tool move ${path} ${PAGE} ${SIZE}`), 'moved');
+    assert.is(segments.cold.word(0), 0x6d6f766564n);
+    assert.is(await guest.shell(`tool part ${path} ${PAGE} ${SIZE}`), 'shared');
+    await healthy();
+  }),
+);
+
+const plug = () => guest.plug(segments.hot, 'ivshmem1');
+const unplug = () => guest.unplug('ivshmem1');
+
+/** The device that was plugged in, when its driver has it. */
+async function plugged(): Promise<string> {
+  await inside.driven(guest, 2);
+  return (await pciDevices()).find((path) => path !== device)!;
+}
+
+test(
+  `a device that is plugged in is write-back, too, and another memory${note}`,
+  timebox(120, async () => {
+    await plug();
+    const second = await plugged();
+    const [from] = await memoryOf(second);
+    console.log(`  BAR 2 at 0x${from.toString(16)}, ${await typeOf(from)}`);
+    assert.ok(from >= GIB4);
+    assert.is(await typeOf(from), 'write-back');
+    await guest.shell(`tool write ${await uioOf(second)} ${PAGE} ${SIZE} 64 0x686f74`);
+    assert.is(segments.hot.word(64), 0x686f74n);
+    assert.is.not(segments.cold.word(64), 0x686f74n);
+  }),
+);
+
+test(
+  `unplugged while a process has it open and mapped: SIGBUS there, and nothing else; plugged in again it works${note}`,
+  timebox(240, async () => {
+    for (let round = 0; round < 3; round++) {
+      const second = (await pciDevices()).find((path) => path !== device)!;
+      const path = await uioOf(second);
+      await holdAndWrite(path, PAGE, segments.hot);
+      await hold(path, PAGE, '/tmp/other', 'ro');
+      await unplug();
+      for (const log of ['/tmp/hold', '/tmp/other']) {
+        assert.equal(await released(log), GONE);
+      }
+      assert.equal(await pciDevices(), [device]);
+      // The other device goes on.
+      assert.is(await guest.shell(`tool map ${await uioOf(device)} ${PAGE} ${SIZE}`), 'mapped');
+      await plug();
+      const again = await uioOf(await plugged());
+      const word = 0x1234 + round;
+      await guest.shell(`tool write ${again} ${PAGE} ${SIZE} 128 ${word}`);
+      assert.is(segments.hot.word(128), BigInt(word));
+    }
+    await healthy();
+  }),
+);
+
+test(
+  `the driver is unbound while a process uses the device, and bound again${note}`,
+  timebox(240, async () => {
+    const slot = device.split('/').at(-1)!;
+    const driver = '/sys/bus/pci/drivers/uio_ivshmem';
+    const before = await memoryOf(device);
+    for (let round = 0; round < 3; round++) {
+      await holdAndWrite(await uioOf(device), PAGE, segments.cold);
+      assert.is.not((await guest.run('rmmod uio_ivshmem')).code, 0, 'a module in use');
+      await guest.shell(`echo ${slot} >${driver}/unbind`);
+      assert.equal(await released(), GONE);
+      assert.is(await typeOf(before[0]), undefined);
+      await guest.shell(`echo ${slot} >${driver}/bind`);
+      assert.is(await guest.shell(`tool map ${await uioOf(device)} ${PAGE} ${SIZE}`), 'mapped');
+      assert.equal(await memoryOf(device), before);
+      assert.is(await typeOf(before[0]), 'write-back');
+    }
+    // And once more by removing it from the bus, as sysfs can.
+    await holdAndWrite(await uioOf(device), PAGE, segments.cold);
+    await guest.shell(`echo 1 >${device}/remove`);
+    assert.equal(await released(), GONE);
+    await guest.shell('echo 1 >/sys/bus/pci/rescan');
+    assert.is(await guest.shell(`tool map ${await uioOf(device)} ${PAGE} ${SIZE}`), 'mapped');
+    assert.is(await typeOf((await memoryOf(device))[0]), 'write-back');
+    await healthy();
+  }),
+);
+
+test(
+  `the module is removed and loaded again${note}`,
+  timebox(120, async () => {
+    for (let round = 0; round < 5; round++) {
+      await guest.shell('rmmod uio_ivshmem && insmod /modules/uio_ivshmem.ko');
+      assert.is(await guest.shell(`tool map ${await uioOf(device)} ${PAGE} ${SIZE}`), 'mapped');
+    }
+    await healthy();
+    await guest.end();
+  }),
+);
+
+test(
+  `where there is no room above 4 GiB it warns, and works${note}`,
+  timebox(240, async () => {
+    const base = options();
+    guest = await Guest.start({
+      ...base,
+      args: [...(base.args ?? []), '-global', 'i440FX-pcihost.pci-hole64-size=0'],
+    });
+    device = (await pciDevices())[0]!;
+    await guest.shell('insmod /modules/uio.ko && insmod /modules/uio_ivshmem.ko');
+    const [from, to] = await memoryOf(device);
+    console.log(`  BAR 2 at 0x${from.toString(16)}, ${await typeOf(from)}`);
+    assert.is(to - from + 1, SIZE);
+    assert.ok(from < GIB4);
+    assert.match(await guest.shell('dmesg'), /cannot be moved above 4 GiB/);
+    // Where the kernel finds room below, the firmware's MTRRs may have left gaps.
+    assert.match((await typeOf(from)) ?? '', /^(uncached-minus|write-back)$/);
+    const path = await uioOf(device);
+    await guest.shell(`tool write ${path} ${PAGE} ${SIZE} 256 77`);
+    assert.is(segments.cold.word(256), 77n);
+    await healthy();
+    await guest.end();
+  }),
+);
+
+uvuTest.after(async () => {
+  await guest?.end();
+  for (const segment of Object.values(segments)) if (existsSync(segment.path)) segment.remove();
+});
+uvuTest.run();

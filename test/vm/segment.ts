@@ -1,0 +1,126 @@
+/** Memory that guests share: a file in /dev/shm, which is the device's memory. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { closeSync, ftruncateSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import { basename, resolve } from 'node:path';
+import { root, slowness } from './tools.js';
+
+const MIB = 0x100000;
+let count = 0;
+const newName = (label: string) => `isthmus-vm-${process.pid}-${label}${count++}`;
+
+/** What QEMU is told of it. */
+export abstract class Memory {
+  readonly path: string;
+  /** In bytes. */
+  abstract readonly size: number;
+
+  constructor(label: string) {
+    this.path = `/dev/shm/${newName(label)}`;
+  }
+
+  /** As libvirt calls it. */
+  get name(): string {
+    return basename(this.path);
+  }
+
+  /** Properties of `object-add`. */
+  get object() {
+    return { 'qom-type': 'memory-backend-file', share: true, 'mem-path': this.path, size: this.size };
+  }
+
+  /** Arguments of a machine that has it from its start. */
+  plugged(id: string): string[] {
+    return [
+      ...['-object', `memory-backend-file,id=${id}-memory,share=on,mem-path=${this.path},size=${this.size}`],
+      ...['-device', `ivshmem-plain,id=${id},memdev=${id}-memory`],
+    ];
+  }
+}
+
+/** A bare file, of which tests read and write words. */
+export class Segment extends Memory {
+  readonly size: number;
+  readonly #fd: number;
+
+  constructor(label: string, size: number) {
+    super(label);
+    this.size = size;
+    this.#fd = openSync(this.path, 'w+', 0o600);
+    ftruncateSync(this.#fd, size);
+  }
+
+  word(at: number): bigint {
+    const bytes = Buffer.alloc(8);
+    readSync(this.#fd, bytes, 0, 8, at);
+    return bytes.readBigUInt64LE();
+  }
+
+  setWord(at: number, value: bigint): void {
+    const bytes = Buffer.alloc(8);
+    bytes.writeBigUInt64LE(value);
+    writeSync(this.#fd, bytes, 0, 8, at);
+  }
+
+  remove(): void {
+    closeSync(this.#fd);
+    rmSync(this.path, { force: true });
+  }
+}
+
+/** A region as a host has it: made, formatted and watched by `isthmus server`. */
+export class Host extends Memory {
+  readonly size: number;
+  readonly #process: ChildProcess;
+  #said = '';
+
+  private constructor(label: string, megabytes: number) {
+    super(label);
+    this.size = megabytes * MIB;
+    const cli = process.env['ISTHMUS_CLI'] ?? resolve(root, 'dist/cli.js');
+    const args = [cli, 'server', '-s', this.name, '-m', String(megabytes), '-c', 'migration-framework'];
+    this.#process = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    for (const stream of [this.#process.stdout, this.#process.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => {
+        this.#said += text;
+      });
+    }
+    process.on('exit', this.#kill);
+  }
+
+  /** @param megabytes a power of two */
+  static async start(label: string, megabytes = 32): Promise<Host> {
+    const host = new Host(label, megabytes);
+    await host.said(/region .*, pid \d+/);
+    return host;
+  }
+
+  /** Waits until the server has said something like that. */
+  async said(pattern: RegExp, seconds = 30): Promise<RegExpExecArray> {
+    const end = performance.now() + seconds * slowness * 1000;
+    for (;;) {
+      const found = pattern.exec(this.#said);
+      if (found) return found;
+      if (this.#process.exitCode !== null) throw new Error(`the server has ended: ${this.#said}`);
+      if (performance.now() > end) throw new Error(`the server does not say ${pattern}: ${this.#said}`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  readonly #kill = () => {
+    this.#process.kill('SIGKILL');
+    rmSync(this.path, { force: true });
+  };
+
+  /** It removes its file. */
+  async end(): Promise<void> {
+    process.off('exit', this.#kill);
+    if (this.#process.exitCode === null && this.#process.signalCode === null) {
+      const ended = new Promise((resolve) => this.#process.once('exit', resolve));
+      this.#process.kill('SIGTERM');
+      const late = setTimeout(() => this.#process.kill('SIGKILL'), 10_000 * slowness);
+      await ended;
+      clearTimeout(late);
+    }
+    rmSync(this.path, { force: true });
+  }
+}
