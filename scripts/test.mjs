@@ -273,8 +273,10 @@ if (tests.length === 0) {
   if (options.again && failures.length > 0) {
     console.log('\n── What failed, once more ──\n');
     for (const first of failures) {
-      // By name where the file can do that, and where all that went wrong has a name.
-      const named = first.names.length === first.failed && /\bchosen\(/.test(read(first.path));
+      // By name where the file can do that, and where all that went wrong has a name. The tests of a virtual machine
+      // go on where the one before left it.
+      const named =
+        first.names.length === first.failed && folder(first.path) !== 'vm' && /\bchosen\(/.test(read(first.path));
       const second = await runFile(first.path, named ? first.names : undefined);
       report(second, width);
       if (second.failed || second.passed < first.failed) continue;

@@ -602,7 +602,7 @@ function main(): void {
         await first.kill('SIGKILL');
         const killed = await killing;
         assert.is(killed.code, 1);
-        assert.match(killed.stdout, new RegExp(`^${first.pid} worker: has ended$`, 'm'));
+        assert.match(killed.stdout, new RegExp(`^${first.pid} worker: has left the broker without a word$`, 'm'));
         const gone = await printed(['status', ...at, '--pid', String(first.pid), '--json']);
         assert.is(gone.code, 1);
         assert.is(JSON.parse(gone.stdout)[0].state, 'offline');
