@@ -61,7 +61,7 @@ export class Guest {
         ...['-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', '2', '-m', `${memory}`],
         ...['-kernel', kernel, '-initrd', initramfs, '-append', commandLine(options)],
         ...['-serial', `file:${join(this.folder, 'console')}`],
-        ...['-chardev', socket('shell'), '-serial', 'chardev:shell'],
+        ...['-chardev', socket('shell'), '-device', 'virtio-serial-pci', '-device', 'virtconsole,chardev=shell'],
         // One for us, one for tools: QEMU talks with one at a time.
         ...['-chardev', socket('qmp'), '-mon', 'chardev=qmp,mode=control'],
         ...['-chardev', socket('qmp-tools'), '-mon', 'chardev=qmp-tools,mode=control'],

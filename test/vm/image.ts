@@ -52,10 +52,11 @@ export function archive(files: Files): Buffer {
 // ── A small guest ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * The first process: mounts what there is, a disk too, makes the network work if it was given an ADDRESS, and runs the commands that
- * come through the second serial port, one a line, each with a number in front; afterwards it says the number and the exit
- * code. (A shell that has the port as its terminal would prompt and echo; one behind a pipe from busybox's `cat` hangs: that
- * uses sendfile(), which holds the pipe while it waits.)
+ * The first process: mounts what there is, a disk too, makes the network work if it was given an ADDRESS, and runs the
+ * commands that come through the virtio console, one a line, each with a number in front; afterwards it says the number and
+ * the exit code. (A shell that has the console as its terminal would prompt and echo; one behind a pipe from busybox's `cat`
+ * hangs: that uses sendfile(), which holds the pipe while it waits. The emulated UART, which needs no module, loses
+ * characters now and then.)
  */
 const INIT = `#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run
@@ -70,8 +71,8 @@ mount -t tmpfs tmpfs /dev/shm
 export PATH=/bin HOME=/tmp
 hostname \${NAME:-guest}
 ip link set lo up
-if [ -e /modules/needed ]; then
-  for module in $(cat /modules/needed); do insmod /modules/$module.ko; done
+for module in $(cat /modules/needed); do insmod /modules/$module.ko; done
+if [ -e /dev/vda ]; then
   mkdir /disk
   mount -t ext4 -o ro /dev/vda /disk
   for name in $(ls -1 /disk); do ln -s /disk/$name /$name; done
@@ -81,8 +82,9 @@ if [ -n "$ADDRESS" ]; then
   ip address add $ADDRESS/24 dev eth0
   ip link set eth0 up
 fi
-stty -F /dev/ttyS1 raw -echo
-exec 3</dev/ttyS1 >/dev/ttyS1 2>/dev/ttyS0
+exec 3</dev/hvc0 >/dev/hvc0 2>/dev/ttyS0
+# It forgets that when nobody has it open.
+stty raw -echo <&3
 echo '@@ready'
 while read -r number command <&3; do
   sh -c "$command" </dev/null 2>&1 3<&-
@@ -98,8 +100,19 @@ function tool(): string {
   });
 }
 
+/** Modules that are loaded at the start, in this order, in /modules. */
+function loaded(kernel: Kernel, ...names: string[]): Files {
+  const needed = modules(kernel, ...names);
+  const files = [...needed].map(([name, data]) => [`modules/${name}.ko`, { data }]);
+  return { ...Object.fromEntries(files), 'modules/needed': { data: [...needed.keys()].join('\n') } };
+}
+
+/** The way to the shell. */
+const CONSOLE = ['virtio_pci', 'virtio_console'];
+
 function basics(kernel: Kernel): Files {
   return {
+    ...loaded(kernel, ...CONSOLE),
     init: { data: INIT, mode: 0o755 },
     'bin/busybox': { data: readFileSync('/bin/busybox'), mode: 0o755 },
     'bin/tool': { data: readFileSync(tool()), mode: 0o755 },
@@ -224,10 +237,5 @@ export function drive(path: string): string[] {
 
 /** What a guest with such a disk starts from. */
 export function starter(kernel: Kernel): string {
-  const needed = modules(kernel, 'virtio_pci', 'virtio_net', 'virtio_blk', 'crc32c_generic', 'ext4');
-  const files = [...needed].map(([name, data]) => [`modules/${name}.ko`, { data }]);
-  return initramfs(kernel, {
-    ...Object.fromEntries(files),
-    'modules/needed': { data: [...needed.keys()].join('\n') },
-  });
+  return initramfs(kernel, loaded(kernel, ...CONSOLE, 'virtio_net', 'virtio_blk', 'crc32c_generic', 'ext4'));
 }

@@ -30,7 +30,7 @@ const why = missing() ?? absent ?? (existsSync(MEMORY) ? `${MEMORY} is there alr
 if (why) console.log(`! SKIPPED, libvirt with a guest (npm run test:vm:setup): ${why}`);
 const test = why ? register.skip : register;
 
-/** A domain that starts from files, with its two serial ports in this folder. */
+/** A domain that starts from files, with its serial port and its virtio console in this folder. */
 function domainXml(name: string, folder: string): string {
   return `<domain type='qemu'>
   <name>${name}</name>
@@ -49,7 +49,7 @@ function domainXml(name: string, folder: string): string {
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
     <serial type='file'><source path='${folder}/console'/><target port='0'/></serial>
-    <serial type='unix'><source mode='bind' path='${folder}/shell'/><target port='1'/></serial>
+    <console type='unix'><source mode='bind' path='${folder}/shell'/><target type='virtio'/></console>
   </devices>
 </domain>
 `;

@@ -1,4 +1,4 @@
-/** The shell in a guest, by the serial port on which its first process takes commands (image.ts). */
+/** The shell in a guest, by the console on which its first process takes commands (image.ts). */
 import { once } from 'node:events';
 import { createConnection, type Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -31,7 +31,7 @@ export class Shell {
     socket.on('close', end).on('error', end);
   }
 
-  /** @param path of the socket that is the serial port's other end */
+  /** @param path of the socket that is the console's other end */
   static async open(path: string): Promise<Shell> {
     const socket = createConnection(path);
     await once(socket, 'connect');
