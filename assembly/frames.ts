@@ -85,16 +85,29 @@ function bit(map: usize, frame: u32): bool {
   return (load<u8>(map + (frame >> 3)) & (1 << (<u8>(frame & 7)))) != 0;
 }
 
+// @ts-ignore: decorator
+@inline
+function markOne(map: usize, frame: u32, on: bool): void {
+  const at = map + (frame >> 3);
+  const m: u8 = 1 << (<u8>(frame & 7));
+  store<u8>(at, on ? load<u8>(at) | m : load<u8>(at) & ~m);
+}
+
 function mark(map: usize, from: u32, count: u32, on: bool): void {
-  for (let i = from, end = from + count; i < end; ++i) {
-    const at = map + (i >> 3);
-    const m: u8 = 1 << (<u8>(i & 7));
-    store<u8>(at, on ? load<u8>(at) | m : load<u8>(at) & ~m);
-  }
+  let i = from;
+  const end = from + count;
+  for (; i < end && (i & 7) != 0; ++i) markOne(map, i, on);
+  const bytes = (end - i) >> 3;
+  memory.fill(map + (i >> 3), on ? 0xff : 0, bytes);
+  for (i += bytes << 3; i < end; ++i) markOne(map, i, on);
 }
 
 function anyUsed(from: u32, count: u32): bool {
-  for (let i = from, end = from + count; i < end; ++i) if (bit(USED, i)) return true;
+  for (let i = from, end = from + count; i < end; ++i) {
+    // A byte at a time where nothing of it is used.
+    if ((i & 7) == 0 && end - i >= 8 && load<u8>(USED + (i >> 3)) == 0) i += 7;
+    else if (bit(USED, i)) return true;
+  }
   return false;
 }
 
@@ -118,25 +131,55 @@ function findFree(count: u32): u32 {
 
 // ─── extents ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Take `count` extents in a row. @returns the first of them, or 0 if there are not so many (extent 0 is the header's) */
-function takeExtents(count: u32): u32 {
-  const mine = tagOf(KIND_HELD, slot, generation, 0);
-  let first = firstExtent;
-  while (first + count <= extentCount) {
-    let got: u32 = 0;
-    while (got < count && atomic.cmpxchg<u64>(extentWord(first + got), 0, mine) == 0) ++got;
-    if (got == count) {
-      mark(OWNED, first << extentShift, count << extentShift, true);
-      return first;
+/**
+ * Find `count` frames in a row, in free extents, in no run of ours in extents that we have, or in both, and take the
+ * extents that are not ours yet.
+ * @returns the first of them, or 0 if there are not so many
+ */
+function claimRow(count: u32): u32 {
+  const each: u32 = 1 << extentShift;
+  let row: u32 = 0;
+  for (let extent = firstExtent; extent < extentCount; ++extent) {
+    const from = extent << extentShift;
+    if (bit(OWNED, from)) {
+      for (let i: u32 = 0; i < each; ++i) {
+        row = bit(USED, from + i) ? 0 : row + 1;
+        if (row != count) continue;
+        if (claimExtents(from + i + 1 - count, count)) return from + i + 1 - count;
+        row = 0;
+      }
+    } else if (atomic.load<u64>(extentWord(extent)) == 0) {
+      row += each;
+      if (row < count) continue;
+      if (claimExtents(from + each - row, count)) return from + each - row;
+      row = 0;
+    } else {
+      row = 0;
     }
-    for (let i: u32 = 0; i < got; ++i) atomic.cmpxchg<u64>(extentWord(first + i), mine, 0);
-    first += got + 1;
   }
   return 0;
 }
 
+/** Take those extents under the frames that are not ours. @returns false: somebody was faster, and nothing is taken */
+function claimExtents(frame: u32, count: u32): bool {
+  const mine = tagOf(KIND_HELD, slot, generation, 0);
+  const first = frame >> extentShift;
+  const last = (frame + count - 1) >> extentShift;
+  let extent = first;
+  for (; extent <= last; ++extent) {
+    if (bit(OWNED, extent << extentShift)) continue;
+    if (atomic.cmpxchg<u64>(extentWord(extent), 0, mine) != 0) break;
+    mark(OWNED, extent << extentShift, 1 << extentShift, true);
+  }
+  if (extent > last) return true;
+  // Ours before, and in use by runs of ours, or just taken: the latter go.
+  returnExtents(first << extentShift, (extent - first) << extentShift);
+  return false;
+}
+
 /** Give back those of our extents in the range of frames that hold no run any more. */
 function returnExtents(frame: u32, count: u32): void {
+  if (count == 0) return;
   const mine = tagOf(KIND_HELD, slot, generation, 0);
   const last = (frame + count - 1) >> extentShift;
   for (let extent = frame >> extentShift; extent <= last; ++extent) {
@@ -156,28 +199,19 @@ function returnExtents(frame: u32, count: u32): void {
 export function take(count: u32, which: u32): u32 {
   if (count == 0 || count >= frames || !holdsSlot()) return 0;
   let frame = findFree(count);
-  let extents: u32 = 0;
-  let first: u32 = 0;
   if (frame == 0) {
     collect();
     frame = findFree(count);
   }
+  if (frame == 0) frame = claimRow(count);
   if (frame == 0) {
-    extents = (count + (1 << extentShift) - 1) >> extentShift;
-    first = takeExtents(extents);
-    if (first == 0) {
-      // Somebody may have died between leaving and sweeping.
-      sweep();
-      first = takeExtents(extents);
-      if (first == 0) return 0;
-    }
-    frame = findFree(count);
+    // Somebody may have died between leaving and sweeping.
+    sweep();
+    frame = claimRow(count);
     if (frame == 0) return 0;
   }
   mark(USED, frame, count, true);
   mark(HEADS, frame, 1, true);
-  // The run may begin in an extent that was ours already, and not need the last of the new ones.
-  if (first != 0) returnExtents(first << extentShift, extents << extentShift);
   atomic.store<u64>(half(frame, other(which)), tagOf(KIND_OFFERED, slot, generation, count));
   atomic.store<u64>(half(frame, which), tagOf(KIND_HELD, slot, generation, count));
   return frame;

@@ -5,6 +5,7 @@ import type { Core } from './core/core.js';
 import type { Region } from './core/region.js';
 import { IsthmusError } from './errors.js';
 import { Inbound, type InboundOwner } from './inbound.js';
+import { Loan, Loans, type LoansOwner } from './loan.js';
 import type { Log } from './log.js';
 import type { Announced, Matching } from './matching.js';
 import type { SharedMemory } from './memory.js';
@@ -93,16 +94,33 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
    * Send a message: resolves when it is in the ring, waits for room. The bytes must not change until then. A message of
    * which the first part is on its way is not given up by `signal`.
    * @param xheader at most 65,535 bytes
+   * @param data a {@link Loan} is the peer's from here on, whatever becomes of the call
    * @throws ERR_ISTHMUS_CLOSED, ERR_ISTHMUS_MESSAGE_TOO_LARGE, ERR_ISTHMUS_PEER_DIED, ERR_ISTHMUS_PEER_TIMEOUT,
-   * `signal.reason`
+   * `signal.reason`; ERR_ISTHMUS_RELEASED, ERR_ISTHMUS_INVALID_ARGUMENT: a loan that was sent, or of another connection
    */
-  send(data: Sendable, options?: { xheader?: Uint8Array | undefined; signal?: AbortSignal | undefined }): Promise<void>;
+  send(
+    data: Sendable | Loan,
+    options?: { xheader?: Uint8Array | undefined; signal?: AbortSignal | undefined },
+  ): Promise<void>;
   /**
    * Send a message if there is room now. False: not taken, and nothing changed. The bytes are the caller's again when it
-   * returns. Allocates nothing for a message that the ring takes whole.
-   * @throws ERR_ISTHMUS_CLOSED, ERR_ISTHMUS_MESSAGE_TOO_LARGE, ERR_ISTHMUS_PEER_DIED, ERR_ISTHMUS_PEER_TIMEOUT
+   * returns. Allocates nothing for a message that the ring takes whole. A {@link Loan} that was not taken is still the
+   * caller's.
+   * @throws ERR_ISTHMUS_CLOSED, ERR_ISTHMUS_MESSAGE_TOO_LARGE, ERR_ISTHMUS_PEER_DIED, ERR_ISTHMUS_PEER_TIMEOUT;
+   * ERR_ISTHMUS_RELEASED, ERR_ISTHMUS_INVALID_ARGUMENT: a loan that was sent, or of another connection
    */
-  trySend(data: Sendable, options?: { xheader?: Uint8Array | undefined }): boolean;
+  trySend(data: Sendable | Loan, options?: { xheader?: Uint8Array | undefined }): boolean;
+  /**
+   * Room for a message of `size` bytes in the memory that both ends map: fill it, and send it without a copy. Waits until
+   * the region has a run of free frames for it, for ever if a peer never releases what it has borrowed. Where there is no
+   * region (over `tcp`, while suspended), or one that is too small whoever uses it, it is memory of our own, and is
+   * copied when it is sent.
+   * @throws ERR_ISTHMUS_INVALID_ARGUMENT, ERR_ISTHMUS_MESSAGE_TOO_LARGE, ERR_ISTHMUS_CLOSED, what ended the connection,
+   * `signal.reason`
+   */
+  loan(size: number, options?: { signal?: AbortSignal | undefined }): Promise<Loan>;
+  /** {@link loan} without waiting; undefined: the region has no such room now. @throws as {@link loan} */
+  tryLoan(size: number): Loan | undefined;
   /**
    * Resolves when the peer's runtime has consumed all that was sent so far. Over `tcp`: when the kernel has it.
    * @throws ERR_ISTHMUS_CLOSED, ERR_ISTHMUS_PEER_DIED, ERR_ISTHMUS_PEER_TIMEOUT, `signal.reason`
@@ -233,7 +251,16 @@ const NO_COUNTS = { messagesSent: 0, messagesReceived: 0, bytesSent: 0, bytesRec
 const MAX_SHUTDOWN = 64;
 
 export class RuntimeConnection
-  implements Connection, LinkOwner, Pollable, InboundOwner, OutboundOwner, RmaOwner, StallsOwner, SuspensionOwner
+  implements
+    Connection,
+    LinkOwner,
+    Pollable,
+    InboundOwner,
+    OutboundOwner,
+    RmaOwner,
+    LoansOwner,
+    StallsOwner,
+    SuspensionOwner
 {
   readonly closed: Promise<Closed>;
   readonly matching: Matching;
@@ -265,6 +292,8 @@ export class RuntimeConnection
   #finished = false;
   /** The link is cut: nothing goes in or out any more. */
   #freed = false;
+  /** It holds nothing any more. */
+  #gone = false;
   /** Sums over the links before this one. */
   #past = NO_COUNTS;
   /** Called when the other side is known to have the link as well. */
@@ -280,6 +309,7 @@ export class RuntimeConnection
   /** @internal */
   early = false;
   #rma: Rma | undefined;
+  #loans: Loans | undefined;
   /** Read on whatever is unread: the peer's wish to suspend lies behind it. */
   #hurried = false;
   #stream: ConnectionStream | undefined;
@@ -396,14 +426,15 @@ export class RuntimeConnection
   // ─── sending ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
   async send(
-    data: Sendable,
+    data: Sendable | Loan,
     options?: { xheader?: Uint8Array | undefined; signal?: AbortSignal | undefined },
   ): Promise<void> {
     const signal = options?.signal;
     signal?.throwIfAborted();
-    const bytes = bytesOf(data);
     const xheader = options?.xheader ?? NO_BYTES;
-    this.#checkSend(bytes, xheader);
+    if (data instanceof Loan) return this.#pass(data, xheader, signal);
+    const bytes = bytesOf(data);
+    this.#checkSend(bytes.length, xheader);
     if (bytes.length >= this.#rendezvous) return this.#announce(xheader, bytes, signal);
     const sent = this.#out.begin(0, xheader, bytes);
     if (sent < bytes.length + xheader.length) return this.#out.wait(0, xheader, bytes, sent, signal);
@@ -416,14 +447,79 @@ export class RuntimeConnection
     });
   }
 
-  trySend(data: Sendable, options?: { xheader?: Uint8Array | undefined }): boolean {
-    const bytes = data instanceof Uint8Array ? data : bytesOf(data);
+  /** Send what a loan holds. */
+  #pass(loan: Loan, xheader: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+    this.#checkLoan(loan, xheader);
+    const { region } = this;
+    const { place } = loan;
+    if (place && place.region === region && region.usable) {
+      loan.spend();
+      return new Promise((resolve, reject) => {
+        this.#memory().pass(region, place.run, loan.length, xheader, resolve, reject);
+      });
+    }
+    // Another way than when it was lent, and that region may go before the bytes have left.
+    const bytes = place ? loan.data.slice() : loan.data;
+    loan.release();
+    return this.send(bytes, { xheader, signal });
+  }
+
+  #checkLoan(loan: Loan, xheader: Uint8Array): void {
+    if (!this.#loans || !loan.isOf(this.#loans)) {
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'this loan is of another connection');
+    }
+    this.#checkSend(loan.data.length, xheader);
+  }
+
+  trySend(data: Sendable | Loan, options?: { xheader?: Uint8Array | undefined }): boolean {
     const xheader = options?.xheader ?? NO_BYTES;
-    this.#checkSend(bytes, xheader);
+    if (data instanceof Loan) return this.#tryPass(data, xheader);
+    const bytes = data instanceof Uint8Array ? data : bytesOf(data);
+    this.#checkSend(bytes.length, xheader);
     if (bytes.length >= this.#rendezvous && this.#out.waiting === 0) {
       if (this.#memory().offer(xheader, bytes, false)) return true;
     }
     return this.#out.trySend(0, xheader, bytes);
+  }
+
+  #tryPass(loan: Loan, xheader: Uint8Array): boolean {
+    this.#checkLoan(loan, xheader);
+    const { region } = this;
+    const { place } = loan;
+    if (place && place.region === region && region.usable) {
+      if (this.#out.waiting > 0) this.#out.pump();
+      if (this.#out.waiting > 0) return false;
+      loan.spend();
+      this.#memory().pass(region, place.run, loan.length, xheader);
+      return true;
+    }
+    if (!this.#out.trySend(0, xheader, loan.data)) return false;
+    loan.release();
+    return true;
+  }
+
+  async loan(size: number, options?: { signal?: AbortSignal | undefined }): Promise<Loan> {
+    options?.signal?.throwIfAborted();
+    this.#checkSize(size);
+    return this.#lending().get(size, options?.signal);
+  }
+
+  tryLoan(size: number): Loan | undefined {
+    this.checkOpen();
+    this.#checkSize(size);
+    return this.#lending().try(size);
+  }
+
+  #checkSize(size: number): void {
+    if (!Number.isSafeInteger(size) || size < 0) {
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `a loan of ${size} bytes`);
+    }
+    this.#checkLength(size, 0);
+  }
+
+  #lending(): Loans {
+    this.#loans ??= new Loans(this);
+    return this.#loans;
   }
 
   /**
@@ -437,7 +533,7 @@ export class RuntimeConnection
     reject: (error: unknown) => void,
   ): PendingSend | undefined {
     const bytes = bytesOf(data);
-    this.#checkSend(bytes, xheader);
+    this.#checkSend(bytes.length, xheader);
     if (bytes.length >= this.#rendezvous && this.#memory().offer(xheader, bytes, true, resolve, reject))
       return undefined;
     const sent = this.#out.begin(0, xheader, bytes);
@@ -451,20 +547,24 @@ export class RuntimeConnection
     return this.#out.cancel(entry);
   }
 
-  #checkOpen(): void {
+  /** @internal */
+  checkOpen(): void {
     if (this.#state === 'closing' || this.#state === 'closed') throw this.#error ?? this.#closedError();
   }
 
-  #checkSend(data: Uint8Array, xheader: Uint8Array): void {
-    this.#checkOpen();
-    if (xheader.length > MAX_XHEADER || data.length + xheader.length > this.maxMessageSize) {
-      const limit = this.maxMessageSize;
-      throw new IsthmusError(
-        'ERR_ISTHMUS_MESSAGE_TOO_LARGE',
-        `a message of ${data.length} bytes with an xheader of ${xheader.length}; the limits are ${limit} for both and ${MAX_XHEADER} for the xheader`,
-        { needed: data.length + xheader.length, available: limit },
-      );
-    }
+  #checkSend(length: number, xheader: Uint8Array): void {
+    this.checkOpen();
+    this.#checkLength(length, xheader.length);
+  }
+
+  #checkLength(length: number, xlength: number): void {
+    const limit = this.maxMessageSize;
+    if (xlength <= MAX_XHEADER && length + xlength <= limit) return;
+    throw new IsthmusError(
+      'ERR_ISTHMUS_MESSAGE_TOO_LARGE',
+      `a message of ${length} bytes with an xheader of ${xlength}; the limits are ${limit} for both and ${MAX_XHEADER} for the xheader`,
+      { needed: length + xlength, available: limit },
+    );
   }
 
   #closedError(): IsthmusError {
@@ -489,7 +589,7 @@ export class RuntimeConnection
     let pause = 0;
     for (;;) {
       signal?.throwIfAborted();
-      this.#checkOpen();
+      this.checkOpen();
       if (this.#out.waiting > 0) this.#out.pump();
       if (this.#out.waiting === 0 && !this.#on?.cutOff && this.#out.unread() === 0) return;
       // The peer says nothing when it is done, and it may take its time: look often at first.
@@ -582,6 +682,7 @@ export class RuntimeConnection
       this.tentative ||
       this.#suspending ||
       this.#rma?.expects === true ||
+      this.#loans?.awaited === true ||
       (this.groups > 0 && this.#context.groups.expects(this))
     );
   }
@@ -628,7 +729,7 @@ export class RuntimeConnection
   // ─── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   expose(memory: SharedMemory | Uint8Array, options: ExposeOptions = {}): Exposure {
-    this.#checkOpen();
+    this.checkOpen();
     return this.#memory().expose(memory, options);
   }
 
@@ -653,7 +754,7 @@ export class RuntimeConnection
 
   /** @internal {@link sendControl}, waiting for room. */
   sendFor(type: number, xheader: Uint8Array, data: Uint8Array): Promise<void> {
-    this.#checkSend(data, xheader);
+    this.#checkSend(data.length, xheader);
     return new Promise((resolve, reject) => {
       const sent = this.#out.begin(type, xheader, data);
       if (sent < data.length + xheader.length) this.#out.queue(type, xheader, data, sent, resolve, reject);
@@ -802,7 +903,7 @@ export class RuntimeConnection
     const gone = () => {
       on?.link.free();
       if (borrowing) this.#borrowings.delete(borrowing);
-      if (this.#freed && this.#borrowings.size === 0) this.#context.gone(this);
+      this.settled();
     };
     // Borrowed bytes stay where they are until they are given back.
     if (!borrowing) gone();
@@ -818,7 +919,16 @@ export class RuntimeConnection
    */
   abandon(core: Core): { readonly offset: number; readonly length: number }[] {
     if (this.#on?.core === core) this.#cut({ reason: 'local' });
-    return [...this.#borrowings].flatMap((borrowing) => borrowing.abandon(core) ?? []);
+    const kept = [...this.#borrowings].flatMap((borrowing) => borrowing.abandon(core) ?? []);
+    return [...kept, ...(this.#loans?.abandon(core) ?? []), ...(this.#rma?.abandon(core) ?? [])];
+  }
+
+  /** @internal Something that an application had in its hands is back. The connection is gone when nothing is out. */
+  settled(): void {
+    if (!this.#freed || this.#gone || this.#borrowings.size > 0) return;
+    if ((this.#loans?.out ?? 0) > 0 || (this.#rma?.borrowed ?? 0) > 0) return;
+    this.#gone = true;
+    this.#context.gone(this);
   }
 
   // ─── silence of the peer ───────────────────────────────────────────────────────────────────────────────────────────

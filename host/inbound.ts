@@ -213,11 +213,25 @@ export class Inbound {
     }
     const unread = this.#shift() ?? (this.#awaited ? undefined : this.#take(0, true));
     if (unread) {
-      const { data, xheader } = unread instanceof Message ? unread : await this.#fetch(unread);
+      if (unread instanceof Message) return new BorrowedMessage(unread.data, unread.xheader, undefined);
+      const lent = this.#lend(unread);
+      if (lent) return lent;
+      const { data, xheader } = await this.#fetch(unread);
       return new BorrowedMessage(data, xheader, undefined);
     }
     if (this.#ended) return this.#owner.endOfInput();
     return this.#wait(true, signal) as Promise<BorrowedMessage | undefined>;
+  }
+
+  /** What was announced, where it lies. */
+  #lend(announced: Announced): BorrowedMessage | undefined {
+    // A part of it may be on its way already.
+    if (this.#fetches.has(announced)) return undefined;
+    const lent = announced.lend();
+    if (!lent) return undefined;
+    const { memory, offset } = lent;
+    const data = memory.subarray(offset, offset + announced.length);
+    return new BorrowedMessage(data, announced.xheader, () => lent.release());
   }
 
   #wait(borrows: boolean, signal: AbortSignal | undefined): Promise<Message | BorrowedMessage | undefined> {
@@ -343,7 +357,21 @@ export class Inbound {
             break;
           }
         }
-        const message = this.#unread.length > 0 ? this.#head() : this.#takeMessage();
+        if (this.#unread.length === 0) this.#takeNext();
+        const next = this.#unread.peek();
+        const announced = next instanceof Message ? undefined : next;
+        const lent = announced && !this.#fetches.has(announced) ? announced.lend() : undefined;
+        if (announced && lent) {
+          this.#shift();
+          count++;
+          try {
+            handler(lent.memory, lent.offset, announced.length);
+          } finally {
+            lent.release();
+          }
+          continue;
+        }
+        const message = this.#head();
         if (!message) {
           if (this.#unread.length === 0 && this.#ended && count === 0) {
             this.#owner.endOfInput();
@@ -351,7 +379,7 @@ export class Inbound {
           }
           break;
         }
-        if (this.#unread.peek() === message) this.#shift();
+        this.#shift();
         count++;
         handler(message.data, 0, message.data.length);
       }
@@ -361,13 +389,11 @@ export class Inbound {
     return count;
   }
 
-  /** The next message that nobody waits for, out of the ring; what was only announced stays in the queue. */
-  #takeMessage(): Message | undefined {
-    if (this.#awaited) return undefined;
+  /** The next message that nobody waits for, out of the ring and into the queue. */
+  #takeNext(): void {
+    if (this.#awaited) return;
     const unread = this.#take(0, true);
-    if (unread === undefined || unread instanceof Message) return unread;
-    this.#push(unread);
-    return this.#head();
+    if (unread) this.#push(unread);
   }
 
   #borrowNext(): BorrowedMessage | undefined {
@@ -420,6 +446,11 @@ export class Inbound {
     if (unread instanceof Message) {
       const { data } = unread;
       receiver.complete(connection, new Message(keep(receiver, data), xheader), data.length);
+      return;
+    }
+    const lent = receiver.borrows ? this.#lend(unread) : undefined;
+    if (lent) {
+      receiver.lend(connection, lent);
       return;
     }
     const { length } = unread;

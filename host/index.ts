@@ -21,6 +21,7 @@ export type {
   RuntimeSnapshot,
   RuntimeStats,
 } from './inspect.js';
+export { Loan } from './loan.js';
 export type { Level, Log } from './log.js';
 export type { Envelope, Match } from './matching.js';
 export { SharedMemory } from './memory.js';

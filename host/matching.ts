@@ -34,8 +34,18 @@ export interface Announced {
    * @returns `target` as far as it was filled, or that memory; at once where the data lies in a region of ours
    */
   fetch(target: Uint8Array | undefined): Uint8Array | Promise<Uint8Array>;
+  /** The data where it lies, instead of {@link fetch}. @returns undefined: it lies in no region of ours */
+  lend(): Lent | undefined;
   /** Nobody will ever want it. */
   drop(): void;
+}
+
+/** Bytes of a region that stay as they are, as far as it is up to us, until they are given back. */
+export interface Lent {
+  readonly memory: Uint8Array;
+  readonly offset: number;
+  /** Once. */
+  release(): void;
 }
 
 let last = 0;

@@ -112,8 +112,15 @@ export class SharedMemory implements Disposable {
   }
 }
 
-/** @internal A run of a region for so many bytes, behind a frame for its grants. @returns undefined: there is no room */
-export function takeRun(region: Region, length: number): { frame: number; address: number } | undefined {
+/** Frames of a region: the first one holds the grants, behind it lies what is granted. @internal */
+export interface Run {
+  readonly frame: number;
+  /** Of the first byte behind the grants. */
+  readonly address: number;
+}
+
+/** @internal A run of a region for so many bytes. @returns undefined: there is no room */
+export function takeRun(region: Region, length: number): Run | undefined {
   const { call, layout } = region.core;
   if (!region.usable || length === 0) return undefined;
   const frame = call.takeRun(length);

@@ -11,8 +11,8 @@ import type { Carrier } from './carrier.js';
 import { type Core, coreLayout } from './core/core.js';
 import type { Region } from './core/region.js';
 import { IsthmusError } from './errors.js';
-import type { Announced } from './matching.js';
-import { giveBack, SharedMemory, takeRun } from './memory.js';
+import type { Announced, Lent } from './matching.js';
+import { giveBack, type Run, SharedMemory, takeRun } from './memory.js';
 import { NO_BYTES } from './message.js';
 
 /** What a connection does for it. */
@@ -28,6 +28,8 @@ export interface RmaOwner {
   wake(): void;
   /** All that was offered has been fetched. */
   quiet(): void;
+  /** Nothing of the peer's is lent to the application any more. */
+  settled(): void;
 }
 
 export interface ExposeOptions {
@@ -90,7 +92,9 @@ const PIECE = 4 << 20;
 const PIECES = 8;
 /** Bytes of answers that may wait for room; a peer that asks for more than it takes is cut off. */
 const MAX_ANSWERS = PIECE * PIECES * 2;
-/** Of the data of a RENDEZVOUS_REQ, and of an xheader of ours. */
+/** Bytes of a RENDEZVOUS_REQ's data: as C sends it, with a reference into a region, and at most. */
+const REQUEST = 20;
+const REQUEST_WITH_REFERENCE = 28;
 const MAX_REQUEST = 4096;
 /** How long what was announced in a region stays there when we cut the connection, in milliseconds. */
 const LINGER = 5000;
@@ -137,9 +141,17 @@ interface Reference {
 
 /** A run of the peer's that we hold. */
 interface Adopted {
-  /** @returns undefined: the region is gone */
-  copy(target: Uint8Array | undefined, want: number): Uint8Array | undefined;
+  readonly region: Region;
+  /** Of its data. */
+  readonly address: number;
   letGo(): void;
+}
+
+/** What an application looks at. */
+interface Borrowed {
+  readonly core: Core;
+  readonly offset: number;
+  readonly length: number;
 }
 
 const randomId = () => randomBytes(8).readBigUInt64LE();
@@ -150,6 +162,8 @@ export class Rma {
   readonly #withdrawals = new Set<() => void>();
   readonly #reads = new Map<bigint, PendingRead>();
   readonly #offers = new Map<bigint, Offer>();
+  /** Of runs that we hold. */
+  readonly #borrowed = new Set<Borrowed>();
   #answers = 0;
   /** A write of the peer was refused since the last answer. */
   #refused = false;
@@ -372,43 +386,68 @@ export class Rma {
   ): boolean {
     const { carrier, region } = this.#owner;
     if (!carrier || this.#ended) return false;
-    const id = randomId();
-    const base = randomId();
-    const request = Buffer.alloc(region ? 28 : 20);
-    request.writeBigUInt64LE(id, 0);
-    request.writeBigUInt64LE(base, 8);
-    request.writeUInt32LE(data.length, 16);
-    const { MESSAGE_RENDEZVOUS_REQ } = carrier.core.layout;
     const run = region && takeRun(region, data.length);
     if (region && run) {
-      const { core } = region;
-      const place = core.call.grant(run.frame, low(base), high(base), 0, data.length, READ) - 1;
-      core.bytes.set(data, run.address);
-      request.writeUInt32LE(run.frame, 20);
-      request.writeUInt32LE(place, 24);
-      const view = (offset: number, length: number) =>
-        core.bytes.subarray(run.address + offset, run.address + offset + length);
-      const exposed = { base, length: data.length, rights: READ, view, copy: false };
-      this.#exposed.set(base, exposed);
-      const { frame } = run;
-      this.#offers.set(id, { exposed, run: { region, frame, length: data.length }, resolve: undefined, reject });
+      region.core.bytes.set(data, run.address);
       // The bytes are the caller's again as soon as the announcement has its place in the order of messages.
-      this.#owner.sendControl(MESSAGE_RENDEZVOUS_REQ, xheader, request, resolve);
+      this.pass(region, run, data.length, xheader, resolve, reject);
       return true;
     }
     // Through the ring, when the region has no room for it.
     if (region || !keep) return false;
     const view = (offset: number, length: number) => data.subarray(offset, offset + length);
-    const exposed = { base, length: data.length, rights: READ, view, copy: false };
-    this.#exposed.set(base, exposed);
-    this.#offers.set(id, { exposed, run: undefined, resolve, reject });
-    this.#owner.sendControl(MESSAGE_RENDEZVOUS_REQ, xheader, request.subarray(0, 20));
+    const exposed = this.#expose(data.length, view);
+    this.#announce(xheader, exposed, { exposed, run: undefined, resolve, reject });
     return true;
+  }
+
+  /** Announce a message that lies in a run of ours, of the region of this link. The run belongs to the message from here. */
+  pass(
+    region: Region,
+    run: Run,
+    length: number,
+    xheader: Uint8Array,
+    resolve?: () => void,
+    reject?: (error: unknown) => void,
+  ): void {
+    const { bytes, call } = region.core;
+    const { frame, address } = run;
+    const exposed = this.#expose(length, (offset, count) => bytes.subarray(address + offset, address + offset + count));
+    const place = call.grant(frame, low(exposed.base), high(exposed.base), 0, length, READ) - 1;
+    const offer: Offer = { exposed, run: { region, frame, length }, resolve: undefined, reject };
+    this.#announce(xheader, exposed, offer, { frame, place }, resolve);
+  }
+
+  /** Bytes that stay as they are until they are fetched. */
+  #expose(length: number, view: Exposed['view']): Exposed {
+    const exposed = { base: randomId(), length, rights: READ, view, copy: false };
+    this.#exposed.set(exposed.base, exposed);
+    return exposed;
+  }
+
+  #announce(
+    xheader: Uint8Array,
+    { base, length }: Exposed,
+    offer: Offer,
+    reference?: Reference,
+    resolve?: () => void,
+  ): void {
+    const id = randomId();
+    this.#offers.set(id, offer);
+    const request = Buffer.alloc(reference ? REQUEST_WITH_REFERENCE : REQUEST);
+    request.writeBigUInt64LE(id, 0);
+    request.writeBigUInt64LE(base, 8);
+    request.writeUInt32LE(length, 16);
+    if (reference) {
+      request.writeUInt32LE(reference.frame, 20);
+      request.writeUInt32LE(reference.place, 24);
+    }
+    this.#owner.sendControl(coreLayout().MESSAGE_RENDEZVOUS_REQ, xheader, request, resolve);
   }
 
   /** A RENDEZVOUS_REQ has come. */
   announced(xheader: Uint8Array, data: Uint8Array): Announced {
-    if (data.length < 20) throw protocol(`a RENDEZVOUS_REQ of ${data.length} bytes`);
+    if (data.length < REQUEST) throw protocol(`a RENDEZVOUS_REQ of ${data.length} bytes`);
     const request = Buffer.from(data);
     const id = request.readBigUInt64LE(0);
     const base = request.readBigUInt64LE(8);
@@ -421,7 +460,9 @@ export class Rma {
       );
     }
     const reference =
-      request.length >= 28 ? { frame: request.readUInt32LE(20), place: request.readUInt32LE(24) } : undefined;
+      request.length >= REQUEST_WITH_REFERENCE
+        ? { frame: request.readUInt32LE(20), place: request.readUInt32LE(24) }
+        : undefined;
     const adopted = reference && this.#adopt(base, length, reference);
     const done = () => {
       adopted?.letGo();
@@ -436,18 +477,45 @@ export class Rma {
       here: adopted !== undefined,
       fetch: (target) => {
         const want = target ? Math.min(target.length, length) : length;
-        const direct = adopted?.copy(target, want);
-        if (direct) {
+        if (adopted?.region.usable) {
+          const bytes = target?.subarray(0, want) ?? Buffer.allocUnsafeSlow(want);
+          const { address } = adopted;
+          bytes.set(adopted.region.core.bytes.subarray(address, address + want));
           done();
-          return direct;
+          return bytes;
         }
         return this.#fetch(base, target?.subarray(0, want), want).then((bytes) => {
           done();
           return bytes;
         });
       },
+      lend: () => (adopted?.region.usable ? this.#lend(adopted, length, done) : undefined),
       drop: done,
     };
+  }
+
+  #lend({ region, address }: Adopted, length: number, done: () => void): Lent {
+    const borrowed: Borrowed = { core: region.core, offset: address, length };
+    this.#borrowed.add(borrowed);
+    return {
+      memory: region.core.bytes,
+      offset: address,
+      release: () => {
+        this.#borrowed.delete(borrowed);
+        done();
+        if (this.#borrowed.size === 0) this.#owner.settled();
+      },
+    };
+  }
+
+  /** Messages that the application looks at where they lie. */
+  get borrowed(): number {
+    return this.#borrowed.size;
+  }
+
+  /** The memory under a region goes. @returns places in it that must keep their bytes */
+  abandon(core: Core): { readonly offset: number; readonly length: number }[] {
+    return [...this.#borrowed].filter((borrowed) => borrowed.core === core);
   }
 
   /**
@@ -457,16 +525,12 @@ export class Rma {
   #adopt(base: bigint, length: number, { frame, place }: Reference): Adopted | undefined {
     const { carrier, region } = this.#owner;
     if (!carrier || !region) return undefined;
-    const { call, bytes: memory } = region.core;
+    const { call } = region.core;
     const address = call.adoptGranted(carrier.index, frame, place, low(base), high(base), length) >>> 0;
     if (address === 0) return undefined;
     return {
-      copy: (target, want) => {
-        if (!region.usable) return undefined;
-        const bytes = target?.subarray(0, want) ?? Buffer.allocUnsafeSlow(want);
-        bytes.set(memory.subarray(address, address + want));
-        return bytes;
-      },
+      region,
+      address,
       letGo: () => {
         if (region.usable) call.letGoRun(frame, length);
       },

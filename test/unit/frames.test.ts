@@ -64,6 +64,26 @@ test(
 );
 
 test(
+  'a hole is filled again by a run of its size, wherever its ends lie in the extents',
+  timebox(10, () => {
+    const core = newCore(8);
+    const { call, fn } = core;
+    const free = core.freeFrames();
+    for (const count of [2, 3, 5, 21, 65, 129]) {
+      const runs: number[] = [];
+      for (let frame = call.take(count, READER); frame !== 0; frame = call.take(count, READER)) runs.push(frame);
+      assert.is(runs.length, Math.floor(free / count), `${count} frames each, one behind the other`);
+      for (const hole of runs) {
+        fn.giveBack(hole, count, READER);
+        assert.is(call.take(count, READER), hole);
+      }
+      for (const frame of runs) fn.giveBack(frame, count, READER);
+      assertAllFree(core, free, `${count} frames`);
+    }
+  }),
+);
+
+test(
   'random takes and returns: no two runs overlap, the books add up, fragmented space is used',
   timebox(10, () => {
     const random = seeded(seed);

@@ -1,0 +1,387 @@
+/**
+ * Loans: messages that are written where the peer reads them. That they cross like all others is in the conformance
+ * suite; here is what is theirs alone. The far end that is killed is this file again, with the role `far`.
+ */
+import { setTimeout as pause } from 'node:timers/promises';
+import { test as register } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { IsthmusError } from '../../host/errors.js';
+import type { BorrowedMessage, Connection, Loan } from '../../host/index.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
+import { timebox } from '../support/timebox.js';
+
+const test = chosen(register);
+
+const roles: Record<string, () => Promise<void>> = {
+  /** Borrows or sends one message, and waits to be killed. */
+  async far() {
+    const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
+    let connection: Connection | undefined;
+    let held: BorrowedMessage | undefined;
+    const { port } = await runtime.listen({}, async (one) => {
+      connection = one;
+      await one.closed;
+    });
+    const one = () => connection as Connection;
+    serve({
+      port: () => port,
+      async borrow() {
+        held = await one().borrow();
+        return held?.data.length;
+      },
+      async send(length: number, fill: number) {
+        const loan = await one().loan(length);
+        loan.data.fill(fill);
+        await one().send(loan);
+      },
+      /** Never sent. */
+      async lend(length: number) {
+        await one().loan(length);
+      },
+    });
+  },
+};
+
+async function rejection(promise: Promise<unknown>): Promise<IsthmusError> {
+  try {
+    await promise;
+  } catch (error) {
+    return error as IsthmusError;
+  }
+  throw new Error('it did not reject');
+}
+
+function thrownBy(body: () => unknown): IsthmusError {
+  try {
+    body();
+  } catch (error) {
+    return error as IsthmusError;
+  }
+  throw new Error('it did not throw');
+}
+
+async function eventually(what: string, condition: () => boolean): Promise<void> {
+  while (!condition()) await pause(2).catch(() => assert.unreachable(what));
+}
+
+const runtimes: Runtime[] = [];
+
+interface Meeting {
+  readonly a: Runtime;
+  readonly b: Runtime;
+  readonly near: Connection;
+  readonly far: Connection;
+}
+
+async function meet(options: RuntimeOptions): Promise<Meeting> {
+  const [a, b] = await Promise.all([Runtime.create(options), Runtime.create(options)]);
+  runtimes.push(a, b);
+  let came!: (connection: Connection) => void;
+  const accepted = new Promise<Connection>((resolve) => {
+    came = resolve;
+  });
+  const { port } = await b.listen({}, came);
+  return { a, b, near: await a.connect({ host: '127.0.0.1', port }), far: await accepted };
+}
+
+const freeFrames = (runtime: Runtime) => runtime.regions().reduce((sum, region) => sum + region.freeFrames, 0);
+
+const filled = ({ data }: { readonly data: Uint8Array }, length: number, fill: number) =>
+  assert.ok(data.length === length && data.slice().every((byte) => byte === fill), `${length} bytes of ${fill}`);
+
+async function main(): Promise<void> {
+  const shared = {
+    ivshmem: (size: number, more: RuntimeOptions = {}) => only(newRegion(size), more),
+    shm: (size: number, more: RuntimeOptions = {}) => onlyShm(newShm().shmName, { shmSize: size, ...more }),
+  };
+
+  for (const [plugin, options] of Object.entries(shared)) {
+    test(
+      `${plugin}: what the one has written is what the other borrows, and the frames come back`,
+      timebox(20, async () => {
+        const { a, near, far } = await meet(options(16 * MIB));
+        assert.is(near.plugin, plugin);
+        const before = freeFrames(a);
+        for (const length of [1, 4096, 100_000, 3 * MIB]) {
+          const loan = await near.loan(length);
+          assert.ok(loan.inRegion);
+          assert.is(loan.length, length);
+          const { data } = loan;
+          data.fill(1);
+          await near.send(loan, { xheader: Uint8Array.of(7) });
+          assert.is(thrownBy(() => loan.data).code, 'ERR_ISTHMUS_RELEASED');
+          loan.release(); // It is the other's: nothing happens.
+          const borrowed = (await far.borrow()) as BorrowedMessage;
+          assert.ok(borrowed.inPlace);
+          assert.equal([...borrowed.xheader], [7]);
+          filled(borrowed, length, 1);
+          // Nothing was copied: who breaks the rule and still writes is seen.
+          data[0] = 99;
+          assert.is(borrowed.data[0], 99);
+          assert.ok(freeFrames(a) < before);
+          borrowed.release();
+        }
+        await eventually('the frames are free', () => freeFrames(a) === before);
+      }),
+    );
+
+    test(
+      `${plugin}: a receiver in its sleep, a handler of poll, a copy: each is given what lies there`,
+      timebox(20, async () => {
+        const { a, near, far } = await meet(options(16 * MIB));
+        const before = freeFrames(a);
+        const send = async (fill: number) => {
+          const loan = near.tryLoan(50_000) as Loan;
+          loan.data.fill(fill);
+          assert.ok(near.trySend(loan));
+        };
+        const waiting = far.borrow();
+        await pause(20);
+        await send(1);
+        const borrowed = (await waiting) as BorrowedMessage;
+        assert.ok(borrowed.inPlace);
+        filled(borrowed, 50_000, 1);
+        borrowed.release();
+
+        await send(2);
+        let seen = 0;
+        while (seen === 0) {
+          far.poll((memory, offset, length) => {
+            filled({ data: memory.slice(offset, offset + length) }, 50_000, 2);
+            assert.ok(memory.length > 16 * MIB, 'the memory of the region itself');
+            seen++;
+          });
+          await pause(1);
+        }
+        await send(3);
+        const target = new Uint8Array(60_000);
+        while (far.tryReceiveInto(target) < 0) await pause(1);
+        filled({ data: target.subarray(0, 50_000) }, 50_000, 3);
+        await send(4);
+        const message = await far.receive();
+        filled(message as NonNullable<typeof message>, 50_000, 4);
+        await eventually('the frames are free', () => freeFrames(a) === before);
+      }),
+    );
+
+    test(
+      `${plugin}: no room: tryLoan says so, loan waits until a peer releases; both end with the connection`,
+      timebox(30, async () => {
+        const { near, far } = await meet(options(8 * MIB));
+        const size = 1 * MIB;
+        const held: BorrowedMessage[] = [];
+        for (let loan = near.tryLoan(size); loan; loan = near.tryLoan(size)) {
+          await near.send(loan);
+          held.push((await far.borrow()) as BorrowedMessage);
+        }
+        assert.ok(held.length >= 4 && held.every(({ inPlace }) => inPlace), `${held.length}`);
+        const reason = new Error('enough');
+        assert.is(
+          await rejection(near.loan(size, { signal: AbortSignal.timeout(30) })).then((e) => e.name),
+          'TimeoutError',
+        );
+        const controller = new AbortController();
+        const aborted = rejection(near.loan(size, { signal: controller.signal }));
+        controller.abort(reason);
+        assert.is(await aborted, reason);
+        const waiting = near.loan(size);
+        await pause(30);
+        held.shift()?.release();
+        const loan = await waiting;
+        assert.ok(loan.inRegion);
+        const never = rejection(near.loan(size));
+        near.destroy();
+        assert.is((await never).code, 'ERR_ISTHMUS_CLOSED');
+        // What was lent and borrowed is there until it is given back.
+        loan.data.fill(5);
+        filled(loan, size, 5);
+        for (const message of held) filled(message, size, 0);
+        for (const message of held) message.release();
+        loan.release();
+      }),
+    );
+
+    test(
+      `${plugin}: larger than the region could ever lend: memory of one’s own, and it arrives`,
+      timebox(30, async () => {
+        const { near, far } = await meet(options(4 * MIB));
+        const loan = await near.loan(6 * MIB);
+        assert.not(loan.inRegion);
+        loan.data.fill(6);
+        const sent = near.send(loan);
+        const message = await far.receive();
+        filled(message as NonNullable<typeof message>, 6 * MIB, 6);
+        await sent;
+      }),
+    );
+
+    test(
+      `${plugin}: a migration, with loans unsent, sent, and borrowed`,
+      timebox(60, async () => {
+        for (const who of ['a', 'b', 'both'] as const) {
+          const meeting = await meet(options(16 * MIB));
+          const { a, b, near, far } = meeting;
+          const before = freeFrames(a);
+          const fill = async (value: number) => {
+            const loan = await near.loan(200_000);
+            loan.data.fill(value);
+            return loan;
+          };
+          await near.send(await fill(1));
+          const borrowed = (await far.borrow()) as BorrowedMessage;
+          assert.ok(borrowed.inPlace);
+          await near.send(await fill(2)); // Unread.
+          const unsent = await fill(3);
+          const those = who === 'both' ? [a, b] : [meeting[who]];
+          await Promise.all(those.map((runtime) => runtime.suspend()));
+          filled(borrowed, 200_000, 1);
+          filled(unsent, 200_000, 3);
+          unsent.data.fill(4);
+          const meanwhile = await near.loan(1000);
+          assert.ok(who === 'b' || !meanwhile.inRegion);
+          meanwhile.data.fill(5);
+          assert.not(near.trySend(meanwhile));
+          const sends = [near.send(unsent), near.send(meanwhile)];
+          await Promise.all(those.map((runtime) => runtime.resume()));
+          filled(borrowed, 200_000, 1);
+          borrowed.release();
+          for (const [length, value] of [
+            [200_000, 2],
+            [200_000, 4],
+            [1000, 5],
+          ] as const) {
+            const message = await far.receive();
+            filled(message as NonNullable<typeof message>, length, value);
+          }
+          await Promise.all(sends);
+          await near.send(await fill(6));
+          const last = (await far.borrow()) as BorrowedMessage;
+          assert.ok(last.inPlace);
+          last.release();
+          await eventually('the frames are free', () => freeFrames(a) === before);
+          await Promise.all([a.close(), b.close()]);
+        }
+      }),
+    );
+
+    test(
+      `${plugin}: who borrows dies, who lends dies: the other keeps what it holds, and the frames come back`,
+      timebox(60, async () => {
+        const more = { peerTimeout: 0 };
+        const opts = options(16 * MIB, more);
+        const runtime = await Runtime.create(opts);
+        runtimes.push(runtime);
+        const before = freeFrames(runtime);
+        const start = async () => {
+          const child = Child.start(import.meta.url, 'far', opts);
+          const port = await child.call<number>('port');
+          return { child, near: await runtime.connect({ host: '127.0.0.1', port }) };
+        };
+        {
+          const { child, near } = await start();
+          const loan = await near.loan(300_000);
+          await near.send(loan);
+          assert.is(await child.call('borrow'), 300_000);
+          const unsent = await near.loan(100_000);
+          unsent.data.fill(8);
+          await child.kill('SIGKILL');
+          assert.is((await near.closed).reason, 'error');
+          filled(unsent, 100_000, 8);
+          unsent.release();
+          await eventually('the frames are free', () => freeFrames(runtime) === before);
+        }
+        {
+          const { child, near } = await start();
+          await child.call('send', 300_000, 9);
+          await child.call('lend', 300_000);
+          const borrowed = (await near.borrow()) as BorrowedMessage;
+          assert.ok(borrowed.inPlace);
+          await child.kill('SIGKILL');
+          assert.is((await near.closed).reason, 'error');
+          await eventually('all but what is borrowed is free', () => freeFrames(runtime) >= before - 256);
+          filled(borrowed, 300_000, 9);
+          borrowed.release();
+          await eventually('the frames are free', () => freeFrames(runtime) === before);
+        }
+      }),
+    );
+
+    test(
+      `${plugin}: the runtime is closed while loans are out: their bytes stay`,
+      timebox(20, async () => {
+        const { a, b, near, far } = await meet(options(16 * MIB));
+        const unsent = await near.loan(50_000);
+        unsent.data.fill(1);
+        const loan = await near.loan(50_000);
+        loan.data.fill(2);
+        await near.send(loan);
+        const borrowed = (await far.borrow()) as BorrowedMessage;
+        await Promise.all([a.close(), b.close()]);
+        filled(unsent, 50_000, 1);
+        filled(borrowed, 50_000, 2);
+        assert.not(unsent.inRegion);
+        unsent.release();
+        borrowed.release();
+      }),
+    );
+  }
+
+  test(
+    'tcp: no region: memory of one’s own',
+    timebox(20, async () => {
+      const { near, far } = await meet(only(''));
+      assert.is(near.plugin, 'tcp');
+      const loan = await near.loan(100_000);
+      assert.not(loan.inRegion);
+      loan.data.fill(3);
+      const sent = near.send(loan);
+      const message = await far.receive();
+      filled(message as NonNullable<typeof message>, 100_000, 3);
+      await sent;
+    }),
+  );
+
+  test(
+    'misuse: sent twice, another connection’s, after release, no size',
+    timebox(20, async () => {
+      const { near, far } = await meet(only(newRegion()));
+      const loan = await near.loan(10);
+      assert.is((await rejection(far.send(loan))).code, 'ERR_ISTHMUS_INVALID_ARGUMENT');
+      assert.is(thrownBy(() => far.trySend(loan)).code, 'ERR_ISTHMUS_INVALID_ARGUMENT');
+      await near.send(loan);
+      assert.is((await rejection(near.send(loan))).code, 'ERR_ISTHMUS_RELEASED');
+      assert.is(thrownBy(() => near.trySend(loan)).code, 'ERR_ISTHMUS_RELEASED');
+      let released: Loan;
+      {
+        using one = near.tryLoan(10) as Loan;
+        released = one;
+      }
+      assert.is(thrownBy(() => near.trySend(released)).code, 'ERR_ISTHMUS_RELEASED');
+      for (const size of [-1, 1.5, Number.NaN]) {
+        assert.is(thrownBy(() => near.tryLoan(size)).code, 'ERR_ISTHMUS_INVALID_ARGUMENT');
+        assert.is((await rejection(near.loan(size))).code, 'ERR_ISTHMUS_INVALID_ARGUMENT');
+      }
+      assert.is(thrownBy(() => near.tryLoan(2 ** 40)).code, 'ERR_ISTHMUS_MESSAGE_TOO_LARGE');
+      const big = { xheader: new Uint8Array(65_536) };
+      const kept = near.tryLoan(10) as Loan;
+      assert.is((await rejection(near.send(kept, big))).code, 'ERR_ISTHMUS_MESSAGE_TOO_LARGE');
+      kept.data.fill(1); // Not sent, and still ours.
+      near.destroy();
+      assert.is((await rejection(near.send(kept))).code, 'ERR_ISTHMUS_CLOSED');
+      assert.is(thrownBy(() => near.tryLoan(10)).code, 'ERR_ISTHMUS_CLOSED');
+      kept.release();
+    }),
+  );
+
+  register.after(async () => {
+    await Promise.all(runtimes.map((runtime) => runtime.close({ timeout: 500 })));
+    await endChildren();
+    removeRegions();
+  });
+  register.run();
+}
+
+if (role) await roles[role]?.();
+else await main();
