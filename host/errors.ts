@@ -187,8 +187,8 @@ export const ERRORS = {
     action: 'Give a larger target; `needed` on the error is the length.',
   },
   ERR_ISTHMUS_RELEASED: {
-    cause: 'A borrowed message was used after it was released.',
-    action: 'Copy what you keep before you release it.',
+    cause: 'A borrowed message, a loan or shared memory was used after it was released, or a loan after it was sent.',
+    action: 'Copy what you keep before you release it; a loan that was sent is the peer’s.',
   },
 } as const satisfies Record<string, ErrorDescription>;
 
