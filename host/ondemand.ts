@@ -47,6 +47,8 @@ interface Entry {
   peerId: bigint | undefined;
   /** What is under way to bring it up. */
   effort: AbortController | undefined;
+  /** It was given up for a suspension of this process: the other side may wait for it, and does not ask again. */
+  cut: boolean;
   /** Ends the wait of one that was suspended. */
   limit: NodeJS.Timeout | undefined;
   /** Those who wait until it is up. */
@@ -82,6 +84,7 @@ export class OnDemand {
       local,
       peerId,
       effort: undefined,
+      cut: false,
       limit: undefined,
       waiting: new Set(),
     };
@@ -123,21 +126,24 @@ export class OnDemand {
   /** Give up what is under way, and begin nothing, until {@link release}. */
   hold(): void {
     this.#held = true;
-    for (const { connection, effort } of this.#entries.values()) {
-      effort?.abort(new IsthmusError('ERR_ISTHMUS_SUSPEND', 'the process is being suspended'));
-      if (effort && connection.state === 'suspended') connection.suspension.pause();
+    for (const entry of this.#entries.values()) {
+      const { connection, effort } = entry;
+      if (!effort) continue;
+      effort.abort(new IsthmusError('ERR_ISTHMUS_SUSPEND', 'the process is being suspended'));
+      entry.cut = true;
+      if (connection.state === 'suspended') connection.suspension.pause();
     }
   }
 
-  /** Bring up what this side has suspended, and what has something to send. */
+  /** Bring up what this side has suspended, what has something to send, and what was being brought up when it was held. */
   release(): void {
     this.#held = false;
     // Those first for whom somebody waits.
-    const all = [...this.#entries.keys()];
-    all.sort((a, b) => Number(b.wantsToSend) - Number(a.wantsToSend));
-    for (const connection of all) {
+    const all = [...this.#entries.values()];
+    all.sort((a, b) => Number(b.connection.wantsToSend) - Number(a.connection.wantsToSend));
+    for (const { connection, cut } of all) {
       if (connection.linked) continue;
-      if (connection.state === 'connecting' ? connection.wantsToSend : connection.suspension.asked) {
+      if (cut || (connection.state === 'connecting' ? connection.wantsToSend : connection.suspension.asked)) {
         this.bringUp(connection);
       }
     }
@@ -156,6 +162,7 @@ export class OnDemand {
     if (!entry || entry.effort || this.#held) return;
     const effort = new AbortController();
     entry.effort = effort;
+    entry.cut = false;
     const again = entry.peerId !== undefined;
     if (again) connection.suspension.resume();
     (again ? this.#comeBack(entry, effort.signal) : this.#bringUp(entry, effort.signal, this.#host.timeoutMs)).then(
@@ -333,6 +340,14 @@ export class OnDemand {
     const { counts, peer } = connected;
     clearTimeout(entry.limit);
     const again = entry.peerId !== undefined;
+    if (again && entry.peerId !== peer.id) {
+      connected.attempt.undo();
+      connected.socket.destroy();
+      connection.fail(
+        new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', `somebody else answers where '${peer.name}' was: the peer is gone`),
+      );
+      return;
+    }
     entry.peerId = peer.id;
     const mine = connection.counts;
     if (again && counts && (counts.received !== mine.sent || counts.sent !== mine.received)) {
@@ -347,6 +362,7 @@ export class OnDemand {
       return;
     }
     const up = () => {
+      entry.cut = false;
       for (const waiting of [...entry.waiting]) waiting();
       entry.waiting.clear();
     };

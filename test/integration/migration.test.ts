@@ -5,7 +5,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { connect } from 'node:net';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -635,6 +635,64 @@ async function main(): Promise<void> {
       stranger.resume();
       await once(stranger, 'close');
       third.destroy();
+    }),
+  );
+
+  /** One of ours that a peer of greater name has suspended as C does, and asked to come back: with who comes there. */
+  async function askedBack() {
+    const runtime = await newRuntime(only('', { name: 'ours' }));
+    const accepted: Connection[] = [];
+    const { port } = await runtime.listen({}, (connection) => {
+      accepted.push(connection);
+    });
+    const their = { node: '127.0.0.1', pid: 4711, id: 0x1234567890abcdefn, name: 'theirs' };
+    const calls: Socket[] = [];
+    const server = createServer((socket) => calls.push(socket.on('error', () => {})));
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port: back } = server.address() as AddressInfo;
+    const arch = [encodeArchReq(103), encodeFrame(FRAME.ARCH_OK)];
+    const first = connect({ port, host: '127.0.0.1' });
+    const shutdown = Buffer.from([9, 0, 0, 0, 4, 0, 0, 0, back & 0xff, back >> 8, 0, 0]);
+    first.write(Buffer.concat([encodeVersion(), encodeConInfo(their, FRAME.CON_INFO), ...arch, shutdown]));
+    first.resume();
+    await once(first, 'end');
+    const connection = accepted[0] as Connection;
+    assert.is(connection.state, 'suspended');
+    const ask = connect({ port, host: '127.0.0.1' });
+    ask.write(encodeConInfo(their, FRAME.BACK_CONNECT));
+    ask.resume();
+    await eventually('it comes', () => calls.length === 1);
+    ask.destroy();
+    const end = () => {
+      for (const socket of calls) socket.destroy();
+      server.close();
+    };
+    return { runtime, connection, calls, their, arch, end };
+  }
+
+  test(
+    'asked to come back, and suspended before it was there: it comes when it is resumed, since nobody asks again',
+    timebox(30, async () => {
+      const { runtime, connection, calls, their, arch, end } = await askedBack();
+      await runtime.suspend();
+      await runtime.resume();
+      await eventually('it comes again', () => calls.length === 2);
+      calls[1]?.write(Buffer.concat([encodeVersion(), encodeConInfo(their, FRAME.CON_INFO), ...arch.slice(1)]));
+      await eventually('up', () => connection.state === 'open');
+      end();
+    }),
+  );
+
+  test(
+    'somebody else who answers where the peer was is not taken for it',
+    timebox(30, async () => {
+      const { connection, calls, their, arch, end } = await askedBack();
+      const stranger = encodeConInfo({ ...their, id: 1n }, FRAME.CON_INFO);
+      calls[0]?.write(Buffer.concat([encodeVersion(), stranger, ...arch.slice(1)]));
+      const { error } = await connection.closed;
+      assert.is(error?.code, 'ERR_ISTHMUS_PEER_PROTOCOL');
+      end();
     }),
   );
 

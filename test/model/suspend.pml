@@ -1,0 +1,609 @@
+/*
+ * Suspending and resuming one connection, both ends: assembly/migration.ts and host/suspension.ts (the last words),
+ * host/outbound.ts and host/inbound.ts (what goes in front of them), host/connection.ts (letGo, ended, attach, revert),
+ * host/ondemand.ts (coming back), host/migration.ts (a process holds, lets go, goes on).
+ *
+ * End 0 has the lower name: it dials. End 1 asks it to (BACK_CONNECT). With SAME_NAMES both dial, and the call of the
+ * smaller id, which is 0's, counts. Everything that a process does in one turn of its event loop is one step here; the
+ * ring and the guard between the two are queues, and each is heard at any time.
+ *
+ * Messages have two records, the ring has room for two. An application may leave messages unread (then the runtime stops
+ * reading, but for what it is hurried for), or borrow them (then the ring has no room behind them).
+ *
+ * An operator asks processes to suspend and to resume at any moment, and so cuts suspensions short (a deadline does the
+ * same); one process may die. When nothing moves any more, all processes must be suspended or running (`settled`); then
+ * those that are suspended are resumed: the way out. At the end both ends are up with every message delivered once, whole
+ * and in order; or, behind a death, the other one is closed with an error.
+ */
+
+#ifndef MESSAGES
+#define MESSAGES 2
+#endif
+#ifndef SUSPENDS
+#define SUSPENDS 2
+#endif
+#ifndef CUTS
+#define CUTS 1
+#endif
+
+/* Of a connection (SUSPENSION_…). */
+#define NONE 0
+#define SUSPENDING 1
+#define SENT 2
+#define RECEIVED 3
+#define SUSPENDED 4
+#define RESUMING 5
+
+/* Of a process: MIGRATION_INACTIVE and RESUMING, REQUESTED, PREPARING, ALLOWED. */
+#define RUNNING 0
+#define REQUESTED 1
+#define PREPARING 2
+#define ALLOWED 3
+
+/* Records, and what goes over a guard. */
+#define NOTHING 0
+#define FIRST 1
+#define LAST 2
+#define REQ 3
+#define ACK 4
+#define SAY 5
+#define HURRY 6
+#define BYE 7
+#define EOF 8
+
+/* An effort to come back: dialling; waiting for an answer to "dial me"; waiting for the link. */
+#define DIAL 1
+#define ASK 2
+#define AWAIT 3
+
+/* The handshake of a dialler. */
+#define CALLED 1
+#define LEAVING 2
+#define ANSWERED 3
+#define AGREED 4
+#define REFUSED 5
+
+#define ROOM 2
+chan ring[2] = [ROOM] of { byte, byte };
+chan guard[2] = [5] of { byte };
+
+byte process[2];
+bit held[2], dead[2], closed[2], died;
+
+bit linked[2], tentative[2], lid[2];
+byte state[2];
+bit asked[2], entry[2], hurried[2];
+/* Whether messages may go into the ring of the link; the last word that waits, its port being looked for or not. */
+bit out[2];
+byte word[2];
+bit port[2];
+/* The next message to send, whether its first record is in the ring. */
+byte next[2];
+bit begun[2];
+byte got[2], unread[2], spent[2];
+bit partial[2];
+byte effort[2];
+byte call[2];
+/* An effort that was cut by a suspension. */
+bit again[2];
+/* Applications take what is there. */
+bit taking;
+
+byte suspends = SUSPENDS;
+byte cuts = CUTS;
+
+#define OTHER(p)     (1 - (p))
+#define MET(p)       (linked[OTHER(p)] && lid[OTHER(p)] == lid[p] && !dead[OTHER(p)])
+#define UNDER_WAY(p) (state[p] == SUSPENDING || state[p] == SENT || state[p] == RECEIVED)
+#define AWAY(p)      (state[p] == SUSPENDED || state[p] == RESUMING)
+#ifdef NO_HURRY
+#define GREEDY(p)    (tentative[p] || UNDER_WAY(p))
+#else
+#define GREEDY(p)    (hurried[p] || tentative[p] || UNDER_WAY(p))
+#endif
+#define READS(p)     (unread[p] < 1 || GREEDY(p) || taking)
+#define HAS_ROOM(p)  (len(ring[OTHER(p)]) + spent[OTHER(p)] < ROOM)
+
+/* What is written to an end that has let go of the link is lost. */
+inline put(p, kind, n) {
+  if
+  :: MET(p) -> ring[OTHER(p)]!kind,n
+  :: else
+  fi
+}
+
+inline tell(p, what) {
+  if
+  :: MET(p) -> guard[OTHER(p)]!what
+  :: else
+  fi
+}
+
+/* ── the link ── */
+
+inline unlink(p) {
+  linked[p] = 0;
+  tentative[p] = 0;
+  out[p] = 0;
+  word[p] = NOTHING;
+  port[p] = 0;
+  hurried[p] = 0;
+  spent[p] = 0;
+  do
+  :: nempty(guard[p]) -> guard[p]?_
+  :: empty(guard[p]) -> break
+  od
+}
+
+inline bring_up(p) {
+  if
+  :: entry[p] && effort[p] == NOTHING && !held[p] && !closed[p] ->
+    if
+    :: state[p] == SUSPENDED -> state[p] = RESUMING
+    :: else
+    fi;
+#ifdef SAME_NAMES
+    effort[p] = DIAL;
+#else
+    effort[p] = (p == 0 -> DIAL : ASK);
+#endif
+    if
+    :: effort[p] == DIAL -> call[p] = CALLED
+    :: else
+    fi
+  :: else
+  fi
+}
+
+/* Both have said their last word. */
+inline let_go(p) {
+  /* Nothing is behind the last word of the other: it would be lost. */
+  assert(empty(ring[p]) && !partial[p]);
+  tell(p, BYE);
+  unlink(p);
+  entry[p] = 1;
+#ifdef LATE_ACK_FORGOTTEN
+  if
+  :: asked[p] && process[p] == PREPARING -> bring_up(p)
+  :: else
+  fi
+#else
+  if
+  :: asked[p] -> bring_up(p)
+  :: else
+  fi
+#endif
+}
+
+/* An end without an orderly way: only behind a death. */
+inline close_with_error(p) {
+  assert(died);
+  tell(p, EOF);
+  unlink(p);
+  do
+  :: nempty(ring[p]) -> ring[p]?_,_
+  :: empty(ring[p]) -> break
+  od;
+  closed[p] = 1;
+  entry[p] = 0;
+  effort[p] = NOTHING;
+  if
+  :: call[p] == AGREED && linked[OTHER(p)] && tentative[OTHER(p)] -> guard[OTHER(p)]!EOF
+  :: else
+  fi;
+  call[p] = NOTHING;
+  partial[p] = 0;
+  again[p] = 0;
+  state[p] = NONE;
+  asked[p] = 0
+}
+
+/* The other side is known to have the link as well. */
+inline begin(p) {
+  tentative[p] = 0;
+  out[p] = 1;
+  state[p] = NONE;
+  asked[p] = 0;
+  effort[p] = NOTHING;
+  again[p] = 0
+}
+
+inline revert(p) {
+  if
+  :: tentative[p] ->
+    assert(empty(ring[p]));
+    unlink(p);
+    if
+    :: asked[p] -> bring_up(p)
+    :: else
+    fi
+  :: else
+  fi
+}
+
+/* ── last words ── */
+
+inline say(p, what) {
+  word[p] = what;
+  port[p] = 0
+}
+
+/* Our last word is out. */
+inline said(p) {
+  word[p] = NOTHING;
+  out[p] = 0;
+  if
+  :: state[p] == SUSPENDING ->
+#ifdef NO_ACK_WAIT
+    state[p] = SUSPENDED;
+    let_go(p)
+#else
+    state[p] = SENT
+#endif
+  :: state[p] == RECEIVED -> state[p] = SUSPENDED; let_go(p)
+  :: else -> assert(false)
+  fi
+}
+
+inline heard(p, what) {
+  if
+  :: what == REQ && state[p] == NONE ->
+    state[p] = RECEIVED;
+    tell(p, HURRY);
+    say(p, ACK)
+  :: what == REQ && state[p] == SUSPENDING ->
+    /* Our REQ, which is not in the ring yet, will be the answer. */
+#ifdef ACK_IN_CLASH
+    word[p] = ACK;
+#endif
+    state[p] = RECEIVED
+  :: what == REQ && state[p] == SENT ->
+#ifdef ACK_IN_CLASH
+    put(p, ACK, 0);
+#endif
+    state[p] = SUSPENDED;
+    let_go(p)
+  :: what == ACK && state[p] == SENT -> state[p] = SUSPENDED; let_go(p)
+  /* C asserts on an acknowledgement that it does not expect. */
+  :: else -> assert(false)
+  fi
+}
+
+inline record(p, kind, n) {
+  ring[p]?kind,n;
+  if
+  :: kind == FIRST -> assert(!partial[p] && n == got[p]); partial[p] = 1
+  :: kind == LAST ->
+    assert(partial[p] && n == got[p]);
+    partial[p] = 0;
+    got[p]++;
+    if
+    :: !taking -> unread[p] = 1
+    :: else
+    fi
+  :: kind == SAY -> assert(tentative[p]); begin(p)
+  :: kind == REQ || kind == ACK -> heard(p, kind)
+  fi;
+  kind = NOTHING;
+  n = 0
+}
+
+inline drain(p, kind, n) {
+  do
+  :: linked[p] && nempty(ring[p]) -> record(p, kind, n)
+  :: !linked[p] || empty(ring[p]) -> break
+  od
+}
+
+inline start(p) {
+  asked[p] = 1;
+  state[p] = SUSPENDING;
+  tell(p, HURRY);
+  say(p, REQ)
+}
+
+/* ── a process ── */
+
+inline hold(p) {
+  held[p] = 1;
+  if
+  :: effort[p] != NOTHING ->
+    if
+    :: call[p] == AGREED -> guard[OTHER(p)]!EOF
+    :: else
+    fi;
+    call[p] = NOTHING;
+    effort[p] = NOTHING;
+#ifndef EFFORT_FORGOTTEN
+    again[p] = 1;
+#endif
+    if
+    :: state[p] == RESUMING -> state[p] = SUSPENDED
+    :: else
+    fi
+  :: else
+  fi
+}
+
+inline release(p) {
+  held[p] = 0;
+  process[p] = RUNNING;
+  if
+  :: !linked[p] && (asked[p] || again[p]) -> again[p] = 0; bring_up(p)
+  :: else
+  fi
+}
+
+proctype End(byte p) {
+  byte kind, n;
+
+end:
+  do
+  :: dead[p] -> break
+
+  /* Messages out of the queue into the ring, and behind the one under way the last word. */
+  :: atomic { !dead[p] && out[p] && HAS_ROOM(p) && !begun[p] && next[p] < MESSAGES && (word[p] == NOTHING || !port[p]) ->
+send:
+      put(p, FIRST, next[p]);
+      begun[p] = 1
+    }
+  :: atomic { !dead[p] && out[p] && HAS_ROOM(p) && begun[p] ->
+send_rest:
+      put(p, LAST, next[p]);
+      begun[p] = 0;
+      next[p]++
+    }
+  :: atomic { !dead[p] && linked[p] && word[p] != NOTHING && !port[p] ->
+listen_port:
+      port[p] = 1
+    }
+  :: atomic { !dead[p] && out[p] && word[p] != NOTHING && port[p] && !begun[p] && HAS_ROOM(p) ->
+last_word:
+      put(p, word[p], 0);
+      said(p)
+    }
+#ifndef NO_ASIDE
+  /* It finds no room: past the ring, and what has begun there goes anew over the next link. */
+  :: atomic { !dead[p] && out[p] && word[p] != NOTHING && port[p] && (begun[p] || !HAS_ROOM(p)) ->
+last_word_aside:
+      begun[p] = 0;
+      tell(p, word[p]);
+      said(p)
+    }
+#endif
+
+  :: atomic { !dead[p] && linked[p] && nempty(ring[p]) && READS(p) ->
+receive:
+      if
+      :: spent[p] > 0 -> spent[p]++
+      :: spent[p] == 0 && !taking && !partial[p] -> spent[p] = 1
+      :: spent[p] == 0
+      fi;
+      if
+      :: spent[p] > ROOM -> spent[p] = ROOM
+      :: else
+      fi;
+      record(p, kind, n)
+    }
+
+  /* What comes over the guard. */
+  :: atomic { !dead[p] && linked[p] && nempty(guard[p]) ->
+      guard[p]?kind;
+      if
+      :: kind == HURRY ->
+hurry:
+        hurried[p] = 1
+      :: kind == REQ || kind == ACK ->
+last_word_heard:
+        n = kind;
+        kind = NOTHING;
+        byte what = n;
+        n = 0;
+        drain(p, kind, n);
+#ifndef PARTIAL_KEPT
+        partial[p] = 0;
+#endif
+        if
+        :: linked[p] -> heard(p, what)
+        :: else
+        fi;
+        what = NOTHING
+      :: kind == BYE || kind == EOF ->
+ended:
+        kind = NOTHING;
+#ifndef DRAIN_SKIPPED
+        drain(p, kind, n);
+#endif
+        if
+        :: linked[p] && tentative[p] -> revert(p)
+        :: linked[p] && !tentative[p] -> close_with_error(p)
+        :: !linked[p]
+        fi
+      fi;
+      kind = NOTHING;
+      n = 0
+    }
+
+  /* Coming back. */
+  :: atomic { !dead[p] && effort[p] == DIAL && call[p] == CALLED && !held[OTHER(p)] && !dead[OTHER(p)] ->
+asked_for:
+      call[p] = (linked[OTHER(p)] && UNDER_WAY(OTHER(p)) -> LEAVING : ANSWERED);
+      if
+      :: call[p] == ANSWERED -> goto answer
+      :: else
+      fi
+    }
+  :: atomic { !dead[p] && call[p] == LEAVING && !dead[OTHER(p)] && !linked[OTHER(p)] ->
+answer:
+      if
+      :: !entry[OTHER(p)] -> call[p] = REFUSED
+      :: else ->
+        revert(OTHER(p));
+        if
+        :: linked[OTHER(p)] -> call[p] = REFUSED
+#ifdef SAME_NAMES
+        :: !linked[OTHER(p)] && effort[OTHER(p)] != NOTHING && p == 1 -> call[p] = REFUSED
+        :: !linked[OTHER(p)] && !(effort[OTHER(p)] != NOTHING && p == 1) -> call[p] = ANSWERED
+#else
+        :: !linked[OTHER(p)] -> call[p] = ANSWERED
+#endif
+        fi
+      fi
+    }
+  :: atomic { !dead[p] && call[p] == ANSWERED && !dead[OTHER(p)] ->
+agreed:
+      revert(OTHER(p));
+      if
+      :: linked[OTHER(p)] || closed[OTHER(p)] -> call[p] = REFUSED
+      :: else ->
+        linked[OTHER(p)] = 1;
+        lid[OTHER(p)] = 1 - lid[OTHER(p)];
+#ifdef NO_CONFIRM
+        begin(OTHER(p));
+#else
+        tentative[OTHER(p)] = 1;
+#endif
+        call[p] = AGREED
+      fi
+    }
+  :: atomic { !dead[p] && call[p] == AGREED && !dead[OTHER(p)] ->
+up:
+      call[p] = NOTHING;
+      if
+      :: linked[p] -> guard[OTHER(p)]!EOF
+      :: else ->
+        /* The numbers of messages that the two have exchanged. */
+        assert(got[p] == next[OTHER(p)] && got[OTHER(p)] == next[p]);
+        linked[p] = 1;
+        lid[p] = lid[OTHER(p)];
+        begin(p);
+#ifndef NO_CONFIRM
+        put(p, SAY, 0)
+#endif
+      fi
+    }
+  :: atomic { !dead[p] && effort[p] == ASK && !held[OTHER(p)] && !dead[OTHER(p)] && entry[OTHER(p)] &&
+      !(linked[OTHER(p)] && UNDER_WAY(OTHER(p))) ->
+back_connect:
+      effort[p] = AWAIT;
+      if
+      :: !linked[OTHER(p)] || tentative[OTHER(p)] -> bring_up(OTHER(p))
+      :: else
+      fi
+    }
+  :: atomic { !dead[p] && call[p] == REFUSED ->
+refused:
+      call[p] = NOTHING;
+      effort[p] = AWAIT
+    }
+#ifdef SAME_NAMES
+#ifndef REFUSED_FOR_GOOD
+  /* The one whose call counts has been suspended before it came: once more. */
+  :: atomic { !dead[p] && effort[p] == AWAIT && !linked[p] && effort[OTHER(p)] == NOTHING ->
+      effort[p] = DIAL;
+      call[p] = CALLED
+    }
+#endif
+#endif
+  /* The limit of a resume. Nobody waits so long for somebody who lives. */
+  :: atomic { !dead[p] && !closed[p] && !linked[p] && (dead[OTHER(p)] || closed[OTHER(p)]) ->
+resume_timeout:
+      close_with_error(p)
+    }
+
+  /* The process. */
+  :: atomic { !dead[p] && process[p] == REQUESTED && call[OTHER(p)] != LEAVING && call[OTHER(p)] != ANSWERED ->
+prepare:
+      process[p] = PREPARING
+    }
+  :: atomic { !dead[p] && process[p] == PREPARING && linked[p] && !tentative[p] && state[p] == NONE ->
+suspend:
+      start(p)
+    }
+  :: atomic { !dead[p] && process[p] == PREPARING && !linked[p] ->
+allow:
+      process[p] = ALLOWED
+    }
+  od;
+  kind = 0;
+  n = 0
+}
+
+inline dies(p) {
+  dead[p] = 1;
+  died = 1;
+  tell(p, EOF);
+  if
+  :: call[p] == AGREED -> guard[OTHER(p)]!EOF
+  :: else
+  fi;
+  call[p] = NOTHING;
+  effort[p] = NOTHING;
+  linked[p] = 0;
+  entry[p] = 0;
+  process[p] = RUNNING;
+  if
+  :: call[OTHER(p)] != NOTHING && !linked[OTHER(p)] -> call[OTHER(p)] = CALLED
+  :: else
+  fi
+}
+
+#define SETTLED(p) (dead[p] || process[p] == RUNNING || process[p] == ALLOWED)
+#define GOOD(p)    (dead[p] || (died && closed[p]) || \
+  (!died && linked[p] && !tentative[p] && state[p] == NONE && got[p] == MESSAGES && next[p] == MESSAGES && !closed[p]))
+
+proctype Operator() {
+  byte p;
+  do
+  :: atomic { suspends > 0 ->
+      suspends--;
+      if
+      :: p = 0
+      :: p = 1
+      :: p = 2
+      fi;
+      if
+      :: p < 2 && !dead[p] && process[p] == RUNNING -> process[p] = REQUESTED; hold(p)
+      :: else
+      fi;
+      p = 0
+    }
+  /* A deadline, or a request to resume in the middle of it. */
+  :: atomic { cuts > 0 && !dead[0] && (process[0] == REQUESTED || process[0] == PREPARING) -> cuts--; release(0) }
+  :: atomic { cuts > 0 && !dead[1] && (process[1] == REQUESTED || process[1] == PREPARING) -> cuts--; release(1) }
+  :: atomic { !dead[0] && process[0] == ALLOWED -> release(0) }
+  :: atomic { !dead[1] && process[1] == ALLOWED -> release(1) }
+#ifdef CRASH
+  :: atomic { !died -> dies(0) }
+  :: atomic { !died -> dies(1) }
+#endif
+  :: atomic { suspends == 0 && process[0] != ALLOWED && process[1] != ALLOWED -> break }
+  od;
+end:
+  timeout;
+settled:
+  assert(SETTLED(0) && SETTLED(1));
+  if
+  :: atomic { process[0] == ALLOWED -> release(0) }
+  :: atomic { process[1] == ALLOWED -> release(1) }
+  :: else -> goto apart
+  fi;
+  goto end;
+apart:
+  /* Applications take what waits for them, and give back what they have borrowed. */
+  atomic { taking = 1; unread[0] = 0; unread[1] = 0; spent[0] = 0; spent[1] = 0 };
+  timeout;
+  assert(GOOD(0) && GOOD(1))
+}
+
+init {
+  atomic {
+    linked[0] = 1;
+    linked[1] = 1;
+    out[0] = 1;
+    out[1] = 1;
+    run End(0);
+    run End(1);
+    run Operator()
+  }
+}
