@@ -64,6 +64,8 @@ type Unread = Message | Announced;
 const FIRST_CHUNK = 1 << 20;
 /** Rounds inside the core for the rest of a message whose first fragments are here: some 50 µs. */
 const FRAGMENT_ROUNDS = 20_000;
+/** Records that one look takes: a peer may write as fast as we read, and the event loop wants its turn. */
+const MOST_RECORDS = 1024;
 /** Bytes that an unread message is counted with beside its own: an empty one occupies memory too. */
 const OVERHEAD = 64;
 
@@ -127,6 +129,8 @@ export class Inbound {
   #lent = false;
   /** Where the fragments of a message that begins now may be put together, instead of in memory of its own. */
   #intoTarget: Uint8Array | undefined;
+  /** Records that may be taken in this look. */
+  #left = 0;
 
   constructor(owner: InboundOwner) {
     this.#owner = owner;
@@ -200,7 +204,7 @@ export class Inbound {
   // ─── for the application ───────────────────────────────────────────────────────────────────────────────────────────
 
   async receive(signal: AbortSignal | undefined): Promise<Message | undefined> {
-    const unread = this.#shift() ?? (this.#awaited ? undefined : this.#take(0, true));
+    const unread = this.#shift() ?? (this.#awaited ? undefined : this.#pull(0));
     if (unread) return unread instanceof Message ? unread : this.#fetch(unread);
     if (this.#ended) return this.#owner.endOfInput();
     return this.#wait(false, signal) as Promise<Message | undefined>;
@@ -211,7 +215,7 @@ export class Inbound {
       const message = this.#borrowNext();
       if (message) return message;
     }
-    const unread = this.#shift() ?? (this.#awaited ? undefined : this.#take(0, true));
+    const unread = this.#shift() ?? (this.#awaited ? undefined : this.#pull(0));
     if (unread) {
       const { data, xheader } = unread instanceof Message ? unread : await this.#fetch(unread);
       return new BorrowedMessage(data, xheader, undefined);
@@ -290,7 +294,7 @@ export class Inbound {
     } else {
       if (this.#on && !this.#awaited) {
         this.#intoTarget = target;
-        const unread = this.#take(FRAGMENT_ROUNDS, true);
+        const unread = this.#pull(FRAGMENT_ROUNDS);
         this.#intoTarget = undefined;
         if (unread instanceof Message) message = unread;
         else if (unread) {
@@ -364,7 +368,7 @@ export class Inbound {
   /** The next message that nobody waits for, out of the ring; what was only announced stays in the queue. */
   #takeMessage(): Message | undefined {
     if (this.#awaited) return undefined;
-    const unread = this.#take(0, true);
+    const unread = this.#pull(0);
     if (unread === undefined || unread instanceof Message) return unread;
     this.#push(unread);
     return this.#head();
@@ -513,14 +517,24 @@ export class Inbound {
   }
 
   /**
-   * Take everything out of the ring. That is bounded: who has closed writes no more.
-   * @param lost who is lost to us may be paused only, and write on at this moment: he gets no more room
+   * Take everything out of the ring that is in it now. That is at most a ring full: who is lost to us may be paused only,
+   * and who said that he has closed may write on all the same.
+   * @param lost he may write on at this moment: he gets no more room
    */
   drain(lost = false): void {
     const on = this.#on;
-    if (lost && on?.polled) on.call.hold(on.index);
     this.#draining = true;
-    this.progress();
+    if (!on) return;
+    const { call, index } = on;
+    if (lost && on.polled) call.hold(index);
+    const capacity = call.ringCapacity(index);
+    const start = call.position(index);
+    for (let before = -1, at = start; at !== before && (at - start) >>> 0 < capacity; ) {
+      this.progress();
+      if (this.#on !== on || this.#ended) return;
+      before = at;
+      at = call.position(index);
+    }
   }
 
   /** The link has ended, and its ring with it. */
@@ -547,15 +561,24 @@ export class Inbound {
 
   // ─── out of the ring ───────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Take what has come, as far as it may be taken. */
+  /** Take what has come, as far as it may be taken; what is left then is for the next look. */
   progress(): void {
     this.#unread.tick();
+    this.#left = MOST_RECORDS;
     while (this.#on && !this.#ended && this.#reads) {
       const unread = this.#take(0, false);
       if (!unread) break;
       this.#push(unread);
       this.#matching.announce(this.envelope(unread));
     }
+    // Of a stream nobody looks by himself.
+    if (this.#left === 0 && this.#on?.polled === false) this.#owner.wake();
+  }
+
+  /** The next message that nobody waits for, whatever is unread. @param rounds to look for the rest of a message */
+  #pull(rounds: number): Unread | undefined {
+    this.#left = MOST_RECORDS;
+    return this.#take(rounds, true);
   }
 
   /**
@@ -565,7 +588,7 @@ export class Inbound {
    */
   #take(rounds: number, pull: boolean): Unread | undefined {
     if (this.#lent) return undefined;
-    for (let on = this.#on; on; on = this.#on) {
+    for (let on = this.#on; on && this.#left > 0; on = this.#on) {
       const offset = this.#partial ? on.call.peekSpin(on.index, rounds + 1) : on.call.peek(on.index);
       if (offset === NOTHING) {
         if (this.#partial) this.#keepPartial(this.#partial);
@@ -575,6 +598,7 @@ export class Inbound {
         this.#owner.broken();
         return undefined;
       }
+      this.#left--;
       const { layout } = on.core;
       const type = on.words[on.type] as number;
       if (type === layout.MESSAGE_EOF) {
@@ -592,6 +616,7 @@ export class Inbound {
       if (unread) return unread;
       if (!pull && !this.#partial && !this.#reads) return undefined;
     }
+    if (this.#partial) this.#keepPartial(this.#partial);
     return undefined;
   }
 
