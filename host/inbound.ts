@@ -8,6 +8,14 @@ import { type Announced, type Envelope, type Match, type Matching, Receiver, rem
 import { BorrowedMessage, Message, NO_BYTES } from './message.js';
 import { AgedQueue } from './queue.js';
 
+/** Where the data of a message that is not the application's goes. */
+export interface Sink {
+  /** As far as there is room. */
+  readonly target: Uint8Array;
+  /** Asked before each fragment: false, somebody has taken the memory back, and the rest is dropped. */
+  readonly open?: () => boolean;
+}
+
 /** What the connection does for its receiving half. */
 export interface InboundOwner {
   readonly connection: Connection;
@@ -33,11 +41,11 @@ export interface InboundOwner {
   endOfInput(): undefined;
   /**
    * A message that is not the application's begins.
-   * @returns where its data goes, as far as there is room; undefined: memory of its own
+   * @returns where its data goes; undefined: memory of its own
    * @throws IsthmusError if such a message cannot be
    */
-  sink(type: number, xheader: Uint8Array, length: number): Uint8Array | undefined;
-  /** It is complete. `data` is what `sink` gave, as far as it was filled. */
+  sink(type: number, xheader: Uint8Array, length: number): Sink | undefined;
+  /** It is complete. `data` is the target that `sink` gave, as far as it was filled. */
   control(type: number, xheader: Uint8Array, data: Uint8Array): void;
   /** A rendezvous message has been announced. @throws IsthmusError if it cannot be */
   announced(xheader: Uint8Array, data: Uint8Array): Announced;
@@ -56,6 +64,7 @@ interface Partial {
   /** Whether it is known where the data goes. */
   routed: boolean;
   receiver: Receiver | undefined;
+  sink: Sink | undefined;
 }
 
 type Unread = Message | Announced;
@@ -646,6 +655,7 @@ export class Inbound {
         have: 0,
         routed: false,
         receiver: undefined,
+        sink: undefined,
       };
     }
     const partial = this.#partial as Partial;
@@ -718,6 +728,7 @@ export class Inbound {
     if (at === end) return;
     const place = partial.have - xheader.length;
     partial.have += end - at;
+    if (partial.sink?.open?.() === false) partial.room = 0;
     const kept = Math.min(end - at, partial.room - place);
     if (kept <= 0) return;
     const needed = place + kept;
@@ -734,7 +745,8 @@ export class Inbound {
     const { length, xheader, type } = partial;
     let target: Uint8Array | undefined;
     if (type !== on.core.layout.MESSAGE_USER) {
-      target = this.#owner.sink(type, xheader, length);
+      partial.sink = this.#owner.sink(type, xheader, length);
+      target = partial.sink?.target;
     } else if (this.#discarding) {
       partial.room = 0;
       return;
