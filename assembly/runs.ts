@@ -103,9 +103,9 @@ export function adoptGranted(index: u32, frame: u32, place: u32, low: u32, high:
   const c = connection.at(index);
   const count = adopt(frame, HALF_CONSUMER, load<u32>(c, TX_OWNER), load<u32>(c, TX_OWNER_GENERATION));
   if (count == 0) return 0;
-  // It may have been given back and taken anew since we looked.
-  if (count >= 2 && length <= (count - 1) << FRAME_SHIFT) {
-    if (atomic.load<u64>(grantAt(frame, place), GRANT_TOKEN) == word(low, high)) return address;
+  // It may have been given back and taken anew since we looked. And letGoRun() has to find it by its length.
+  if (count == framesOf(length) && atomic.load<u64>(grantAt(frame, place), GRANT_TOKEN) == word(low, high)) {
+    return address;
   }
   letGo(frame, HALF_CONSUMER, count);
   return 0;
