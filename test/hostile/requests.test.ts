@@ -7,7 +7,6 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { RuntimeConnection } from '../../host/connection.js';
 import { BROKEN, coreLayout, NOTHING } from '../../host/core/core.js';
-import { IsthmusError } from '../../host/errors.js';
 import { Runtime } from '../../host/runtime.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
@@ -34,8 +33,6 @@ async function pair(
 async function tidy(): Promise<void> {
   await Promise.all(runtimes.splice(0).map((runtime) => runtime.close({ timeout: 500 }).catch(() => {})));
 }
-
-const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
 
 /** A message of which not all fragments are sent at once. */
 class Slow {
