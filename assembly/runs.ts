@@ -84,7 +84,8 @@ export function granted(
 ): u32 {
   if (place >= GRANTS) return 0;
   const room = runLength(index, frame);
-  if (offset > room || length > room - offset) return 0;
+  // No run there: then the frame may be anywhere.
+  if (room == 0 || offset > room || length > room - offset) return 0;
   const at = grantAt(frame, place);
   if (atomic.load<u64>(at, GRANT_TOKEN) != word(low, high) || word(low, high) == 0) return 0;
   if (atomic.load<u32>(at, GRANT_OFFSET) != offset || atomic.load<u32>(at, GRANT_LENGTH) != length) return 0;

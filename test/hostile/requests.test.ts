@@ -163,6 +163,22 @@ test(
   }),
 );
 
+test(
+  'a grant of nothing, in a frame that is none, is not looked for outside of the region',
+  timebox(20, async () => {
+    const { near, far } = await pair();
+    for (const frame of [0x7ffff, 0xfffff, 0xffffffff, 0xffffff00]) {
+      assert.is(near.core.call.granted(near.index, frame, 0, 5, 6, 0, 0, layout.GRANT_READ), 0);
+    }
+    // As it comes over the wire: a message of no length, announced in such a frame.
+    const data = Buffer.alloc(28);
+    data.writeUInt32LE(0xfffff, 20);
+    far.sendControl(layout.MESSAGE_RENDEZVOUS_REQ, Buffer.alloc(0), data);
+    assert.is((await near.receive())?.data.length, 0);
+    await tidy();
+  }),
+);
+
 test.after(async () => {
   await tidy();
   removeRegions();
