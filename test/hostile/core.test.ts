@@ -63,14 +63,16 @@ run(
     let check = privates(victim);
     const used = new Set<number>([good[0].index]);
     for (let round = 0; hostile.count < MUTATIONS; round++) {
-      const bad = connect(victim, peer);
+      // Near the end of the ring, or of all positions, or anywhere.
+      const start = [-8 * random(200), 8 * random(1024), 0][random(3)]! >>> 0;
+      const bad = connect(victim, peer, start);
       assert.ok(bad, `round ${round}: no connection`);
       const [end, far] = bad;
       used.add(end.index);
       for (let i = 0; i < ROUND; i++) {
-        for (let calls = random(4); calls > 0; calls--) act(random(5) ? end : far, random);
+        for (let calls = random(4); calls > 0; calls--) act(random(5) ? end : far, random, true);
         hostile.ring(random(2) ? end.rx : end.tx);
-        for (let calls = random(4); calls > 0; calls--) act(end, random);
+        for (let calls = random(4); calls > 0; calls--) act(end, random, true);
         checkState(end);
       }
       const failure = victim.failure(end.index);
@@ -110,7 +112,7 @@ run(
     let count = 0;
     let hostile: Hostile | undefined;
     for (let life = 0; count < MUTATIONS; life++) {
-      const bad = connect(victim, peer);
+      const bad = connect(victim, peer, (-8 * random(200)) >>> 0);
       const good = connect(victim, witness);
       assert.ok(bad && good, 'a fresh region');
       hostile = new Hostile(peer, random);
@@ -121,8 +123,8 @@ run(
       for (let i = 0; i < LIFE; i++) {
         hostile.region(rings);
         for (let calls = random(4); calls > 0; calls--) {
-          if (random(2)) act(random(2) ? bad[0] : good[0], random);
-          else useRegion(victim, random(2) ? bad[0] : good[0], random, mine);
+          if (random(2)) act(random(2) ? bad[0] : good[0], random, true);
+          else useRegion(victim, random(2) ? bad[0] : good[0], random, mine, hostile.forged, true);
         }
         for (const end of [bad[0], good[0]]) checkState(end);
       }

@@ -15,6 +15,24 @@ export interface RingPlace {
   readonly position?: () => number;
 }
 
+/** A run that it pretends to offer, with a ring or grants in it; one of the numbers may be one that cannot be. */
+export interface Forged {
+  readonly frame: number;
+  readonly frames: number;
+  readonly slot: number;
+  readonly generation: number;
+  readonly capacity: number;
+  readonly ready: number;
+  readonly start: number;
+  /** Of the grant at place 0. */
+  readonly offset: number;
+  readonly length: number;
+  readonly rights: number;
+}
+
+/** The nonce of a forged ring, and the token of a forged grant: the same word. */
+export const NONCE = [11, 12] as const;
+
 const SLOT_WORDS = ['SLOT_SLEEPING', 'SLOT_SUMMARY', 'SLOT_HEARTBEAT', 'SLOT_INSTANCE', 'SLOT_DEV', 'SLOT_INO'];
 const RING_WORDS = ['RING_NONCE', 'RING_CAPACITY', 'RING_READY', 'RING_START', 'RING_TAIL', 'RING_HEAD', 'RING_ARMED'];
 const slotWords = SLOT_WORDS.map(constant);
@@ -38,6 +56,8 @@ export class Hostile {
   /** Stores so far, by what was stored to. */
   readonly stores = new Map<string, number>();
   count = 0;
+  /** The last one. */
+  forged: Forged | undefined;
 
   /** @param core maps the region, which is still as it should be */
   constructor(core: TestCore, random: Random) {
@@ -199,11 +219,46 @@ export class Hostile {
     this.#u64(at, what, this.#random(2) ? this.#tag() : this.#double(this.#core.u64(at)));
   }
 
+  /** An offer that fits together as far as its writer likes: several stores that count as one. */
+  #forge(): void {
+    const random = this.#random;
+    const edge = () => EDGES[random(EDGES.length)]!;
+    const wrong = random(12);
+    const slot = wrong === 0 ? this.#slots + random(1024 - this.#slots) : 1;
+    const word = this.#core.u64(this.#slotsAt + (slot % this.#slots) * L.SLOT_SIZE);
+    const generation = wrong === 1 ? edge() : Number(word >> 32n);
+    const capacity = wrong === 2 ? edge() : 4096 << random(3);
+    const frames = wrong === 3 ? edge() & 0xfffff : wrong === 4 ? 1 + random(8) : 1 + (capacity >>> 12);
+    const ready = wrong === 5 ? edge() : random(L.CONNECTIONS);
+    const start = wrong === 6 ? edge() : 8 * random(1024);
+    const room = (frames - 1) * L.FRAME;
+    const offset = wrong === 7 ? edge() : 0;
+    const length = wrong === 8 ? edge() : wrong === 9 ? room + random(3) : random(room + 1);
+    const frame = wrong === 10 ? this.#frames - 1 - random(3) : random(this.#frames);
+    const kinds = random(2) ? [L.HALF_CONSUMER, L.HALF_PRODUCER] : [L.HALF_PRODUCER, L.HALF_CONSUMER];
+    for (const [i, which] of kinds.entries()) {
+      const kind = wrong === 11 ? random(4) : i === 0 ? L.KIND_HELD : L.KIND_OFFERED;
+      const low = ((kind << 30) | (slot << 20) | frames) >>> 0;
+      this.#core.setU64(this.#mapAt + frame * L.HALVES + which, (BigInt(generation) << 32n) | BigInt(low));
+    }
+    const at = L.WINDOW + frame * L.FRAME;
+    // A ring has its capacity where a grant has its offset, and so on.
+    const ring = random(2);
+    const rights = 1 + random(3);
+    const words = ring ? [...NONCE, capacity, ready, start] : [...NONCE, offset, length, rights];
+    for (const [i, value] of words.entries()) this.#core.setU32(at + i * 4, value);
+    this.forged = { frame, frames, slot, generation, capacity, ready, start, offset, length, rights };
+    this.#did(ring ? 'forged ring' : 'forged grant');
+  }
+
   /** One store anywhere in the region: tables, grants, rings of others. */
   region(rings: readonly RingPlace[]): void {
     const random = this.#random;
     const slot = this.#slotsAt + (random(4) ? random(4) : random(this.#slots)) * L.SLOT_SIZE;
-    switch (random(10)) {
+    switch (random(12)) {
+      case 10:
+      case 11:
+        return this.#forge();
       case 0:
         this.#u32(L.WINDOW + random(36) * 4, 'header');
         return;

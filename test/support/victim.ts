@@ -3,8 +3,8 @@
  * host makes, with the question whether the answer is one that can be.
  */
 import * as assert from 'uvu/assert';
-import { assertBytes, BROKEN, L, NOTHING, pattern, Receiver, Sender, type TestCore } from './core.js';
-import type { RingPlace } from './hostile.js';
+import { assertBytes, BROKEN, L, NOTHING, pattern, Receiver, recordHeader, Sender, type TestCore } from './core.js';
+import { type Forged, NONCE, type RingPlace } from './hostile.js';
 
 const CAPACITY = 8192;
 
@@ -17,6 +17,8 @@ export interface End {
   /** Those that it reads from, and writes to. */
   readonly rx: RingPlace;
   readonly tx: RingPlace;
+  /** Bytes of the body of the message under way that have not come. */
+  rest: number;
 }
 
 function place(core: TestCore, index: number): RingPlace {
@@ -27,14 +29,18 @@ function place(core: TestCore, index: number): RingPlace {
 /** Attach to the ring of another, as the handshake does. @returns ATTACH_… */
 function attach(from: TestCore, index: number, to: TestCore, address: number, capacity: number): number {
   const frame = (address - L.WINDOW) / L.FRAME;
-  return from.call.attachRing(index, frame, capacity, to.slot, to.generation | 0, 11, 12);
+  return from.call.attachRing(index, frame, capacity, to.slot, to.generation | 0, ...NONCE);
 }
 
-/** Connect two cores. @returns undefined: the region does not allow it any more */
-export function connect(a: TestCore, b: TestCore, capacity = CAPACITY): [End, End] | undefined {
+/**
+ * Connect two cores.
+ * @param start where positions begin
+ * @returns undefined: the region does not allow it any more
+ */
+export function connect(a: TestCore, b: TestCore, start = 0, capacity = CAPACITY): [End, End] | undefined {
   const ends = [a, b].map((core) => {
     const index = core.call.open() - 1;
-    return index >= 0 && core.call.createRing(index, capacity, 0)
+    return index >= 0 && core.call.createRing(index, capacity, start)
       ? { core, index, rx: place(core, index) }
       : { core, index };
   });
@@ -44,13 +50,13 @@ export function connect(a: TestCore, b: TestCore, capacity = CAPACITY): [End, En
     return undefined;
   };
   if (!one.rx || !two.rx) return give();
-  for (const { core, index } of [one, two]) core.call.setNonce(index, 11, 12);
+  for (const { core, index } of [one, two]) core.call.setNonce(index, ...NONCE);
   if (attach(a, one.index, b, two.rx.address, capacity) !== L.ATTACH_OK) return give();
   if (attach(b, two.index, a, one.rx.address, capacity) !== L.ATTACH_OK) return give();
   for (const { core, index } of [one, two]) core.call.start(index);
   return [
-    { ...one, tx: two.rx },
-    { ...two, tx: one.rx },
+    { ...one, tx: two.rx, rest: 0 },
+    { ...two, tx: one.rx, rest: 0 },
   ];
 }
 
@@ -61,8 +67,27 @@ function assertWithin({ address, capacity }: RingPlace, offset: number, length: 
   assert.unreachable(`${what}: ${length} bytes at 0x${offset.toString(16)}, not in the ring at 0x${from.toString(16)}`);
 }
 
-/** Something that an application does with a connection. @returns what it did */
-export function act(end: End, random: Random): void {
+/** That the record which was peeked, and the padding in front of it, are such as the rules have them. */
+function assertRecord({ core, index, rx }: End, from: number): void {
+  const { address, capacity } = rx;
+  const at = (position: number) => address + L.RING_DATA + ((position & (capacity - 1)) >>> 0);
+  const read = core.field(index, L.RX_READ);
+  if (read !== from) {
+    const toEnd = capacity - (from & (capacity - 1));
+    assert.is(read, (from + toEnd) >>> 0, 'the read position');
+    assert.is(core.u64(at(from)), recordHeader(toEnd - L.RECORD_HEADER, L.RECORD_PAD, from), 'padding');
+  }
+  const header = core.u64(at(read));
+  const kind = Number(header >> 56n);
+  assert.ok(kind === L.RECORD_FIRST || kind === L.RECORD_MORE, `kind ${kind}`);
+  assert.is(header, recordHeader(Number(header & 0xffffffffn), kind, read), 'the record');
+}
+
+/**
+ * Something that an application does with a connection.
+ * @param still nobody writes while we look: what was answered can be compared with what is there
+ */
+export function act(end: End, random: Random, still = false): void {
   const { core, index, rx, tx } = end;
   const { call } = core;
   const claimed = (offset: number) => {
@@ -76,14 +101,26 @@ export function act(end: End, random: Random): void {
     if (offset === NOTHING || offset === BROKEN) return;
     const length = core.result(L.RESULT_LENGTH);
     assertWithin(rx, offset, length, 'peek');
+    if (still) assertRecord(end, before);
     const flags = core.result(L.RESULT_FLAGS);
+    const total = core.result(L.RESULT_XLENGTH) + core.result(L.RESULT_DLENGTH);
+    const rest = ((flags & L.FLAG_FIRST) !== 0 ? total : end.rest) - length;
+    assert.ok(rest >= 0, `a fragment of ${length} bytes, ${-rest} more than the message has`);
+    assert.is((flags & L.FLAG_LAST) !== 0, rest === 0, 'LAST');
     if (flags === (L.FLAG_FIRST | L.FLAG_LAST)) {
       assert.is(core.result(L.RESULT_XLENGTH) + core.result(L.RESULT_DLENGTH), length, 'a message in one record');
     }
-    const again = call.peek(index);
-    if (again === offset) assertWithin(rx, again, core.result(L.RESULT_LENGTH), 'peek again');
-    if (again !== BROKEN && random(4)) call.release(index);
+    if (random(4) === 0) {
+      // It may be another by now.
+      const again = call.peek(index);
+      if (still) assert.is(again, offset, 'another look');
+      if (again === NOTHING || again === BROKEN || !still) return;
+    }
+    if (random(4) === 0) return;
+    call.release(index);
+    end.rest = rest;
   };
+  const before = core.field(index, L.RX_READ);
   switch (random(14)) {
     case 0:
     case 1:
@@ -101,7 +138,7 @@ export function act(end: End, random: Random): void {
       return peeked(call.peekSpin(index, random(4)));
     case 9: {
       const unread = call.unread(index);
-      assert.ok(unread === BROKEN || (unread >= 0 && unread <= tx.capacity), `${unread} unread`);
+      assert.ok(unread === BROKEN || (unread >= 0 && unread <= tx.capacity && unread % 8 === 0), `${unread} unread`);
       return;
     }
     case 10:
@@ -160,11 +197,28 @@ export function echo([one, two]: readonly [End, End], number: number): void {
   }
 }
 
-/** Whatever a runtime asks of the region besides messages. */
-export function useRegion(core: TestCore, end: End | undefined, random: Random, mine: Map<number, number>): void {
+/** That a run begins at the frame, behind the tables, and that `end` is not behind the region. */
+function assertRun(core: TestCore, frame: number, end: number): void {
+  assert.ok(frame >= core.call.tableBytes() / L.FRAME && frame < core.frames, `a run at frame ${frame}`);
+  assert.ok(end <= core.bytes.length, `0x${end.toString(16)} is behind the end of the region`);
+}
+
+/**
+ * Whatever a runtime asks of the region besides messages.
+ * @param mine runs that it has
+ * @param forged what the peer pretends to offer
+ */
+export function useRegion(
+  core: TestCore,
+  end: End | undefined,
+  random: Random,
+  mine: Map<number, number>,
+  forged?: Forged,
+  still = false,
+): void {
   const { call } = core;
   const frames = core.frames;
-  const some = () => (random(2) ? random(frames) : random(96));
+  const some = () => [forged?.frame ?? 1, random(frames), random(96), random(0x100000000)][random(4)]!;
   const took = (frame: number, count: number) => {
     if (frame === 0) return;
     assert.ok(frame > 0 && frame + count <= frames, `a run of ${count} frames at ${frame}`);
@@ -203,29 +257,26 @@ export function useRegion(core: TestCore, end: End | undefined, random: Random, 
       const generation = call.slotGeneration(slot);
       const which = random(2) ? L.HALF_CONSUMER : L.HALF_PRODUCER;
       const count = core.fn.adopt(frame, which, slot, generation);
-      assert.ok(count >= 0 && frame + count <= frames, `adopted ${count} frames at ${frame}`);
+      assert.ok(count === 0 || (count > 0 && frame + count <= frames), `adopted ${count} frames at ${frame}`);
       if (count > 0) core.fn.letGo(frame, which, count);
       return;
     }
     case 5: {
-      if (!end) return;
-      const frame = some();
-      const length = random(2) ? random(5000) : random(0x100000000);
-      const offset = random(3) ? 0 : random(0x100000000);
-      const at = core.fn.granted(end.index, frame, random(200), 5, 6, offset, length, random(4)) >>> 0;
-      if (at !== 0)
-        assert.ok(at >= L.WINDOW && at + length <= core.bytes.length, 'a grant that reaches out of the window');
+      if (!end || !forged) return;
+      const { frame, offset, length, rights } = random(2) ? forged : { ...forged, frame: some() };
+      const place = random(4) ? 0 : random(200);
+      const at = core.fn.granted(end.index, frame, place, ...NONCE, offset, length, rights) >>> 0;
+      if (at !== 0) assertRun(core, frame, at + length);
       return;
     }
     case 6: {
-      if (!end) return;
-      const frame = some();
-      const token = core.fn.addressOf(frame);
-      const length = core.u32(token + 12);
-      const at = call.adoptGranted(end.index, frame, 0, core.u32(token), core.u32(token + 4), length) >>> 0;
+      if (!end || !forged) return;
+      const { frame, length } = random(2) ? forged : { ...forged, frame: some() };
+      const at = call.adoptGranted(end.index, frame, 0, ...NONCE, length) >>> 0;
       if (at === 0) return;
-      assert.ok(at >= L.WINDOW && at + length <= core.bytes.length);
+      assertRun(core, frame, at + length);
       call.letGoRun(frame, length);
+      if (still) assert.is.not(call.halfKind(frame, L.HALF_CONSUMER), L.KIND_HELD, 'it is still ours');
       return;
     }
     case 7:
@@ -268,8 +319,25 @@ export function useRegion(core: TestCore, end: End | undefined, random: Random, 
       // A handshake with lies.
       const index = call.open() - 1;
       if (index < 0) return;
-      const capacity = [4096, 8192, 8191, 0, 0x4000000, 0x80000000, 0xffffffff][random(7)]!;
-      call.attachRing(index, some(), capacity, random(2) ? random(4) : random(0x100000000), random(4), 11, 12);
+      const { frame, capacity, slot, generation } = forged ?? { frame: some(), capacity: 4096, slot: 1, generation: 1 };
+      const result = call.attachRing(index, random(4) ? frame : some(), capacity, slot, generation | 0, ...NONCE);
+      assert.ok([L.ATTACH_OK, L.ATTACH_OFFER, L.ATTACH_NONCE, L.ATTACH_SHAPE].includes(result));
+      if (result === L.ATTACH_OK) {
+        const at = core.field(index, L.TX_RING);
+        const size = core.field(index, L.TX_RING + 4) + 1;
+        assertRun(core, (at - L.WINDOW) / L.FRAME, at + L.RING_DATA + size);
+        assert.is(size & (size - 1), 0, `a ring of ${size} bytes`);
+        assert.ok(core.field(index, L.TX_SLOT) < core.slots, 'the slot of its owner');
+        assert.ok(core.field(index, L.TX_SLOT + 4) < L.CONNECTIONS, 'its ready index');
+        assert.is(core.field(index, L.TX_TAIL) & 7, 0, 'where it begins');
+        call.start(index);
+        const tx = { address: at, capacity: size };
+        const offset = call.claim(index, 0, 0, random(size));
+        if (offset > 0) {
+          assertWithin(tx, offset, core.result(L.RESULT_LENGTH), 'claim');
+          call.commit(index);
+        }
+      }
       call.free(index);
       return;
     }
