@@ -84,7 +84,8 @@ export function granted(
 ): u32 {
   if (place >= GRANTS) return 0;
   const room = runLength(index, frame);
-  if (offset > room || length > room - offset) return 0;
+  // No run there: then the frame may be anywhere.
+  if (room == 0 || offset > room || length > room - offset) return 0;
   const at = grantAt(frame, place);
   if (atomic.load<u64>(at, GRANT_TOKEN) != word(low, high) || word(low, high) == 0) return 0;
   if (atomic.load<u32>(at, GRANT_OFFSET) != offset || atomic.load<u32>(at, GRANT_LENGTH) != length) return 0;
@@ -103,9 +104,9 @@ export function adoptGranted(index: u32, frame: u32, place: u32, low: u32, high:
   const c = connection.at(index);
   const count = adopt(frame, HALF_CONSUMER, load<u32>(c, TX_OWNER), load<u32>(c, TX_OWNER_GENERATION));
   if (count == 0) return 0;
-  // It may have been given back and taken anew since we looked.
-  if (count >= 2 && length <= (count - 1) << FRAME_SHIFT) {
-    if (atomic.load<u64>(grantAt(frame, place), GRANT_TOKEN) == word(low, high)) return address;
+  // It may have been given back and taken anew since we looked. And letGoRun() has to find it by its length.
+  if (count == framesOf(length) && atomic.load<u64>(grantAt(frame, place), GRANT_TOKEN) == word(low, high)) {
+    return address;
   }
   letGo(frame, HALF_CONSUMER, count);
   return 0;

@@ -4,7 +4,7 @@ import { Carrier } from './carrier.js';
 import type { Core } from './core/core.js';
 import type { Region } from './core/region.js';
 import { IsthmusError } from './errors.js';
-import { Inbound, type InboundOwner } from './inbound.js';
+import { Inbound, type InboundOwner, type Sink } from './inbound.js';
 import { Loan, Loans, type LoansOwner } from './loan.js';
 import type { Log } from './log.js';
 import type { Announced, Matching } from './matching.js';
@@ -693,7 +693,7 @@ export class RuntimeConnection
   }
 
   /** @internal */
-  sink(type: number, xheader: Uint8Array, length: number): Uint8Array | undefined {
+  sink(type: number, xheader: Uint8Array, length: number): Sink | undefined {
     const { layout } = this.core;
     if (type >= layout.MESSAGE_RMA_WRITE && type <= layout.MESSAGE_RENDEZVOUS_FIN) {
       return this.#memory().sink(type, xheader, length);

@@ -8,6 +8,14 @@ import { type Announced, type Envelope, type Match, type Matching, Receiver, rem
 import { BorrowedMessage, Message, NO_BYTES } from './message.js';
 import { AgedQueue } from './queue.js';
 
+/** Where the data of a message that is not the application's goes. */
+export interface Sink {
+  /** As far as there is room. */
+  readonly target: Uint8Array;
+  /** Asked before each fragment: false, somebody has taken the memory back, and the rest is dropped. */
+  readonly open?: () => boolean;
+}
+
 /** What the connection does for its receiving half. */
 export interface InboundOwner {
   readonly connection: Connection;
@@ -33,11 +41,11 @@ export interface InboundOwner {
   endOfInput(): undefined;
   /**
    * A message that is not the application's begins.
-   * @returns where its data goes, as far as there is room; undefined: memory of its own
+   * @returns where its data goes; undefined: memory of its own
    * @throws IsthmusError if such a message cannot be
    */
-  sink(type: number, xheader: Uint8Array, length: number): Uint8Array | undefined;
-  /** It is complete. `data` is what `sink` gave, as far as it was filled. */
+  sink(type: number, xheader: Uint8Array, length: number): Sink | undefined;
+  /** It is complete. `data` is the target that `sink` gave, as far as it was filled. */
   control(type: number, xheader: Uint8Array, data: Uint8Array): void;
   /** A rendezvous message has been announced. @throws IsthmusError if it cannot be */
   announced(xheader: Uint8Array, data: Uint8Array): Announced;
@@ -56,6 +64,7 @@ interface Partial {
   /** Whether it is known where the data goes. */
   routed: boolean;
   receiver: Receiver | undefined;
+  sink: Sink | undefined;
 }
 
 type Unread = Message | Announced;
@@ -64,6 +73,8 @@ type Unread = Message | Announced;
 const FIRST_CHUNK = 1 << 20;
 /** Rounds inside the core for the rest of a message whose first fragments are here: some 50 µs. */
 const FRAGMENT_ROUNDS = 20_000;
+/** Records that one look takes: a peer may write as fast as we read, and the event loop wants its turn. */
+const MOST_RECORDS = 1024;
 /** Bytes that an unread message is counted with beside its own: an empty one occupies memory too. */
 const OVERHEAD = 64;
 
@@ -127,6 +138,8 @@ export class Inbound {
   #lent = false;
   /** Where the fragments of a message that begins now may be put together, instead of in memory of its own. */
   #intoTarget: Uint8Array | undefined;
+  /** Records that may be taken in this look. */
+  #left = 0;
 
   constructor(owner: InboundOwner) {
     this.#owner = owner;
@@ -200,7 +213,7 @@ export class Inbound {
   // ─── for the application ───────────────────────────────────────────────────────────────────────────────────────────
 
   async receive(signal: AbortSignal | undefined): Promise<Message | undefined> {
-    const unread = this.#shift() ?? (this.#awaited ? undefined : this.#take(0, true));
+    const unread = this.#shift() ?? (this.#awaited ? undefined : this.#pull(0));
     if (unread) return unread instanceof Message ? unread : this.#fetch(unread);
     if (this.#ended) return this.#owner.endOfInput();
     return this.#wait(false, signal) as Promise<Message | undefined>;
@@ -211,7 +224,7 @@ export class Inbound {
       const message = this.#borrowNext();
       if (message) return message;
     }
-    const unread = this.#shift() ?? (this.#awaited ? undefined : this.#take(0, true));
+    const unread = this.#shift() ?? (this.#awaited ? undefined : this.#pull(0));
     if (unread) {
       if (unread instanceof Message) return new BorrowedMessage(unread.data, unread.xheader, undefined);
       const lent = this.#lend(unread);
@@ -304,7 +317,7 @@ export class Inbound {
     } else {
       if (this.#on && !this.#awaited) {
         this.#intoTarget = target;
-        const unread = this.#take(FRAGMENT_ROUNDS, true);
+        const unread = this.#pull(FRAGMENT_ROUNDS);
         this.#intoTarget = undefined;
         if (unread instanceof Message) message = unread;
         else if (unread) {
@@ -392,7 +405,7 @@ export class Inbound {
   /** The next message that nobody waits for, out of the ring and into the queue. */
   #takeNext(): void {
     if (this.#awaited) return;
-    const unread = this.#take(0, true);
+    const unread = this.#pull(0);
     if (unread) this.#push(unread);
   }
 
@@ -544,14 +557,24 @@ export class Inbound {
   }
 
   /**
-   * Take everything out of the ring. That is bounded: who has closed writes no more.
-   * @param lost who is lost to us may be paused only, and write on at this moment: he gets no more room
+   * Take everything out of the ring that is in it now. That is at most a ring full: who is lost to us may be paused only,
+   * and who said that he has closed may write on all the same.
+   * @param lost he may write on at this moment: he gets no more room
    */
   drain(lost = false): void {
     const on = this.#on;
-    if (lost && on?.polled) on.call.hold(on.index);
     this.#draining = true;
-    this.progress();
+    if (!on) return;
+    const { call, index } = on;
+    if (lost && on.polled) call.hold(index);
+    const capacity = call.ringCapacity(index);
+    const start = call.position(index);
+    for (let before = -1, at = start; at !== before && (at - start) >>> 0 < capacity; ) {
+      this.progress();
+      if (this.#on !== on || this.#ended) return;
+      before = at;
+      at = call.position(index);
+    }
   }
 
   /** The link has ended, and its ring with it. */
@@ -578,15 +601,24 @@ export class Inbound {
 
   // ─── out of the ring ───────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Take what has come, as far as it may be taken. */
+  /** Take what has come, as far as it may be taken; what is left then is for the next look. */
   progress(): void {
     this.#unread.tick();
+    this.#left = MOST_RECORDS;
     while (this.#on && !this.#ended && this.#reads) {
       const unread = this.#take(0, false);
       if (!unread) break;
       this.#push(unread);
       this.#matching.announce(this.envelope(unread));
     }
+    // Of a stream nobody looks by himself.
+    if (this.#left === 0 && this.#on?.polled === false) this.#owner.wake();
+  }
+
+  /** The next message that nobody waits for, whatever is unread. @param rounds to look for the rest of a message */
+  #pull(rounds: number): Unread | undefined {
+    this.#left = MOST_RECORDS;
+    return this.#take(rounds, true);
   }
 
   /**
@@ -596,7 +628,7 @@ export class Inbound {
    */
   #take(rounds: number, pull: boolean): Unread | undefined {
     if (this.#lent) return undefined;
-    for (let on = this.#on; on; on = this.#on) {
+    for (let on = this.#on; on && this.#left > 0; on = this.#on) {
       const offset = this.#partial ? on.call.peekSpin(on.index, rounds + 1) : on.call.peek(on.index);
       if (offset === NOTHING) {
         if (this.#partial) this.#keepPartial(this.#partial);
@@ -606,6 +638,7 @@ export class Inbound {
         this.#owner.broken();
         return undefined;
       }
+      this.#left--;
       const { layout } = on.core;
       const type = on.words[on.type] as number;
       if (type === layout.MESSAGE_EOF) {
@@ -623,6 +656,7 @@ export class Inbound {
       if (unread) return unread;
       if (!pull && !this.#partial && !this.#reads) return undefined;
     }
+    if (this.#partial) this.#keepPartial(this.#partial);
     return undefined;
   }
 
@@ -652,6 +686,7 @@ export class Inbound {
         have: 0,
         routed: false,
         receiver: undefined,
+        sink: undefined,
       };
     }
     const partial = this.#partial as Partial;
@@ -724,6 +759,7 @@ export class Inbound {
     if (at === end) return;
     const place = partial.have - xheader.length;
     partial.have += end - at;
+    if (partial.sink?.open?.() === false) partial.room = 0;
     const kept = Math.min(end - at, partial.room - place);
     if (kept <= 0) return;
     const needed = place + kept;
@@ -740,7 +776,8 @@ export class Inbound {
     const { length, xheader, type } = partial;
     let target: Uint8Array | undefined;
     if (type !== on.core.layout.MESSAGE_USER) {
-      target = this.#owner.sink(type, xheader, length);
+      partial.sink = this.#owner.sink(type, xheader, length);
+      target = partial.sink?.target;
     } else if (this.#discarding) {
       partial.room = 0;
       return;

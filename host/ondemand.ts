@@ -344,7 +344,10 @@ export class OnDemand {
       connected.attempt.undo();
       connected.socket.destroy();
       connection.fail(
-        new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', `somebody else answers where '${peer.name}' was: the peer is gone`),
+        new IsthmusError(
+          'ERR_ISTHMUS_PEER_PROTOCOL',
+          `somebody else answers where '${peer.name}' was: the peer is gone`,
+        ),
       );
       return;
     }

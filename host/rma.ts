@@ -11,6 +11,7 @@ import type { Carrier } from './carrier.js';
 import { type Core, coreLayout } from './core/core.js';
 import type { Region } from './core/region.js';
 import { IsthmusError } from './errors.js';
+import type { Sink } from './inbound.js';
 import type { Announced, Lent } from './matching.js';
 import { giveBack, type Run, SharedMemory, takeRun } from './memory.js';
 import { NO_BYTES } from './message.js';
@@ -92,6 +93,8 @@ const PIECE = 4 << 20;
 const PIECES = 8;
 /** Bytes of answers that may wait for room; a peer that asks for more than it takes is cut off. */
 const MAX_ANSWERS = PIECE * PIECES * 2;
+/** Answers that may wait for room, whatever their length: the like for a peer that reads nothing. */
+const MAX_REPLIES = 65_536;
 /** Bytes of a RENDEZVOUS_REQ's data: as C sends it, with a reference into a region, and at most. */
 const REQUEST = 20;
 const REQUEST_WITH_REFERENCE = 28;
@@ -153,6 +156,8 @@ interface Borrowed {
   readonly offset: number;
   readonly length: number;
 }
+/** For data that nobody wants. */
+const NOWHERE: Sink = { target: NO_BYTES };
 
 const randomId = () => randomBytes(8).readBigUInt64LE();
 
@@ -165,6 +170,8 @@ export class Rma {
   /** Of runs that we hold. */
   readonly #borrowed = new Set<Borrowed>();
   #answers = 0;
+  /** Answers and FINs that wait for room. */
+  #replies = 0;
   /** A write of the peer was refused since the last answer. */
   #refused = false;
   #ended: unknown;
@@ -448,6 +455,7 @@ export class Rma {
   /** A RENDEZVOUS_REQ has come. */
   announced(xheader: Uint8Array, data: Uint8Array): Announced {
     if (data.length < REQUEST) throw protocol(`a RENDEZVOUS_REQ of ${data.length} bytes`);
+    this.#checkReplies();
     const request = Buffer.from(data);
     const id = request.readBigUInt64LE(0);
     const base = request.readBigUInt64LE(8);
@@ -469,7 +477,7 @@ export class Rma {
       if (this.#ended) return;
       const fin = Buffer.alloc(8);
       fin.writeBigUInt64LE(id);
-      this.#owner.sendControl(coreLayout().MESSAGE_RENDEZVOUS_FIN, fin, NO_BYTES);
+      this.#reply(coreLayout().MESSAGE_RENDEZVOUS_FIN, fin, NO_BYTES);
     };
     return {
       xheader,
@@ -586,26 +594,37 @@ export class Rma {
   // ─── messages of the peer ──────────────────────────────────────────────────────────────────────────────────────────
 
   /** Where the data of a message goes. @throws IsthmusError if it cannot be */
-  sink(type: number, xheader: Uint8Array, length: number): Uint8Array | undefined {
+  sink(type: number, xheader: Uint8Array, length: number): Sink | undefined {
     const layout = coreLayout();
     const header = Buffer.from(xheader);
     switch (type) {
       case layout.MESSAGE_RMA_WRITE: {
         const found = header.length >= 8 && this.#find(header.readBigUInt64LE(0), length, WRITE);
-        if (found) return found.exposed.view(found.offset, length);
-        this.#refused = true;
-        return NO_BYTES;
+        if (!found) {
+          this.#refused = true;
+          return NOWHERE;
+        }
+        const { exposed, offset } = found;
+        const open = () => {
+          // Withdrawn between two fragments: whose memory it is by now nobody knows.
+          const still = this.#exposed.get(exposed.base) === exposed;
+          if (!still) this.#refused = true;
+          return still;
+        };
+        return { target: exposed.view(offset, length), open };
       }
       case layout.MESSAGE_RMA_READ_ANSWER: {
         const read = header.length >= 8 && this.#reads.get(header.readBigUInt64LE(0));
-        return read ? read.target : NO_BYTES;
+        if (!read) return NOWHERE;
+        const { target } = read;
+        return { target, open: () => read.target === target };
       }
       case layout.MESSAGE_RENDEZVOUS_REQ:
         if (length > MAX_REQUEST) throw protocol(`a RENDEZVOUS_REQ of ${length} bytes`);
         return undefined;
       default:
         // RMA_READ and RENDEZVOUS_FIN have no data.
-        return NO_BYTES;
+        return NOWHERE;
     }
   }
 
@@ -629,6 +648,7 @@ export class Rma {
 
   #answer(header: Buffer, type: number): void {
     if (header.length < 20) throw protocol(`an RMA_READ with an xheader of ${header.length} bytes`);
+    this.#checkReplies();
     const id = header.subarray(0, 8);
     const address = header.readBigUInt64LE(8);
     const length = header.readUInt32LE(16);
@@ -640,20 +660,32 @@ export class Rma {
       const answer = Buffer.alloc(12);
       id.copy(answer);
       answer.writeUInt32LE(DENIED, 8);
-      this.#owner.sendControl(type, answer, NO_BYTES);
+      this.#reply(type, answer, NO_BYTES);
       return;
     }
     const view = found.exposed.view(found.offset, length);
     // What was offered stays until it is fetched; the rest may be withdrawn before its bytes have left.
     if (!found.exposed.copy) {
-      this.#owner.sendControl(type, id, view);
+      this.#reply(type, id, view);
       return;
     }
     if (this.#answers + length > MAX_ANSWERS) throw protocol('the peer asks for more than it takes');
     this.#answers += length;
-    this.#owner.sendControl(type, id, new Uint8Array(view), () => {
+    this.#reply(type, id, new Uint8Array(view), () => {
       this.#answers -= length;
     });
+  }
+
+  #reply(type: number, xheader: Uint8Array, data: Uint8Array, sent?: () => void): void {
+    this.#replies++;
+    this.#owner.sendControl(type, xheader, data, () => {
+      this.#replies--;
+      sent?.();
+    });
+  }
+
+  #checkReplies(): void {
+    if (this.#replies >= MAX_REPLIES) throw protocol('the peer asks for more than it takes');
   }
 
   #answered(header: Buffer, data: Uint8Array): void {

@@ -50,6 +50,9 @@ Napi::Number Released(Napi::Env env, UniqueFd* fd) {
   return Napi::Number::New(env, number);
 }
 
+// Strangers that one call turns away: whoever calls again and again is not to keep the event loop.
+constexpr int kStrangers = 64;
+
 constexpr int kSocket = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
 
 }  // namespace
@@ -112,7 +115,7 @@ Napi::Value ListenAbstract(const Napi::CallbackInfo& info) {
 Napi::Value AcceptFrom(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const int listening = Descriptor(info[0], "fd");
-  for (;;) {
+  for (int strangers = 0; strangers < kStrangers;) {
     UniqueFd fd(accept4(listening, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (fd.get() < 0) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
@@ -126,7 +129,10 @@ Napi::Value AcceptFrom(const Napi::CallbackInfo& info) {
     }
     // An abstract name has no permissions.
     if (caller.uid == geteuid() || caller.uid == 0) return Released(env, &fd);
+    ++strangers;
   }
+  // The loop comes back for those who are left.
+  return Napi::Number::New(env, -1);
 }
 
 Napi::Value Answer(const Napi::CallbackInfo& info) {

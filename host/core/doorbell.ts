@@ -67,8 +67,10 @@ export class Doorbell {
   #accept(): void {
     const native = mapper();
     try {
-      for (let fd = native.acceptFrom(this.#listening); fd >= 0; fd = native.acceptFrom(this.#listening)) {
-        const caller = fd;
+      // As many as wait; whoever calls meanwhile is for the next turn of the event loop.
+      for (let i = 0; i < CALLERS; i++) {
+        const caller = native.acceptFrom(this.#listening);
+        if (caller < 0) return;
         // Mostly he has said who he is before we look.
         if (this.#answer(caller)) continue;
         const [oldest] = this.#callers.keys();

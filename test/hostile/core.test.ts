@@ -1,0 +1,152 @@
+// time limit: 600 s
+/**
+ * The core against a peer that writes whatever it likes into the region, between any two of our calls: nothing traps,
+ * nothing is touched outside of the window or of what the call is about, and every answer is one that can be. All in one
+ * process, so that a failure can be repeated from its seed; others that write at the very same moment: region.test.ts.
+ *
+ * ISTHMUS_HOSTILE_MUTATIONS: stores of the peer, half of them into its own rings, half anywhere. ISTHMUS_TEST_SEED.
+ */
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { mapperMissing } from '../../host/core/mapper.js';
+import { assertBytes, constant, L, newCore, Pair, pattern, Shared, type TestCore } from '../support/core.js';
+import { Hostile } from '../support/hostile.js';
+import { seeded, testSeed } from '../support/seeded.js';
+import { timebox } from '../support/timebox.js';
+import { act, checkState, connect, echo, useRegion } from '../support/victim.js';
+
+const seed = testSeed();
+const MUTATIONS = Number(process.env['ISTHMUS_HOSTILE_MUTATIONS'] ?? 40_000) / 2;
+/** Stores until a connection is made anew, and until the region is. */
+const ROUND = 12;
+const LIFE = 400;
+const seconds = 60 + MUTATIONS / 2000;
+
+/** Private parts of a core that nobody writes: the gaps, and all entries but those of the given connections. */
+function privates(core: TestCore): () => number[] {
+  const gaps: (readonly [number, number])[] = [
+    [constant('PRIVATE') + 64, constant('HOT')],
+    [constant('HOT') + 2 * L.CONNECTIONS, L.TABLE],
+  ];
+  const before = gaps.map(([from, to]) => core.bytes.slice(from, to));
+  const table = core.bytes.slice(L.TABLE, L.TABLE + L.CONNECTIONS * L.CONNECTION_SIZE);
+  return () => {
+    for (const [i, [from, to]] of gaps.entries())
+      assertBytes(core.bytes.subarray(from, to), before[i]!, 'private bytes');
+    const changed: number[] = [];
+    for (let index = 0; index < L.CONNECTIONS; index++) {
+      const at = index * L.CONNECTION_SIZE;
+      const now = core.bytes.subarray(L.TABLE + at, L.TABLE + at + L.CONNECTION_SIZE);
+      if (Buffer.compare(now, table.subarray(at, at + L.CONNECTION_SIZE)) !== 0) changed.push(index);
+    }
+    return changed;
+  };
+}
+
+const report = (hostile: Hostile) => console.log(Object.fromEntries([...hostile.stores].sort()));
+const missing = mapperMissing();
+const run = missing ? test.skip : test;
+if (missing) console.log(`skipped: ${missing.message}`);
+
+run(
+  `${MUTATIONS} stores into its own rings: that connection breaks, and no other`,
+  timebox(seconds, () => {
+    const random = seeded(seed);
+    const shared = new Shared(3);
+    const [victim, peer, witness] = shared.cores as [TestCore, TestCore, TestCore];
+    const hostile = new Hostile(peer, random);
+    const good = connect(victim, witness)!;
+    const loop = new Pair(newCore());
+    const free = victim.freeFrames();
+    const header = victim.bytes.slice(L.WINDOW, L.WINDOW + L.FRAME);
+    const ends = new Map<string, number>();
+    let check = privates(victim);
+    const used = new Set<number>([good[0].index]);
+    for (let round = 0; hostile.count < MUTATIONS; round++) {
+      // Near the end of the ring, or of all positions, or anywhere.
+      const start = [-8 * random(200), 8 * random(1024), 0][random(3)]! >>> 0;
+      const bad = connect(victim, peer, start);
+      assert.ok(bad, `round ${round}: no connection`);
+      const [end, far] = bad;
+      used.add(end.index);
+      for (let i = 0; i < ROUND; i++) {
+        for (let calls = random(4); calls > 0; calls--) act(random(5) ? end : far, random, true);
+        hostile.ring(random(2) ? end.rx : end.tx);
+        for (let calls = random(4); calls > 0; calls--) act(end, random, true);
+        checkState(end);
+      }
+      const failure = victim.failure(end.index);
+      ends.set(`failure ${failure}`, (ends.get(`failure ${failure}`) ?? 0) + 1);
+      echo(good, round);
+      victim.call.free(end.index);
+      peer.call.free(far.index);
+      if (round % 64 !== 0) continue;
+      assertBytes(victim.bytes.subarray(L.WINDOW, L.WINDOW + L.FRAME), header, 'the header of the region');
+      for (const index of check()) assert.ok(used.has(index), `entry ${index} was written to`);
+      check = privates(victim);
+      used.clear();
+      used.add(good[0].index);
+      loop.send(pattern(100, round));
+      assertBytes(loop.receive()!.body, pattern(100, round));
+    }
+    report(hostile);
+    console.log(Object.fromEntries([...ends].sort()));
+    for (const core of [victim, peer]) core.call.collect();
+    assert.is(victim.freeFrames(), free, 'frames are missing');
+    for (const failure of [L.FAILURE_HEAD, L.FAILURE_RECORD, L.FAILURE_MESSAGE]) {
+      assert.ok(MUTATIONS < 1000 || ends.has(`failure ${failure}`), `never failure ${failure}`);
+    }
+    shared.close();
+  }),
+);
+
+run(
+  `${MUTATIONS} stores anywhere in the region: nothing outside of it notices`,
+  timebox(seconds, () => {
+    const random = seeded(seed + 1);
+    const shared = new Shared(3);
+    const [victim, peer, witness] = shared.cores as [TestCore, TestCore, TestCore];
+    const elsewhere = new Shared(2);
+    const other = connect(elsewhere.cores[0]!, elsewhere.cores[1]!)!;
+    const loop = new Pair(newCore());
+    let count = 0;
+    let hostile: Hostile | undefined;
+    for (let life = 0; count < MUTATIONS; life++) {
+      const bad = connect(victim, peer, (-8 * random(200)) >>> 0);
+      const good = connect(victim, witness);
+      assert.ok(bad && good, 'a fresh region');
+      hostile = new Hostile(peer, random);
+      const mine = new Map<number, number>();
+      const rings = [bad[0].rx, bad[0].tx, good[0].rx, good[0].tx];
+      const check = privates(victim);
+      const opened = new Set([bad[0].index, good[0].index]);
+      for (let i = 0; i < LIFE; i++) {
+        hostile.region(rings);
+        for (let calls = random(4); calls > 0; calls--) {
+          if (random(2)) act(random(2) ? bad[0] : good[0], random, true);
+          else useRegion(victim, random(2) ? bad[0] : good[0], random, mine, hostile.forged, true);
+        }
+        for (const end of [bad[0], good[0]]) checkState(end);
+      }
+      count += hostile.count;
+      // All that changed are entries that were opened: whichever are free now came behind the two.
+      for (const index of check()) {
+        assert.ok(opened.has(index) || victim.state(index) === L.STATE_FREE, `entry ${index} was written to`);
+      }
+      echo(other, life);
+      loop.send(pattern(100, life));
+      assertBytes(loop.receive()!.body, pattern(100, life));
+      // And everybody leaves; the next ones find a region that was made anew.
+      for (const end of [...bad, ...good]) end.core.call.free(end.index);
+      for (const core of [victim, peer, witness]) core.call.leave();
+      peer.call.format(0);
+      peer.call.finishFormat();
+      for (const [slot, core] of [victim, peer, witness].entries()) core.join(slot);
+    }
+    report(hostile!);
+    shared.close();
+    elsewhere.close();
+  }),
+);
+
+test.run();

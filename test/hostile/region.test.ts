@@ -1,0 +1,484 @@
+// only with --all
+// time limit: 900 s
+/**
+ * A real process that owns one end of a region and writes into it while we run: between any two of our instructions, on
+ * another processor. First against the core, at full speed; then against runtimes, with everything that an application
+ * does. That other process is this file again, with the role `hostile`; core.test.ts does the same from a seed alone.
+ *
+ * ISTHMUS_HOSTILE_MUTATIONS: stores against the core; against runtimes it is a twentieth of that. ISTHMUS_TEST_SEED: what
+ * is written follows from it, but not when.
+ */
+import { setImmediate as turn } from 'node:timers/promises';
+import { test as register } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Connection, RuntimeConnection } from '../../host/connection.js';
+import { Onlooker } from '../../host/core/inspection.js';
+import { mapperMissing } from '../../host/core/mapper.js';
+import { posixBacking } from '../../host/device/posix.js';
+import { IsthmusError } from '../../host/errors.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { L, mapInto, newCore, Pair, pattern, Shared, TestCore } from '../support/core.js';
+import { Hostile, type RingPlace } from '../support/hostile.js';
+import { Child, chosen, endChildren, role, serve } from '../support/process.js';
+import { MIB, newRegion, only, removeRegions } from '../support/regions.js';
+import { seeded, testSeed } from '../support/seeded.js';
+import { timebox } from '../support/timebox.js';
+import { act, checkState, connect, echo, useRegion } from '../support/victim.js';
+
+const test = chosen(register);
+const MUTATIONS = Number(process.env['ISTHMUS_HOSTILE_MUTATIONS'] ?? 1_000_000);
+const AGAINST_RUNTIMES = Math.ceil(MUTATIONS / 20);
+const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
+/** What is not over by then hangs, in milliseconds. */
+const LIMIT = 20_000 * slowness;
+/** What an application waits for, in milliseconds. */
+const PATIENCE = 20;
+/** Connections to the hostile process at once. */
+const SIDE_BY_SIDE = 8;
+/** Where in the header frame, behind the header, the victim says how far it has read: that a peer could guess. */
+const READ = L.WINDOW + 4000;
+/** A window of which nothing else has been said. */
+const SIZE = 4 * MIB;
+
+type Where = 'own' | 'anywhere';
+
+// ── The other process ────────────────────────────────────────────────────────────────────────────────────────────────
+
+const roles: Record<string, () => Promise<void>> = {
+  async hostile() {
+    let core: TestCore;
+    let hostile: Hostile;
+    let random: (n: number) => number;
+    let runtime: Runtime | undefined;
+    const connections = new Set<RuntimeConnection>();
+    /** The rings of a connection, as its own end has them; a record is written where the reader is, or soon will be. */
+    const ringsOf = ({ core: own, index }: RuntimeConnection): RingPlace[] => {
+      const field = (name: number) => own.words[(own.call.entry(index) + name) >> 2] as number;
+      const tx = { address: field(L.TX_RING), capacity: field(L.TX_RING + 4) + 1, position: () => field(L.TX_TAIL) };
+      return [tx, { address: own.call.ringAddress(index), capacity: own.call.ringCapacity(index) }];
+    };
+    const store = (where: Where, rings: readonly RingPlace[]) => {
+      if (where === 'anywhere') hostile.region(rings);
+      else hostile.ring(rings[random(rings.length)]!);
+    };
+    const map = (path: string, size: number, seed: number) => {
+      core = new TestCore(size);
+      mapInto(core, path);
+      random = seeded(seed);
+      hostile = new Hostile(core, random);
+    };
+    serve({
+      map,
+      /** Store at full speed. */
+      stores(where: Where, places: readonly RingPlace[], count: number) {
+        const position = () => (where === 'own' ? core.u32(READ) : 8 * random(random(2) ? 16 : 1024));
+        const rings = places.map((place, i) => (i % 2 === 0 ? { ...place, position } : place));
+        let spun = 0;
+        for (let i = 0; i < count; i++) {
+          store(where, rings);
+          // Up to some microseconds, so that all of it meets all of ours.
+          for (let spin = random(4) === 0 ? random(4000) : 0; spin > 0; spin--) spun += spin;
+        }
+        return spun;
+      },
+      /** Attach like anybody, and take connections. */
+      async attach(path: string, seed: number) {
+        await runtime?.close({ timeout: 0 }).catch(() => {});
+        runtime = await Runtime.create(only(path, { debug: 0 }));
+        map(path, SIZE, seed);
+        const { port } = await runtime.listen({}, (connection) => {
+          connections.add(connection as RuntimeConnection);
+          connection.closed.then(() => connections.delete(connection as RuntimeConnection));
+        });
+        return port;
+      },
+      /** Talk and store by turns, as long as there is a connection. @returns stores */
+      async misbehave(where: Where, count: number) {
+        let done = 0;
+        for (let idle = 0; done < count && idle < 200; ) {
+          // Only what is its own at this moment: in one go, so that no ring is given back in between.
+          const open = [...connections].filter((one) => one.carrier);
+          if (open.length === 0) {
+            idle++;
+            await turn();
+            continue;
+          }
+          const one = open[random(open.length)]!;
+          if (random(3) === 0) await one.send(pattern(random(3000), done)).catch(() => {});
+          if (one.carrier) {
+            const rings = ringsOf(one);
+            for (let i = 1 + random(where === 'own' ? 4 : 200); i > 0; i--, done++) store(where, rings);
+          }
+          if (random(2)) await turn();
+        }
+        for (const one of connections) one.destroy();
+        return done;
+      },
+    });
+  },
+};
+
+// ── The core ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** `body` again and again while the other process is at it. */
+async function meanwhile(stores: Promise<unknown>, body: () => void): Promise<void> {
+  let over = false;
+  const done = stores.finally(() => {
+    over = true;
+  });
+  done.catch(() => {});
+  while (!over) {
+    for (let i = 0; i < 200; i++) body();
+    await turn();
+  }
+  await done;
+}
+
+function againstCores(seed: number): void {
+  test(
+    `${MUTATIONS} stores of another process into its own rings, while the core works on them`,
+    timebox(600, async () => {
+      const random = seeded(seed);
+      const shared = new Shared(3, SIZE / MIB);
+      const [victim, peer, witness] = shared.cores as [TestCore, TestCore, TestCore];
+      const good = connect(victim, witness)!;
+      const free = victim.freeFrames();
+      const child = Child.start(import.meta.url, 'hostile');
+      await child.call('map', shared.path, SIZE, seed);
+      let bad = connect(victim, peer)!;
+      const { rx, tx } = bad[0];
+      const rings = [rx, tx].map(({ address, capacity }) => ({ address, capacity }));
+      let calls = 0;
+      let ended = 0;
+      for (let stored = 0; stored < MUTATIONS; ) {
+        const count = Math.min(50_000, MUTATIONS - stored);
+        await meanwhile(child.call('stores', 'own', rings, count), () => {
+          act(random(5) ? bad[0] : bad[1], random);
+          checkState(bad[0]);
+          victim.setU32(READ, victim.field(bad[0].index, L.RX_READ));
+          if (++calls % 100 === 0) echo(good, calls);
+          // Some more calls at one that has ended, and then another: in the same place, as nobody else takes frames.
+          if (victim.state(bad[0].index) < L.STATE_CLOSED || random(8)) return;
+          ended++;
+          for (const { core, index } of bad) core.call.free(index);
+          const before = victim.freeFrames();
+          // The proof of the handshake lies in the ring as well, so it may be gone before it is looked at.
+          for (let again = connect(victim, peer), tries = 0; ; again = connect(victim, peer)) {
+            if (again) {
+              bad = again;
+              break;
+            }
+            assert.is(victim.freeFrames(), before, 'an attempt that came to nothing keeps frames');
+            assert.ok(++tries < 10_000, 'no connection');
+          }
+          assert.equal([bad[0].rx.address, bad[0].tx.address], [rx.address, tx.address]);
+        });
+        stored += count;
+      }
+      console.log(`${MUTATIONS} stores, ${calls} calls, ${ended} connections ended`);
+      assert.ok(MUTATIONS < 10_000 || ended > 100, `${ended} connections`);
+      for (const { core, index } of bad) core.call.free(index);
+      for (const core of [victim, peer]) core.call.collect();
+      echo(good, 0);
+      assert.is(victim.freeFrames(), free, 'frames are missing');
+      await endChildren();
+      shared.close();
+    }),
+  );
+
+  test(
+    `${MUTATIONS} stores of another process anywhere, while the core works and somebody looks on`,
+    timebox(600, async () => {
+      const random = seeded(seed + 1);
+      const shared = new Shared(3, SIZE / MIB);
+      const [victim, peer, witness] = shared.cores as [TestCore, TestCore, TestCore];
+      const elsewhere = new Shared(2);
+      const other = connect(elsewhere.cores[0]!, elsewhere.cores[1]!)!;
+      const loop = new Pair(newCore());
+      const child = Child.start(import.meta.url, 'hostile');
+      let calls = 0;
+      let looks = 0;
+      for (let stored = 0, life = 0; stored < MUTATIONS; life++) {
+        await child.call('map', shared.path, SIZE, seed + life);
+        const ends = [...connect(victim, peer)!, ...connect(victim, witness)!];
+        const rings = ends.map(({ rx: { address, capacity } }) => ({ address, capacity }));
+        const mine = new Map<number, number>();
+        const onlooker = Onlooker.of(posixBacking(shared.path, false));
+        const count = Math.min(20_000, MUTATIONS - stored);
+        await meanwhile(child.call('stores', 'anywhere', rings, count), () => {
+          const end = ends[random(2) * 2]!;
+          if (random(2)) act(end, random);
+          else useRegion(victim, end, random, mine);
+          checkState(end);
+          if (++calls % 500 === 0) echo(other, calls);
+          if (calls % 100 !== 0) return;
+          loop.send(pattern(100, calls));
+          assert.ok(loop.receive());
+          onlooker.look();
+          onlooker.overview();
+          onlooker.peers();
+          onlooker.holdings();
+          const { free, total } = onlooker.frames();
+          assert.ok(free >= 0 && free <= total);
+          looks++;
+        });
+        onlooker.close();
+        stored += count;
+        for (const { core, index } of ends) core.call.free(index);
+        for (const core of shared.cores) core.call.leave();
+        peer.call.format(0);
+        peer.call.finishFormat();
+        for (const [slot, core] of shared.cores.entries()) core.join(slot);
+      }
+      console.log(`${MUTATIONS} stores, ${calls} calls, ${looks} looks`);
+      await endChildren();
+      shared.close();
+      elsewhere.close();
+    }),
+  );
+}
+
+// ── Runtimes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const runtimes = new Set<Runtime>();
+async function newRuntime(options: RuntimeOptions): Promise<Runtime> {
+  const runtime = await Runtime.create(options);
+  runtimes.add(runtime);
+  return runtime;
+}
+async function end(runtime: Runtime): Promise<void> {
+  runtimes.delete(runtime);
+  await bounded(
+    'close of a runtime',
+    runtime.close({ timeout: 200 }).catch(() => {}),
+  );
+}
+async function tidy(): Promise<void> {
+  await Promise.all([...runtimes].map(end));
+  await endChildren();
+}
+
+async function bounded<T>(what: string, promise: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: hangs`)), LIMIT);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Somebody who sends back what comes. */
+async function echoing(regions: string): Promise<number> {
+  const runtime = await newRuntime(only(regions));
+  const { port } = await runtime.listen({}, async (connection) => {
+    try {
+      for await (const { data, xheader } of connection) await connection.send(data, { xheader });
+    } catch {
+      // Whoever called is gone.
+    }
+  });
+  return port;
+}
+
+let said = 0;
+async function talk(connection: Connection): Promise<void> {
+  const bytes = Buffer.from(pattern(1 + ((said * 7919) % 150_000), said++));
+  await bounded('a bystander', connection.send(bytes));
+  const answer = await bounded('an answer to a bystander', connection.receive());
+  assert.is(Buffer.compare(answer!.data, bytes), 0, 'a bystander got something else');
+}
+
+const outcomes = new Map<string, number>();
+/** It ends, and well or with a code. */
+async function tried(what: string, body: () => unknown): Promise<void> {
+  let outcome = 'well';
+  try {
+    await bounded(what, Promise.resolve(body()));
+  } catch (error) {
+    const { name, code = '', message, stack } = error as NodeJS.ErrnoException;
+    if (error instanceof IsthmusError && /^ERR_ISTHMUS_[A-Z_]+$/.test(code)) outcome = code;
+    else if (name === 'AbortError' || name === 'TimeoutError') outcome = 'aborted';
+    else throw new Error(`${what}: ${message}\n${stack}`);
+  }
+  const key = `${what}: ${outcome}`;
+  outcomes.set(key, (outcomes.get(key) ?? 0) + 1);
+}
+
+const patience = () => AbortSignal.timeout(PATIENCE);
+const sum = (bytes: Uint8Array) => bytes.reduce((total, byte) => total + byte, 0);
+
+/** What applications do. */
+const uses: Record<string, (connection: Connection, runtime: Runtime) => unknown> = {
+  'send small': (connection) => connection.send('hello', { signal: patience(), xheader: Buffer.alloc(12) }),
+  'send fragments': (connection) => connection.send(Buffer.alloc(50_000), { signal: patience() }),
+  'send rendezvous': (connection) => connection.send(Buffer.alloc(700_000), { signal: patience() }),
+  'try send': (connection) => {
+    for (let i = 0; i < 100; i++) connection.trySend(Buffer.alloc(i * 10));
+  },
+  receive: async (connection) => {
+    for (;;) {
+      const message = await connection.receive({ signal: patience() });
+      if (!message) return;
+      message.text();
+      sum(message.xheader);
+    }
+  },
+  borrow: async (connection) => {
+    for (;;) {
+      const message = await connection.borrow({ signal: patience() });
+      if (!message) return;
+      await turn();
+      // Copied first: its bytes may change at this very moment.
+      sum(new Uint8Array(message.data));
+      message[Symbol.dispose]();
+    }
+  },
+  'try receive': async (connection) => {
+    const target = new Uint8Array(200_000);
+    const info = { xheader: new Uint8Array(70_000), xheaderLength: 0 };
+    for (let i = 0; i < 50; i++) {
+      connection.tryReceiveInto(target, info);
+      if (i % 10 === 0) await turn();
+    }
+  },
+  poll: async (connection) => {
+    for (let i = 0; i < 50; i++) {
+      connection.poll((memory, offset, length) => {
+        assert.ok(offset >= 0 && offset + length <= memory.length);
+        sum(memory.slice(offset, offset + Math.min(length, 100)));
+      }, 100);
+      if (i % 10 === 0) await turn();
+    }
+  },
+  flush: (connection) => connection.flush({ signal: patience() }),
+  'read and write its memory': async (connection, runtime) => {
+    const memory = runtime.allocate(10_000);
+    try {
+      const { token } = connection.expose(memory, { write: true });
+      // Ours, read as if it were his: the same words, and nobody grants them there.
+      const rma = connection.token(token);
+      await rma.read(new Uint8Array(100), { signal: patience() });
+      await rma.write(new Uint8Array(100), { signal: patience() });
+    } finally {
+      memory.release();
+    }
+  },
+  stream: async (connection) => {
+    const stream = connection.stream();
+    stream.on('error', () => {}).write('through a stream');
+    await turn();
+  },
+  look: (connection, runtime) => {
+    connection.stats();
+    runtime.inspect();
+    runtime.stats();
+  },
+  close: (connection) => connection.close({ timeout: PATIENCE }),
+  destroy: (connection) => connection.destroy(),
+};
+
+async function use(connection: Connection, runtime: Runtime, random: (n: number) => number): Promise<void> {
+  const names = Object.keys(uses);
+  const some = Array.from({ length: 2 + random(3) }, () => names[random(names.length)] as string);
+  await Promise.all(some.map((name) => tried(name, () => uses[name]?.(connection, runtime))));
+  await tried('close', () => connection.close({ timeout: PATIENCE }));
+  const { reason, error } = await bounded('closed', connection.closed);
+  if (reason === 'error') assert.match(error?.code ?? '', /^ERR_ISTHMUS_/);
+}
+
+function againstRuntimes(seed: number): void {
+  for (const where of ['own', 'anywhere'] as const) {
+    test(
+      `runtimes and ${AGAINST_RUNTIMES} stores, ${where === 'own' ? 'all into its own rings' : 'anywhere in the region'}`,
+      timebox(600, async () => {
+        const random = seeded(seed + 2);
+        outcomes.clear();
+        const there = newRegion(SIZE);
+        const [overRegion, overTcp] = [await echoing(there), await echoing('')];
+        const child = Child.start(import.meta.url, 'hostile');
+        let victim: Runtime | undefined;
+        let good: Connection[] = [];
+        let port = 0;
+        let stored = 0;
+        let connections = 0;
+        for (let life = 0; stored < AGAINST_RUNTIMES; life++) {
+          // Behind stores anywhere the region is good for nothing.
+          if (!victim || where === 'anywhere') {
+            if (victim) await end(victim);
+            const here = newRegion(SIZE);
+            victim = await newRuntime(only([here, there], { rendezvousIvshmem: 200_000, ringSize: 16_384 }));
+            port = await child.call<number>('attach', here, seed + life);
+            const others = where === 'own' ? [await echoing(here)] : [];
+            const to = (number: number) => victim!.connect({ host: '127.0.0.1', port: number });
+            good = await Promise.all([...others, overRegion, overTcp].map(to));
+            const last = where === 'own' ? ['ivshmem', 'ivshmem', 'tcp'] : ['ivshmem', 'tcp'];
+            assert.equal(
+              good.map(({ plugin }) => plugin),
+              last,
+            );
+          }
+          const share = Math.min(where === 'own' ? 500 : 2000, AGAINST_RUNTIMES - stored);
+          const stores = child.call<number>('misbehave', where, share);
+          stores.catch(() => {});
+          let over = false;
+          void stores.then(
+            () => {
+              over = true;
+            },
+            () => {},
+          );
+          // At least one; in a region that is good for nothing any more they come over tcp.
+          do {
+            const runtime = victim;
+            const one = async () => {
+              const connection = await runtime.connect({ host: '127.0.0.1', port });
+              connections++;
+              await use(connection, runtime, random);
+            };
+            await Promise.all(Array.from({ length: SIDE_BY_SIDE }, () => tried('connect', one)));
+          } while (!over && connections < 1_000_000);
+          stored += await stores;
+          for (const connection of good) await talk(connection);
+        }
+        for (const [what, count] of [...outcomes].sort()) console.log(`${String(count).padStart(6)}  ${what}`);
+        console.log(`${stored} stores, ${connections} connections`);
+        assert.ok(outcomes.has('close: well') || outcomes.size > 10);
+        await tidy();
+        removeRegions();
+      }),
+    );
+  }
+}
+
+const unhandled: unknown[] = [];
+
+function main(): void {
+  const missing = mapperMissing();
+  if (missing) {
+    console.log(`skipped: ${missing.message}`);
+    test.skip('hostile processes', () => {});
+    test.run();
+    return;
+  }
+  for (const event of ['unhandledRejection', 'uncaughtException'] as const) {
+    process.on(event, (reason) => {
+      console.error(`${event}:`, reason);
+      unhandled.push(reason);
+    });
+  }
+  const seed = testSeed();
+  againstCores(seed);
+  againstRuntimes(seed);
+  test('nothing was thrown at nobody', () => assert.equal(unhandled, []));
+  test.after(async () => {
+    await tidy();
+    removeRegions();
+  });
+  test.run();
+}
+
+if (role) await roles[role]?.();
+else main();

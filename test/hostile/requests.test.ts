@@ -1,0 +1,186 @@
+/**
+ * What a peer asks of our memory: it gets what it was given, as long as it was given it, and nothing is kept for it
+ * without end. The far side puts its messages together by hand.
+ */
+import { setTimeout as pause } from 'node:timers/promises';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { RuntimeConnection } from '../../host/connection.js';
+import { BROKEN, coreLayout, NOTHING } from '../../host/core/core.js';
+import { Runtime } from '../../host/runtime.js';
+import { newRegion, only, removeRegions } from '../support/regions.js';
+import { timebox } from '../support/timebox.js';
+
+const RING = 65_536;
+const runtimes: Runtime[] = [];
+const layout = coreLayout();
+
+async function pair(
+  regions = newRegion(),
+): Promise<{ runtime: Runtime; near: RuntimeConnection; far: RuntimeConnection }> {
+  const options = only(regions, { ringSize: RING });
+  const [runtime, other] = [await Runtime.create(options), await Runtime.create(options)];
+  runtimes.push(runtime, other);
+  let accept!: (connection: RuntimeConnection) => void;
+  const accepted = new Promise<RuntimeConnection>((resolve) => {
+    accept = resolve;
+  });
+  const { port } = await other.listen({}, (connection) => accept(connection as RuntimeConnection));
+  const near = (await runtime.connect({ host: '127.0.0.1', port })) as RuntimeConnection;
+  return { runtime, near, far: await accepted };
+}
+
+async function tidy(): Promise<void> {
+  await Promise.all(runtimes.splice(0).map((runtime) => runtime.close({ timeout: 500 }).catch(() => {})));
+}
+
+/** A message of which not all fragments are sent at once. */
+class Slow {
+  readonly #far: RuntimeConnection;
+  #rest: number;
+  #offset: number;
+
+  constructor(far: RuntimeConnection, type: number, xheader: Uint8Array, length: number) {
+    this.#far = far;
+    this.#rest = xheader.length + length;
+    this.#offset = far.core.call.claim(far.index, type, xheader.length, length);
+    far.core.bytes.set(xheader, this.#offset);
+  }
+
+  /** Publish the next fragment, its data all of that byte. @returns whether it was the last */
+  go(byte: number, xlength = 0): boolean {
+    const { core, index } = this.#far;
+    const length = core.words[layout.RESULT_LENGTH >> 2] as number;
+    core.bytes.fill(byte, this.#offset + xlength, this.#offset + length);
+    core.call.commit(index);
+    this.#rest -= length;
+    if (this.#rest === 0) return true;
+    this.#offset = core.call.claimMore(index);
+    assert.ok(this.#offset !== NOTHING && this.#offset !== BROKEN);
+    return false;
+  }
+}
+
+/** Its own words of a token: where the exposed memory begins. */
+const address = (token: Uint8Array) => Buffer.from(token.subarray(8, 16));
+
+for (const where of ['ours', 'in the region'] as const) {
+  test(
+    `a write that is under way ends where the memory (${where}) is withdrawn`,
+    timebox(20, async () => {
+      const { runtime, near, far } = await pair();
+      const length = 40_000;
+      const memory = where === 'ours' ? new Uint8Array(length) : runtime.allocate(length);
+      const bytes = () => {
+        if (memory instanceof Uint8Array) return memory;
+        const copy = new Uint8Array(length);
+        memory.read(0, copy);
+        return copy;
+      };
+      const exposure = near.expose(memory, { write: true });
+      const write = new Slow(far, layout.MESSAGE_RMA_WRITE, address(exposure.token), length);
+      write.go(1, 8);
+      near.progress();
+      const written = bytes().filter((byte) => byte === 1).length;
+      assert.ok(written > 0 && written < length);
+      exposure.withdraw();
+      for (let over = false; !over; near.progress()) over = write.go(2);
+      assert.is(bytes().filter((byte) => byte === 2).length, 0, 'written behind its withdrawal');
+      assert.is(bytes().filter((byte) => byte === 1).length, written);
+      // It is told: the answer to the question behind the write is no.
+      await near.send('after');
+      assert.is((await far.receive())?.text(), 'after');
+      await tidy();
+    }),
+  );
+}
+
+test(
+  'an answer that is under way does not go on into memory of a read that was aborted',
+  timebox(20, async () => {
+    const { near, far } = await pair();
+    const exposure = far.expose(new Uint8Array(40_000));
+    const token = near.token(exposure.token);
+    const target = new Uint8Array(40_000);
+    const abort = new AbortController();
+    const reading = token.read(target, { signal: abort.signal }).catch((error: Error) => error.name);
+    // The request, which is answered by hand.
+    let id: Buffer | undefined;
+    for (let i = 0; !id && i < 1000; i++) {
+      if (far.core.call.peek(far.index) > 0) {
+        const at = far.core.words[layout.RESULT_OFFSET >> 2] as number;
+        id = Buffer.from(far.core.bytes.slice(at, at + 8));
+        far.core.call.release(far.index);
+      } else await pause(1);
+    }
+    assert.ok(id);
+    const answer = new Slow(far, layout.MESSAGE_RMA_READ_ANSWER, id, target.length);
+    answer.go(1, 8);
+    near.progress();
+    const filled = target.filter((byte) => byte === 1).length;
+    assert.ok(filled > 0);
+    abort.abort();
+    assert.is(await reading, 'AbortError');
+    for (let over = false; !over; near.progress()) over = answer.go(2);
+    assert.is(target.filter((byte) => byte === 2).length, 0);
+    await near.send('after');
+    assert.is((await far.receive())?.text(), 'after');
+    await tidy();
+  }),
+);
+
+test(
+  'a peer that asks and asks and takes no answer is cut off',
+  timebox(60, async () => {
+    const { near, far } = await pair();
+    const request = Buffer.alloc(20, 7);
+    let asked = 0;
+    while (near.state === 'open' && asked < 1_000_000) {
+      const offset = far.core.call.claim(far.index, layout.MESSAGE_RMA_READ, 20, 0);
+      if (offset > 0) {
+        far.core.bytes.set(request, offset);
+        far.core.call.commit(far.index);
+        asked++;
+      } else near.progress();
+    }
+    assert.is((await near.closed).error?.code, 'ERR_ISTHMUS_PEER_PROTOCOL');
+    await tidy();
+  }),
+);
+
+test(
+  'a run that is longer than what is announced in it is not taken over: nobody would let go of it',
+  timebox(20, async () => {
+    const { near, far } = await pair();
+    const { call } = far.core;
+    const frame = call.takeRun(1 << 20);
+    const place = call.grant(frame, 5, 6, 0, 100, layout.GRANT_READ) - 1;
+    const { index } = near;
+    assert.is(near.core.call.adoptGranted(index, frame, place, 5, 6, 100), 0);
+    assert.is(near.core.call.halfKind(frame, layout.HALF_CONSUMER), 0, 'the offer is used up, and let go of');
+    call.giveBack(frame, 257, layout.HALF_PRODUCER);
+    await tidy();
+  }),
+);
+
+test(
+  'a grant of nothing, in a frame that is none, is not looked for outside of the region',
+  timebox(20, async () => {
+    const { near, far } = await pair();
+    for (const frame of [0x7ffff, 0xfffff, 0xffffffff, 0xffffff00]) {
+      assert.is(near.core.call.granted(near.index, frame, 0, 5, 6, 0, 0, layout.GRANT_READ), 0);
+    }
+    // As it comes over the wire: a message of no length, announced in such a frame.
+    const data = Buffer.alloc(28);
+    data.writeUInt32LE(0xfffff, 20);
+    far.sendControl(layout.MESSAGE_RENDEZVOUS_REQ, Buffer.alloc(0), data);
+    assert.is((await near.receive())?.data.length, 0);
+    await tidy();
+  }),
+);
+
+test.after(async () => {
+  await tidy();
+  removeRegions();
+});
+test.run();

@@ -1,0 +1,363 @@
+/**
+ * The victim of a hostile peer at the level of the core: connections between cores on one region, and every call that a
+ * host makes, with the question whether the answer is one that can be.
+ */
+import * as assert from 'uvu/assert';
+import { assertBytes, BROKEN, L, NOTHING, pattern, Receiver, recordHeader, Sender, type TestCore } from './core.js';
+import { type Forged, NONCE, type RingPlace } from './hostile.js';
+
+const CAPACITY = 8192;
+
+type Random = (n: number) => number;
+
+/** One end of a connection: an entry of a core, with the two rings. */
+export interface End {
+  readonly core: TestCore;
+  readonly index: number;
+  /** Those that it reads from, and writes to. */
+  readonly rx: RingPlace;
+  readonly tx: RingPlace;
+  /** Bytes of the body of the message under way that have not come. */
+  rest: number;
+}
+
+function place(core: TestCore, index: number): RingPlace {
+  const address = core.call.ringAddress(index);
+  return { address, capacity: core.call.ringCapacity(index), position: () => core.field(index, L.RX_READ) };
+}
+
+/** Attach to the ring of another, as the handshake does. @returns ATTACH_… */
+function attach(from: TestCore, index: number, to: TestCore, address: number, capacity: number): number {
+  const frame = (address - L.WINDOW) / L.FRAME;
+  return from.call.attachRing(index, frame, capacity, to.slot, to.generation | 0, ...NONCE);
+}
+
+/**
+ * Connect two cores.
+ * @param start where positions begin
+ * @returns undefined: the region does not allow it any more
+ */
+export function connect(a: TestCore, b: TestCore, start = 0, capacity = CAPACITY): [End, End] | undefined {
+  const ends = [a, b].map((core) => {
+    const index = core.call.open() - 1;
+    return index >= 0 && core.call.createRing(index, capacity, start)
+      ? { core, index, rx: place(core, index) }
+      : { core, index };
+  });
+  const [one, two] = ends as [End, End];
+  const give = () => {
+    for (const { core, index } of ends) if (index >= 0) core.call.free(index);
+    return undefined;
+  };
+  if (!one.rx || !two.rx) return give();
+  for (const { core, index } of [one, two]) core.call.setNonce(index, ...NONCE);
+  if (attach(a, one.index, b, two.rx.address, capacity) !== L.ATTACH_OK) return give();
+  if (attach(b, two.index, a, one.rx.address, capacity) !== L.ATTACH_OK) return give();
+  for (const { core, index } of [one, two]) core.call.start(index);
+  return [
+    { ...one, tx: two.rx, rest: 0 },
+    { ...two, tx: one.rx, rest: 0 },
+  ];
+}
+
+/** That `[offset, offset + length)` lies among the records of a ring. */
+function assertWithin({ address, capacity }: RingPlace, offset: number, length: number, what: string): void {
+  const from = address + L.RING_DATA;
+  if (offset >= from && length >= 0 && offset + length <= from + capacity) return;
+  assert.unreachable(`${what}: ${length} bytes at 0x${offset.toString(16)}, not in the ring at 0x${from.toString(16)}`);
+}
+
+/** That the record which was peeked, and the padding in front of it, are such as the rules have them. */
+function assertRecord({ core, index, rx }: End, from: number): void {
+  const { address, capacity } = rx;
+  const at = (position: number) => address + L.RING_DATA + ((position & (capacity - 1)) >>> 0);
+  const read = core.field(index, L.RX_READ);
+  if (read !== from) {
+    const toEnd = capacity - (from & (capacity - 1));
+    assert.is(read, (from + toEnd) >>> 0, 'the read position');
+    assert.is(core.u64(at(from)), recordHeader(toEnd - L.RECORD_HEADER, L.RECORD_PAD, from), 'padding');
+  }
+  const header = core.u64(at(read));
+  const kind = Number(header >> 56n);
+  assert.ok(kind === L.RECORD_FIRST || kind === L.RECORD_MORE, `kind ${kind}`);
+  assert.is(header, recordHeader(Number(header & 0xffffffffn), kind, read), 'the record');
+}
+
+/**
+ * Something that an application does with a connection.
+ * @param still nobody writes while we look: what was answered can be compared with what is there
+ */
+export function act(end: End, random: Random, still = false): void {
+  const { core, index, rx, tx } = end;
+  const { call } = core;
+  const claimed = (offset: number) => {
+    if (offset === NOTHING || offset === BROKEN) return;
+    const length = core.result(L.RESULT_LENGTH);
+    assertWithin(tx, offset, length, 'claim');
+    core.bytes.fill(random(256), offset, offset + length);
+    call.commit(index);
+  };
+  const peeked = (offset: number) => {
+    if (offset === NOTHING || offset === BROKEN) return;
+    const length = core.result(L.RESULT_LENGTH);
+    assertWithin(rx, offset, length, 'peek');
+    if (still) assertRecord(end, before);
+    const flags = core.result(L.RESULT_FLAGS);
+    const total = core.result(L.RESULT_XLENGTH) + core.result(L.RESULT_DLENGTH);
+    const rest = ((flags & L.FLAG_FIRST) !== 0 ? total : end.rest) - length;
+    assert.ok(rest >= 0, `a fragment of ${length} bytes, ${-rest} more than the message has`);
+    assert.is((flags & L.FLAG_LAST) !== 0, rest === 0, 'LAST');
+    if (flags === (L.FLAG_FIRST | L.FLAG_LAST)) {
+      assert.is(core.result(L.RESULT_XLENGTH) + core.result(L.RESULT_DLENGTH), length, 'a message in one record');
+    }
+    if (random(4) === 0) {
+      // It may be another by now.
+      const again = call.peek(index);
+      if (still) assert.is(again, offset, 'another look');
+      if (again === NOTHING || again === BROKEN || !still) return;
+    }
+    if (random(4) === 0) return;
+    call.release(index);
+    end.rest = rest;
+  };
+  const before = core.field(index, L.RX_READ);
+  switch (random(14)) {
+    case 0:
+    case 1:
+    case 2:
+      return claimed(call.claim(index, random(12), random(3) ? 0 : random(40), random(random(2) ? 100 : 9000)));
+    case 3:
+      return claimed(call.claimMore(index));
+    case 4:
+      return claimed(call.claimMoreSpin(index, random(4)));
+    case 5:
+    case 6:
+    case 7:
+      return peeked(call.peek(index));
+    case 8:
+      return peeked(call.peekSpin(index, random(4)));
+    case 9: {
+      const unread = call.unread(index);
+      assert.ok(unread === BROKEN || (unread >= 0 && unread <= tx.capacity && unread % 8 === 0), `${unread} unread`);
+      return;
+    }
+    case 10:
+      if (call.arm(index) && random(2)) call.disarm(index);
+      return;
+    case 11: {
+      const from = call.position(index);
+      call.hold(index);
+      peeked(call.peek(index));
+      call.publish(index, random(2) ? from : call.position(index));
+      return;
+    }
+    case 12: {
+      call.heat(index);
+      call.wantRoom(index, random(2));
+      const found = call.poll(random(3)) - 1;
+      assert.ok(found >= -1 && found < L.CONNECTIONS, `poll says ${found}`);
+      call.rest(random(2));
+      return;
+    }
+    default:
+      if (random(8) === 0) call.sendEof(index);
+      else assert.ok([0, 1].includes(call.readable(index)));
+  }
+}
+
+/** A connection that was found broken says why, with one of the codes that there are for it. */
+export function checkState({ core, index }: End): void {
+  const state = core.state(index);
+  assert.ok(state < L.STATES, `state ${state}`);
+  const failure = core.failure(index);
+  assert.ok(failure <= L.FAILURE_LOST, `failure ${failure}`);
+  if (state === L.STATE_BROKEN) assert.is.not(failure, L.FAILURE_NONE);
+}
+
+/** A message through a connection and back, byte for byte. */
+export function echo([one, two]: readonly [End, End], number: number): void {
+  const body = pattern(1 + ((number * 977) % 5000), number);
+  for (const [from, to] of [
+    [one, two],
+    [two, one],
+  ] as const) {
+    const sender = new Sender(from.core, from.index, body);
+    const receiver = new Receiver(to.core, to.index);
+    for (let i = 0; ; i++) {
+      const all = sender.go();
+      const message = receiver.next();
+      assert.not(sender.broken || receiver.broken, 'a connection that nobody has written to is broken');
+      if (message) {
+        assert.ok(all);
+        assertBytes(message.body, body, `message ${number}`);
+        break;
+      }
+      assert.ok(i < 100, `message ${number} does not come`);
+    }
+  }
+}
+
+/** That a run begins at the frame, behind the tables, and that `end` is not behind the region. */
+function assertRun(core: TestCore, frame: number, end: number): void {
+  assert.ok(frame >= core.call.tableBytes() / L.FRAME && frame < core.frames, `a run at frame ${frame}`);
+  assert.ok(end <= core.bytes.length, `0x${end.toString(16)} is behind the end of the region`);
+}
+
+/**
+ * Whatever a runtime asks of the region besides messages.
+ * @param mine runs that it has
+ * @param forged what the peer pretends to offer
+ */
+export function useRegion(
+  core: TestCore,
+  end: End | undefined,
+  random: Random,
+  mine: Map<number, number>,
+  forged?: Forged,
+  still = false,
+): void {
+  const { call } = core;
+  const frames = core.frames;
+  const some = () => [forged?.frame ?? 1, random(frames), random(96), random(0x100000000)][random(4)]!;
+  const took = (frame: number, count: number) => {
+    if (frame === 0) return;
+    assert.ok(frame > 0 && frame + count <= frames, `a run of ${count} frames at ${frame}`);
+    for (const [at, size] of mine) {
+      assert.ok(frame + count <= at || at + size <= frame, `frames ${frame} to ${frame + count} are ours already`);
+    }
+    mine.set(frame, count);
+    core.bytes.fill(1, core.fn.addressOf(frame), core.fn.addressOf(frame) + count * L.FRAME);
+  };
+  switch (random(16)) {
+    case 0:
+    case 1: {
+      const count = 1 + random(6);
+      return took(call.take(count, random(2) ? L.HALF_CONSUMER : L.HALF_PRODUCER), count);
+    }
+    case 2: {
+      const bytes = 1 + random(20_000);
+      const frame = call.takeRun(bytes);
+      took(frame, 1 + Math.ceil(bytes / L.FRAME));
+      if (frame === 0) return;
+      const place = call.grant(frame, 5, 6, 0, bytes, 3);
+      assert.ok(place >= 0 && place <= L.FRAME / 32);
+      if (place > 0 && random(2)) call.revoke(frame, place - 1);
+      return;
+    }
+    case 3: {
+      const [first] = mine;
+      if (!first) return;
+      mine.delete(first[0]);
+      call.giveBack(first[0], first[1], random(2) ? L.HALF_CONSUMER : L.HALF_PRODUCER);
+      return;
+    }
+    case 4: {
+      const frame = some();
+      const slot = random(4);
+      const generation = call.slotGeneration(slot);
+      const which = random(2) ? L.HALF_CONSUMER : L.HALF_PRODUCER;
+      const count = core.fn.adopt(frame, which, slot, generation);
+      assert.ok(count === 0 || (count > 0 && frame + count <= frames), `adopted ${count} frames at ${frame}`);
+      if (count > 0) core.fn.letGo(frame, which, count);
+      return;
+    }
+    case 5: {
+      if (!end || !forged) return;
+      const { frame, offset, length, rights } = random(2) ? forged : { ...forged, frame: some() };
+      const place = random(4) ? 0 : random(200);
+      const at = core.fn.granted(end.index, frame, place, ...NONCE, offset, length, rights) >>> 0;
+      if (at !== 0) assertRun(core, frame, at + length);
+      return;
+    }
+    case 6: {
+      if (!end || !forged) return;
+      const { frame, length } = random(2) ? forged : { ...forged, frame: some() };
+      const at = call.adoptGranted(end.index, frame, 0, ...NONCE, length) >>> 0;
+      if (at === 0) return;
+      assertRun(core, frame, at + length);
+      call.letGoRun(frame, length);
+      if (still) assert.is.not(call.halfKind(frame, L.HALF_CONSUMER), L.KIND_HELD, 'it is still ours');
+      return;
+    }
+    case 7:
+      call.collect();
+      call.sweep();
+      return;
+    case 8: {
+      const free = core.freeFrames();
+      assert.ok(free >= 0 && free <= frames, `${free} frames are free`);
+      return;
+    }
+    case 9: {
+      const slot = random(core.slots + 2);
+      const generation = call.slotGeneration(slot);
+      if (call.declareDead(slot, generation)) call.reclaim(slot, generation);
+      assert.ok(slot !== core.slot || core.generation === 0 || !call.declareDead(slot, core.generation | 0));
+      return;
+    }
+    case 10:
+      call.beat();
+      call.heartbeat(random(core.slots + 2));
+      call.holdsSlot();
+      return;
+    case 11:
+      assert.ok(call.inspect() <= L.INSPECT_SIZE);
+      call.formatter();
+      return;
+    case 12: {
+      const frame = some();
+      for (const which of [L.HALF_CONSUMER, L.HALF_PRODUCER]) {
+        call.halfKind(frame, which);
+        call.halfSlot(frame, which);
+        call.halfFrames(frame, which);
+      }
+      call.extentUse(frame);
+      call.extentSlot(frame);
+      return;
+    }
+    case 13: {
+      // A handshake with lies.
+      const index = call.open() - 1;
+      if (index < 0) return;
+      const { frame, capacity, slot, generation } = forged ?? { frame: some(), capacity: 4096, slot: 1, generation: 1 };
+      const result = call.attachRing(index, random(4) ? frame : some(), capacity, slot, generation | 0, ...NONCE);
+      assert.ok([L.ATTACH_OK, L.ATTACH_OFFER, L.ATTACH_NONCE, L.ATTACH_SHAPE].includes(result));
+      if (result === L.ATTACH_OK) {
+        const at = core.field(index, L.TX_RING);
+        const size = core.field(index, L.TX_RING + 4) + 1;
+        assertRun(core, (at - L.WINDOW) / L.FRAME, at + L.RING_DATA + size);
+        assert.is(size & (size - 1), 0, `a ring of ${size} bytes`);
+        assert.ok(core.field(index, L.TX_SLOT) < core.slots, 'the slot of its owner');
+        assert.ok(core.field(index, L.TX_SLOT + 4) < L.CONNECTIONS, 'its ready index');
+        assert.is(core.field(index, L.TX_TAIL) & 7, 0, 'where it begins');
+        call.start(index);
+        const tx = { address: at, capacity: size };
+        const offset = call.claim(index, 0, 0, random(size));
+        if (offset > 0) {
+          assertWithin(tx, offset, core.result(L.RESULT_LENGTH), 'claim');
+          call.commit(index);
+        }
+      }
+      call.free(index);
+      return;
+    }
+    case 14: {
+      const index = call.open() - 1;
+      if (index < 0) return;
+      if (call.createRing(index, 4096, 0)) {
+        const { address } = place(core, index);
+        assert.ok(address >= L.WINDOW && address + 8192 <= core.bytes.length);
+        for (const [at, size] of mine) {
+          const frame = (address - L.WINDOW) / L.FRAME;
+          assert.ok(frame + 2 <= at || at + size <= frame, `the ring lies in the run at ${at}`);
+        }
+      }
+      call.free(index);
+      return;
+    }
+    default: {
+      call.poll(random(3));
+      call.rest(random(2));
+    }
+  }
+}
