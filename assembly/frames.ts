@@ -242,14 +242,16 @@ export function adopt(frame: u32, which: u32, ownerSlot: u32, ownerGeneration: u
 /**
  * Our last access to a run of our own is over. Its frames are free at once if nobody adopted the other half, else when
  * that is let go of and collect() comes by.
+ * @returns whether nobody had adopted it
  */
-export function giveBack(frame: u32, count: u32, which: u32): void {
+export function giveBack(frame: u32, count: u32, which: u32): bool {
   // The whole tag is compared: were we declared dead, the frames may be somebody else's by now.
   atomic.cmpxchg<u64>(half(frame, which), tagOf(KIND_HELD, slot, generation, count), 0);
   const offer = tagOf(KIND_OFFERED, slot, generation, count);
   const rest = atomic.cmpxchg<u64>(half(frame, other(which)), offer, 0);
   if (rest == offer || rest == 0) freeRun(frame, count);
   else mark(PENDING, frame, 1, true);
+  return rest == offer;
 }
 
 function freeRun(frame: u32, count: u32): void {

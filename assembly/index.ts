@@ -159,7 +159,7 @@ export { migration, suspension } from './migration';
 
 // ─── an application's memory ─────────────────────────────────────────────────────────────────────────────────────────
 
-export { adoptGranted, grant, granted, letGoRun, revoke, runLength, takeRun } from './runs';
+export { adoptAnnounced, adoptGranted, grant, granted, letGoRun, revoke, runLength, takeRun } from './runs';
 
 // ─── messages ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

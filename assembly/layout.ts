@@ -45,6 +45,8 @@ export const LINE: u32 = 128;
 //   │ 12 OFFSET   where the bytes of this record lie     │
 //   │ 16 LENGTH   how many they are                      │
 //   │ 20 FLAGS    FIRST, LAST                            │
+//   │ 24 FRAME    of a run that was adopted: its first   │
+//   │ 28 BYTES    of the message in it                   │
 //   ╘════════════════════════════════════════════════════╛
 export const RESULT_TYPE: u32 = PRIVATE;
 export const RESULT_XLENGTH: u32 = PRIVATE + 4;
@@ -52,6 +54,8 @@ export const RESULT_DLENGTH: u32 = PRIVATE + 8;
 export const RESULT_OFFSET: u32 = PRIVATE + 12;
 export const RESULT_LENGTH: u32 = PRIVATE + 16;
 export const RESULT_FLAGS: u32 = PRIVATE + 20;
+export const RESULT_FRAME: u32 = PRIVATE + 24;
+export const RESULT_BYTES: u32 = PRIVATE + 28;
 export const FLAG_FIRST: u32 = 1;
 export const FLAG_LAST: u32 = 2;
 
@@ -251,6 +255,19 @@ export const GRANT_LENGTH: u32 = 12;
 export const GRANT_RIGHTS: u32 = 16;
 export const GRANT_READ: u32 = 1;
 export const GRANT_WRITE: u32 = 2;
+
+//   ╒══ data of a RENDEZVOUS_REQ with a reference, unaligned ═══╕
+//   │  0 u64 id              │ for the FIN                      │
+//   │  8 u64 token           │ as the id: no FIN for who adopts │
+//   │ 16 u32 length          │ of the message                   │
+//   │ 20 u32 frame           │ first of the run                 │
+//   │ 24 u32 place           │ of the grant                     │
+//   ╘═══════════════════════════════════════════════════════════╛
+export const REQUEST_TOKEN: u32 = 8;
+export const REQUEST_LENGTH: u32 = 16;
+export const REQUEST_FRAME: u32 = 20;
+export const REQUEST_PLACE: u32 = 24;
+export const REQUEST_SIZE: u32 = 28;
 
 // ─── a connection ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -19,6 +19,12 @@ import {
   GRANTS,
   HALF_CONSUMER,
   HALF_PRODUCER,
+  REQUEST_FRAME,
+  REQUEST_LENGTH,
+  REQUEST_PLACE,
+  REQUEST_TOKEN,
+  RESULT_BYTES,
+  RESULT_FRAME,
   TX_OWNER,
   TX_OWNER_GENERATION,
 } from './layout';
@@ -110,6 +116,23 @@ export function adoptGranted(index: u32, frame: u32, place: u32, low: u32, high:
   }
   letGo(frame, HALF_CONSUMER, count);
   return 0;
+}
+
+/**
+ * Adopt the run that a RENDEZVOUS_REQ at `at`, of REQUEST_SIZE bytes, refers to, if no FIN is wanted for it. RESULT_FRAME
+ * and RESULT_BYTES say what letGoRun() needs.
+ * @returns the address of the message, or 0: not there, or not what was announced, or with a FIN
+ */
+export function adoptAnnounced(index: u32, at: u32): u32 {
+  const token = load<u64>(at, REQUEST_TOKEN);
+  if (load<u64>(at) != token) return 0;
+  const length = load<u32>(at, REQUEST_LENGTH);
+  const frame = load<u32>(at, REQUEST_FRAME);
+  const place = load<u32>(at, REQUEST_PLACE);
+  const address = adoptGranted(index, frame, place, <u32>token, <u32>(token >> 32), length);
+  store<u32>(RESULT_FRAME, frame);
+  store<u32>(RESULT_BYTES, length);
+  return address;
 }
 
 /** Our last access to an adopted run for `bytes` bytes is over. */

@@ -16,9 +16,13 @@ export class Carrier {
   readonly dlength: number;
   readonly length: number;
   readonly flags: number;
+  readonly runFrame: number;
+  readonly runBytes: number;
   /** Flags of a message in one record. */
   readonly whole: number;
   readonly #asleep: number;
+  readonly #announcement: number;
+  readonly #request: number;
 
   constructor(link: Link) {
     const { core } = link;
@@ -35,6 +39,10 @@ export class Carrier {
     this.dlength = layout.RESULT_DLENGTH >> 2;
     this.length = layout.RESULT_LENGTH >> 2;
     this.flags = layout.RESULT_FLAGS >> 2;
+    this.runFrame = layout.RESULT_FRAME >> 2;
+    this.runBytes = layout.RESULT_BYTES >> 2;
+    this.#announcement = layout.MESSAGE_RENDEZVOUS_REQ;
+    this.#request = layout.REQUEST_SIZE;
     this.#asleep = layout.COMMIT_ASLEEP;
     this.whole = layout.FLAG_FIRST | layout.FLAG_LAST;
   }
@@ -66,6 +74,28 @@ export class Carrier {
   /** A record was committed. */
   committed(): void {
     if (!this.polled) this.link.committed();
+  }
+
+  /**
+   * Take over the run that the peeked record announces, a whole message; `runFrame` and `runBytes` say what {@link letGo}
+   * wants.
+   * @returns where the data lies; 0: it is no such record, or it does not go this way
+   */
+  adopt(offset: number, mostBytes: number): number {
+    const { words } = this;
+    const xlength = words[this.xlength] as number;
+    if (words[this.type] !== this.#announcement || words[this.dlength] !== this.#request) return 0;
+    const at = this.call.adoptAnnounced(this.index, offset + xlength) >>> 0;
+    if (at === 0) return 0;
+    const length = words[this.runBytes] as number;
+    if (length + xlength <= mostBytes) return at;
+    this.letGo(words[this.runFrame] as number, length);
+    return 0;
+  }
+
+  /** Our last access to a run that was taken over. */
+  letGo(frame: number, length: number): void {
+    if (this.link.region?.usable) this.call.letGoRun(frame, length);
   }
 
   /** Step over the record that was peeked. */

@@ -682,7 +682,6 @@ export class RuntimeConnection
       this.tentative ||
       this.#suspending ||
       this.#rma?.expects === true ||
-      this.#loans?.awaited === true ||
       (this.groups > 0 && this.#context.groups.expects(this))
     );
   }
@@ -763,16 +762,27 @@ export class RuntimeConnection
   }
 
   /** @internal A message of the protocol's own, behind what is queued. */
-  sendControl(type: number, xheader: Uint8Array, data: Uint8Array, resolve?: () => void): void {
+  sendControl(
+    type: number,
+    xheader: Uint8Array,
+    data: Uint8Array,
+    resolve?: () => void,
+    reject?: (error: unknown) => void,
+  ): void {
     if (this.#freed) return;
     const sent = this.#out.begin(type, xheader, data);
-    if (sent < data.length + xheader.length) this.#out.queue(type, xheader, data, sent, resolve);
+    if (sent < data.length + xheader.length) this.#out.queue(type, xheader, data, sent, resolve, reject);
     else resolve?.();
   }
 
   /** @internal What we offered has been fetched. */
   quiet(): void {
     if (this.#state === 'closing' && this.#out.waiting === 0) this.#finish();
+  }
+
+  /** @internal Frames are wanted: some may be back. */
+  reclaim(): void {
+    this.#rma?.reclaim();
   }
 
   // ─── progress ──────────────────────────────────────────────────────────────────────────────────────────────────────

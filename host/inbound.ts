@@ -365,6 +365,18 @@ export class Inbound {
             }
             continue;
           }
+          const at = offset > 0 && words[on.flags] === on.whole ? on.adopt(offset, this.#owner.maxMessageSize) : 0;
+          if (at > 0) {
+            const [frame, length] = [words[on.runFrame] as number, words[on.runBytes] as number];
+            on.release();
+            count++;
+            try {
+              handler(on.bytes, at, length);
+            } finally {
+              on.letGo(frame, length);
+            }
+            continue;
+          }
           if (offset === NOTHING && !this.#ended) {
             this.#owner.pump();
             break;

@@ -15,8 +15,8 @@ export interface LoansOwner {
   readonly maxMessageSize: number;
   /** @throws ERR_ISTHMUS_CLOSED, or what ended it */
   checkOpen(): void;
-  /** Look for what the peer says: it may have given something back. */
-  wake(): void;
+  /** Frames are wanted: see what the peer has given back. */
+  reclaim(): void;
   /** The last one is back. */
   settled(): void;
 }
@@ -105,7 +105,6 @@ export class Loan implements Disposable {
 export class Loans {
   readonly #owner: LoansOwner;
   readonly #out = new Set<Loan>();
-  #waiting = 0;
 
   constructor(owner: LoansOwner) {
     this.#owner = owner;
@@ -116,18 +115,17 @@ export class Loans {
     return this.#out.size;
   }
 
-  /** Whether somebody waits for room. */
-  get awaited(): boolean {
-    return this.#waiting > 0;
-  }
-
   /** @returns undefined: the region has no such room now */
   try(length: number): Loan | undefined {
     const { region } = this.#owner;
     if (!region?.usable || length === 0 || length > capacityOf(region)) {
       return this.#lend(new Loan(this, length, new Uint8Array(length), undefined));
     }
-    const run = takeRun(region, length);
+    let run = takeRun(region, length);
+    if (!run) {
+      this.#owner.reclaim();
+      run = takeRun(region, length);
+    }
     if (!run) return undefined;
     const data = region.core.bytes.subarray(run.address, run.address + length);
     return this.#lend(new Loan(this, length, data, { region, run }));
@@ -139,19 +137,13 @@ export class Loans {
   }
 
   async get(length: number, signal: AbortSignal | undefined): Promise<Loan> {
-    this.#waiting++;
-    try {
-      for (let pause = SOON; ; pause = Math.min(pause * 1.5, AT_LAST)) {
-        signal?.throwIfAborted();
-        this.#owner.checkOpen();
-        const loan = this.try(length);
-        if (loan) return loan;
-        this.#owner.wake();
-        if (pause < 1) await new Promise((resolve) => setImmediate(resolve));
-        else await new Promise((resolve) => setTimeout(resolve, pause));
-      }
-    } finally {
-      this.#waiting--;
+    for (let pause = SOON; ; pause = Math.min(pause * 1.5, AT_LAST)) {
+      signal?.throwIfAborted();
+      this.#owner.checkOpen();
+      const loan = this.try(length);
+      if (loan) return loan;
+      if (pause < 1) await new Promise((resolve) => setImmediate(resolve));
+      else await new Promise((resolve) => setTimeout(resolve, pause));
     }
   }
 

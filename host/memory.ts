@@ -127,8 +127,8 @@ export function takeRun(region: Region, length: number): Run | undefined {
   return frame === 0 ? undefined : { frame, address: (call.addressOf(frame) >>> 0) + layout.FRAME };
 }
 
-/** @internal */
-export function giveBack(region: Region, frame: number, length: number): void {
+/** @internal @returns whether nobody had taken the other half over */
+export function giveBack(region: Region, frame: number, length: number): boolean {
   const { call, layout } = region.core;
-  call.giveBack(frame, 1 + Math.ceil(length / layout.FRAME), layout.HALF_PRODUCER);
+  return call.giveBack(frame, 1 + Math.ceil(length / layout.FRAME), layout.HALF_PRODUCER) !== 0;
 }

@@ -13,13 +13,16 @@ import type { Region } from './core/region.js';
 import { IsthmusError } from './errors.js';
 import type { Sink } from './inbound.js';
 import type { Announced, Lent } from './matching.js';
-import { giveBack, type Run, SharedMemory, takeRun } from './memory.js';
+import { type Run, SharedMemory, takeRun } from './memory.js';
 import { NO_BYTES } from './message.js';
+import { References } from './references.js';
+
+type Reject = (error: unknown) => void;
 
 /** What a connection does for it. */
 export interface RmaOwner {
   /** Queue a message behind what is queued. `resolve` when its bytes are in the ring. */
-  sendControl(type: number, xheader: Uint8Array, data: Uint8Array, resolve?: () => void): void;
+  sendControl(type: number, xheader: Uint8Array, data: Uint8Array, resolve?: () => void, reject?: Reject): void;
   /** The way to the peer, if there is one now. */
   readonly carrier: Carrier | undefined;
   /** The region that both map, if that is the way. */
@@ -99,8 +102,6 @@ const MAX_REPLIES = 65_536;
 const REQUEST = 20;
 const REQUEST_WITH_REFERENCE = 28;
 const MAX_REQUEST = 4096;
-/** How long what was announced in a region stays there when we cut the connection, in milliseconds. */
-const LINGER = 5000;
 /** Behind the id of an answer: why it has no data. C never sends one. */
 const DENIED = 1;
 
@@ -127,11 +128,9 @@ interface PendingRead {
   readonly reject: (error: unknown) => void;
 }
 
-/** A rendezvous message of ours that the peer has not fetched yet. */
+/** A rendezvous message of ours that the peer has to ask for, and has not fetched yet. */
 interface Offer {
-  exposed: Exposed | undefined;
-  /** The run that holds the data. */
-  run: { readonly region: Region; readonly frame: number; readonly length: number } | undefined;
+  readonly exposed: Exposed;
   readonly resolve: (() => void) | undefined;
   readonly reject: ((error: unknown) => void) | undefined;
 }
@@ -167,6 +166,7 @@ export class Rma {
   readonly #withdrawals = new Set<() => void>();
   readonly #reads = new Map<bigint, PendingRead>();
   readonly #offers = new Map<bigint, Offer>();
+  readonly #references = new References();
   /** Of runs that we hold. */
   readonly #borrowed = new Set<Borrowed>();
   #answers = 0;
@@ -187,8 +187,12 @@ export class Rma {
 
   /** Whether the peer has to fetch something before we may go. What lies in a region it takes over by itself. */
   get offering(): boolean {
-    for (const { run } of this.#offers.values()) if (!run) return true;
-    return false;
+    return this.#offers.size > 0;
+  }
+
+  /** Take back what the peer has taken over, and done with. */
+  reclaim(): void {
+    this.#references.look();
   }
 
   // ─── exposing ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -245,7 +249,11 @@ export class Rma {
       if ((exposed.rights & rights) !== rights) continue;
       return { exposed, offset: Number(offset) };
     }
-    return undefined;
+    const announced = rights === WRITE ? undefined : this.#references.find(address, length);
+    if (!announced) return undefined;
+    // From a run that the peer could not take over.
+    const view = () => announced;
+    return { exposed: { base: address, length, rights: READ, view, copy: true }, offset: 0 };
   }
 
   // ─── using the peer's ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -384,13 +392,7 @@ export class Rma {
    * @param keep the bytes stay as they are until `resolve`; otherwise they have to be copied into a region
    * @returns false: it cannot be, send it as it is
    */
-  offer(
-    xheader: Uint8Array,
-    data: Uint8Array,
-    keep: boolean,
-    resolve?: () => void,
-    reject?: (error: unknown) => void,
-  ): boolean {
+  offer(xheader: Uint8Array, data: Uint8Array, keep: boolean, resolve?: () => void, reject?: Reject): boolean {
     const { carrier, region } = this.#owner;
     if (!carrier || this.#ended) return false;
     const run = region && takeRun(region, data.length);
@@ -402,54 +404,41 @@ export class Rma {
     }
     // Through the ring, when the region has no room for it.
     if (region || !keep) return false;
-    const view = (offset: number, length: number) => data.subarray(offset, offset + length);
-    const exposed = this.#expose(data.length, view);
-    this.#announce(xheader, exposed, { exposed, run: undefined, resolve, reject });
+    const [id, base] = [randomId(), randomId()];
+    this.#offer(id, base, (offset, length) => data.subarray(offset, offset + length), data.length, resolve, reject);
+    const request = Buffer.alloc(REQUEST);
+    request.writeBigUInt64LE(id, 0);
+    request.writeBigUInt64LE(base, 8);
+    request.writeUInt32LE(data.length, 16);
+    this.#owner.sendControl(coreLayout().MESSAGE_RENDEZVOUS_REQ, xheader, request);
     return true;
   }
 
-  /** Announce a message that lies in a run of ours, of the region of this link. The run belongs to the message from here. */
-  pass(
-    region: Region,
-    run: Run,
-    length: number,
-    xheader: Uint8Array,
-    resolve?: () => void,
-    reject?: (error: unknown) => void,
-  ): void {
-    const { bytes, call } = region.core;
-    const { frame, address } = run;
-    const exposed = this.#expose(length, (offset, count) => bytes.subarray(address + offset, address + offset + count));
-    const place = call.grant(frame, low(exposed.base), high(exposed.base), 0, length, READ) - 1;
-    const offer: Offer = { exposed, run: { region, frame, length }, resolve: undefined, reject };
-    this.#announce(xheader, exposed, offer, { frame, place }, resolve);
-  }
-
   /** Bytes that stay as they are until they are fetched. */
-  #expose(length: number, view: Exposed['view']): Exposed {
-    const exposed = { base: randomId(), length, rights: READ, view, copy: false };
-    this.#exposed.set(exposed.base, exposed);
-    return exposed;
+  #offer(id: bigint, base: bigint, view: Exposed['view'], length: number, resolve?: () => void, reject?: Reject): void {
+    const exposed = { base, length, rights: READ, view, copy: false };
+    this.#exposed.set(base, exposed);
+    this.#offers.set(id, { exposed, resolve, reject });
   }
 
-  #announce(
-    xheader: Uint8Array,
-    { base, length }: Exposed,
-    offer: Offer,
-    reference?: Reference,
-    resolve?: () => void,
-  ): void {
-    const id = randomId();
-    this.#offers.set(id, offer);
-    const request = Buffer.alloc(reference ? REQUEST_WITH_REFERENCE : REQUEST);
-    request.writeBigUInt64LE(id, 0);
-    request.writeBigUInt64LE(base, 8);
-    request.writeUInt32LE(length, 16);
-    if (reference) {
-      request.writeUInt32LE(reference.frame, 20);
-      request.writeUInt32LE(reference.place, 24);
+  /**
+   * Announce a message that lies in a run of ours, of the region of this link. The run belongs to the message from here.
+   * @param resolve when the announcement has its place in the order of messages
+   */
+  pass(region: Region, run: Run, length: number, xheader: Uint8Array, resolve?: () => void, reject?: Reject): void {
+    const { low, high } = this.#references.add(region, run, length);
+    const { call, layout } = region.core;
+    const place = call.grant(run.frame, low, high, 0, length, READ) - 1;
+    const request = new Uint8Array(layout.REQUEST_SIZE);
+    // The token is its id, too: who takes the run over need not say that he is done.
+    for (let at = 0; at < 16; at += 8) {
+      putWord(request, at, low);
+      putWord(request, at + 4, high);
     }
-    this.#owner.sendControl(coreLayout().MESSAGE_RENDEZVOUS_REQ, xheader, request, resolve);
+    putWord(request, 16, length);
+    putWord(request, 20, run.frame);
+    putWord(request, 24, place);
+    this.#owner.sendControl(layout.MESSAGE_RENDEZVOUS_REQ, xheader, request, resolve, reject);
   }
 
   /** A RENDEZVOUS_REQ has come. */
@@ -472,9 +461,11 @@ export class Rma {
         ? { frame: request.readUInt32LE(20), place: request.readUInt32LE(24) }
         : undefined;
     const adopted = reference && this.#adopt(base, length, reference);
+    /** Whether the sender still has it, and wants to know when it is fetched. */
+    let asked = false;
     const done = () => {
       adopted?.letGo();
-      if (this.#ended) return;
+      if (this.#ended || (adopted && id === base && !asked)) return;
       const fin = Buffer.alloc(8);
       fin.writeBigUInt64LE(id);
       this.#reply(coreLayout().MESSAGE_RENDEZVOUS_FIN, fin, NO_BYTES);
@@ -492,6 +483,7 @@ export class Rma {
           done();
           return bytes;
         }
+        asked = true;
         return this.#fetch(base, target?.subarray(0, want), want).then((bytes) => {
           done();
           return bytes;
@@ -563,32 +555,21 @@ export class Rma {
 
   /** The link goes: what was announced to the peer in a region is kept here, where the peer can ask for it. */
   evacuate(): void {
-    for (const offer of this.#offers.values()) {
-      const { exposed, run } = offer;
-      if (!exposed || !run) continue;
-      const bytes = exposed.view(0, exposed.length).slice();
-      this.#retire(offer);
-      offer.exposed = { ...exposed, view: (offset, length) => bytes.subarray(offset, offset + length) };
-      offer.run = undefined;
-      this.#exposed.set(exposed.base, offer.exposed);
-    }
+    this.#references.evacuate((token, bytes) =>
+      this.#offer(token, token, (offset, length) => bytes.subarray(offset, offset + length), bytes.length),
+    );
   }
 
   #finished(id: bigint): void {
     const offer = this.#offers.get(id);
-    if (!offer) return; // Fetched twice, or never offered: nothing depends on it.
+    if (!offer) {
+      this.#references.finished(id);
+      return; // Or fetched twice, or never offered: nothing depends on it.
+    }
     this.#offers.delete(id);
-    this.#retire(offer);
+    this.#exposed.delete(offer.exposed.base);
     offer.resolve?.();
     if (!this.offering) this.#owner.quiet();
-  }
-
-  #retire({ exposed, run }: Offer): void {
-    if (exposed) this.#exposed.delete(exposed.base);
-    if (!run?.region.usable) return;
-    // The grant first: who copies at this moment must notice.
-    run.region.core.call.revoke(run.frame, 0);
-    giveBack(run.region, run.frame, run.length);
   }
 
   // ─── messages of the peer ──────────────────────────────────────────────────────────────────────────────────────────
@@ -708,18 +689,20 @@ export class Rma {
   end(error: unknown, cut: boolean): void {
     this.#ended ??= error;
     for (const withdraw of [...this.#withdrawals]) withdraw();
-    const offers = [...this.#offers.values()];
+    for (const offer of this.#offers.values()) offer.reject?.(error);
     this.#offers.clear();
-    for (const offer of offers) offer.reject?.(error);
-    const retire = () => {
-      for (const offer of offers) this.#retire(offer);
-    };
-    if (cut && offers.some(({ run }) => run)) setTimeout(retire, LINGER).unref();
-    else retire();
+    this.#references.end(cut);
     this.#exposed.clear();
     for (const read of this.#reads.values()) read.reject(error);
     this.#reads.clear();
   }
+}
+
+function putWord(bytes: Uint8Array, at: number, word: number): void {
+  bytes[at] = word;
+  bytes[at + 1] = word >>> 8;
+  bytes[at + 2] = word >>> 16;
+  bytes[at + 3] = word >>> 24;
 }
 
 const low = (word: bigint) => Number(BigInt.asUintN(32, word));

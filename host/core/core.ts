@@ -11,7 +11,7 @@ import { type WasmExports, type WasmMemory, wasm } from './webassembly.js';
 const NAMES = [
   'WINDOW', 'REGION_MAX', 'REGION_MIN', 'FRAME', 'LAYOUT_VERSION',
   'HEADER_VERSION', 'HEADER_STATE', 'HEADER_SIZE', 'REGION_FORMATTING', 'HEADER_UUID', 'HEADER_HOST', 'HEADER_HOST_LENGTH',
-  'RESULT_TYPE', 'RESULT_XLENGTH', 'RESULT_DLENGTH', 'RESULT_OFFSET', 'RESULT_LENGTH', 'RESULT_FLAGS', 'FLAG_FIRST', 'FLAG_LAST',
+  'RESULT_TYPE', 'RESULT_XLENGTH', 'RESULT_DLENGTH', 'RESULT_OFFSET', 'RESULT_LENGTH', 'RESULT_FLAGS', 'RESULT_FRAME', 'RESULT_BYTES', 'FLAG_FIRST', 'FLAG_LAST',
   'SLOT_SIZE', 'SLOT_HEARTBEAT', 'SLOT_INSTANCE', 'SLOT_DEV', 'SLOT_INO', 'SLOT_BOOT', 'SLOT_PIDNS', 'SLOT_PID', 'SLOT_CONNECTIONS',
   'SLOT_HOST', 'SLOT_NAME', 'SLOT_TEXT_LENGTH', 'SLOT_FREE', 'SLOT_CLAIMED', 'SLOT_ATTACHED', 'SLOT_DEAD',
   'LOCK_FORMAT', 'LOCK_SERVER', 'LOCK_LIFECYCLE', 'SLOTS_MAX',
@@ -23,7 +23,7 @@ const NAMES = [
   'FAILURE_HEAD', 'FAILURE_RECORD', 'FAILURE_MESSAGE', 'FAILURE_LOST',
   'INSPECT_READY', 'INSPECT_BLANK', 'INSPECT_FORMATTING', 'INSPECT_VERSION', 'INSPECT_FOREIGN', 'INSPECT_CORRUPT', 'INSPECT_SIZE',
   'DECODED_RECORD', 'DECODED_EMPTY', 'COMMIT_ASLEEP', 'REST_BUSY', 'REST_ASLEEP',
-  'GRANT_READ', 'GRANT_WRITE',
+  'GRANT_READ', 'GRANT_WRITE', 'REQUEST_SIZE',
   'SUSPENSION_NONE', 'SUSPENSION_SUSPENDING', 'SUSPENSION_SENT', 'SUSPENSION_RECEIVED', 'SUSPENSION_SUSPENDED', 'SUSPENSION_RESUMING',
   'SUSPENSION_EVENT_SUSPEND', 'SUSPENSION_EVENT_SENT', 'SUSPENSION_EVENT_REQ', 'SUSPENSION_EVENT_ACK', 'SUSPENSION_EVENT_RESUME', 'SUSPENSION_EVENT_UP',
   'MIGRATION_INACTIVE', 'MIGRATION_REQUESTED', 'MIGRATION_PREPARING', 'MIGRATION_ALLOWED', 'MIGRATION_FINISHED', 'MIGRATION_RESUMING',
@@ -118,7 +118,7 @@ export interface CoreExports {
   position(index: number): number;
   hold(index: number): void;
   publish(index: number, head: number): void;
-  giveBack(frame: number, count: number, half: number): void;
+  giveBack(frame: number, count: number, half: number): number;
   addressOf(frame: number): number;
   takeRun(bytes: number): number;
   grant(frame: number, low: number, high: number, offset: number, length: number, rights: number): number;
@@ -134,6 +134,7 @@ export interface CoreExports {
     rights: number,
   ): number;
   adoptGranted(index: number, frame: number, place: number, low: number, high: number, length: number): number;
+  adoptAnnounced(index: number, at: number): number;
   letGoRun(frame: number, bytes: number): void;
   runLength(index: number, frame: number): number;
   readonly regionFrames: { readonly value: number };

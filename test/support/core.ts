@@ -16,7 +16,7 @@ interface Exports extends CoreExports {
   addressOf(frame: number): number;
   /** @returns the frames of the run, 0: refused */
   adopt(frame: number, half: number, slot: number, generation: number): number;
-  giveBack(frame: number, frames: number, half: number): void;
+  giveBack(frame: number, frames: number, half: number): number;
   letGo(frame: number, half: number, frames: number): void;
   transition(state: number, event: number): number;
 }
