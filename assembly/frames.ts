@@ -79,6 +79,12 @@ export function addressOf(frame: u32): u32 {
   return WINDOW + (frame << FRAME_SHIFT);
 }
 
+/** Between these lie all extents that are ours: so much of the bitmaps is looked through. */
+let lowest: u32 = 0xffffffff;
+let behind: u32 = 0;
+/** Runs in PENDING. */
+let pending: u32 = 0;
+
 // ─── bitmaps: one bit for each frame, private ────────────────────────────────────────────────────────────────────────
 
 function bit(map: usize, frame: u32): bool {
@@ -97,9 +103,9 @@ function mark(map: usize, from: u32, count: u32, on: bool): void {
   let i = from;
   const end = from + count;
   for (; i < end && (i & 7) != 0; ++i) markOne(map, i, on);
-  const bytes = (end - i) >> 3;
-  memory.fill(map + (i >> 3), on ? 0xff : 0, bytes);
-  for (i += bytes << 3; i < end; ++i) markOne(map, i, on);
+  // memory.fill() costs more than what it would do here.
+  for (; i + 8 <= end; i += 8) store<u8>(map + (i >> 3), on ? 0xff : 0);
+  for (; i < end; ++i) markOne(map, i, on);
 }
 
 function anyUsed(from: u32, count: u32): bool {
@@ -113,18 +119,23 @@ function anyUsed(from: u32, count: u32): bool {
 
 /** First of `count` frames in a row that are ours and in no run; 0 if there are none (frame 0 is the header). */
 function findFree(count: u32): u32 {
+  if (lowest >= behind) return 0;
   let run: u32 = 0;
-  for (let base: u32 = 0; base < frames; base += 64) {
+  for (let base = (lowest << extentShift) & ~63, end = behind << extentShift; base < end; base += 64) {
     const at = base >> 3;
-    let free = load<u64>(OWNED + at) & ~load<u64>(USED + at);
-    if (free == 0) {
-      run = 0;
-      continue;
+    const free = load<u64>(OWNED + at) & ~load<u64>(USED + at);
+    const begins = <u32>ctz(~free);
+    if (run + begins >= count) return base - run;
+    // Within the word.
+    if (count < 64 && free != 0) {
+      let row: u32 = 0;
+      let rest = free;
+      for (let i: u32 = 0; i < 64; ++i, rest >>= 1) {
+        row = rest & 1 ? row + 1 : 0;
+        if (row == count) return base + i + 1 - count;
+      }
     }
-    for (let i: u32 = 0; i < 64; ++i, free >>= 1) {
-      run = free & 1 ? run + 1 : 0;
-      if (run == count) return base + i + 1 - count;
-    }
+    run = begins == 64 ? run + 64 : <u32>clz(~free);
   }
   return 0;
 }
@@ -142,12 +153,19 @@ function claimRow(count: u32): u32 {
   for (let extent = firstExtent; extent < extentCount; ++extent) {
     const from = extent << extentShift;
     if (bit(OWNED, from)) {
-      for (let i: u32 = 0; i < each; ++i) {
-        row = bit(USED, from + i) ? 0 : row + 1;
-        if (row != count) continue;
-        if (claimExtents(from + i + 1 - count, count)) return from + i + 1 - count;
+      // A row within extents of ours has been looked for: this one ends or begins here, or goes on.
+      let begins: u32 = 0;
+      while (begins < each && !bit(USED, from + begins)) ++begins;
+      if (row + begins >= count) {
+        if (claimExtents(from - row, count)) return from - row;
         row = 0;
       }
+      if (begins == each) {
+        row += each;
+        continue;
+      }
+      row = 0;
+      while (!bit(USED, from + each - 1 - row)) ++row;
     } else if (atomic.load<u64>(extentWord(extent)) == 0) {
       row += each;
       if (row < count) continue;
@@ -170,6 +188,8 @@ function claimExtents(frame: u32, count: u32): bool {
     if (bit(OWNED, extent << extentShift)) continue;
     if (atomic.cmpxchg<u64>(extentWord(extent), 0, mine) != 0) break;
     mark(OWNED, extent << extentShift, 1 << extentShift, true);
+    lowest = min<u32>(lowest, extent);
+    behind = max<u32>(behind, extent + 1);
   }
   if (extent > last) return true;
   // Ours before, and in use by runs of ours, or just taken: the latter go.
@@ -188,6 +208,8 @@ function returnExtents(frame: u32, count: u32): void {
     mark(OWNED, from, 1 << extentShift, false);
     atomic.cmpxchg<u64>(extentWord(extent), mine, 0);
   }
+  while (lowest < behind && !bit(OWNED, lowest << extentShift)) ++lowest;
+  while (lowest < behind && !bit(OWNED, (behind - 1) << extentShift)) --behind;
 }
 
 // ─── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -250,7 +272,10 @@ export function giveBack(frame: u32, count: u32, which: u32): bool {
   const offer = tagOf(KIND_OFFERED, slot, generation, count);
   const rest = atomic.cmpxchg<u64>(half(frame, other(which)), offer, 0);
   if (rest == offer || rest == 0) freeRun(frame, count);
-  else mark(PENDING, frame, 1, true);
+  else {
+    mark(PENDING, frame, 1, true);
+    ++pending;
+  }
   return rest == offer;
 }
 
@@ -271,6 +296,7 @@ export function letGo(frame: u32, which: u32, count: u32): void {
 
 /** Free those runs that we gave back and whose other half is gone by now. */
 export function collect(): void {
+  if (pending == 0) return;
   for (let base: u32 = 0; base < frames; base += 64) {
     let heads = load<u64>(PENDING + (base >> 3));
     while (heads != 0) {
@@ -282,6 +308,7 @@ export function collect(): void {
       let count: u32 = 1;
       while (frame + count < frames && bit(USED, frame + count) && !bit(HEADS, frame + count)) ++count;
       mark(PENDING, frame, 1, false);
+      --pending;
       freeRun(frame, count);
     }
   }
@@ -291,6 +318,9 @@ export function collect(): void {
 export function leave(): void {
   for (let frame: u32 = 0; frame < frames; ++frame) clearHalves(frame, slot, generation);
   memory.fill(OWNED, 0, BITMAP * 4);
+  lowest = 0xffffffff;
+  behind = 0;
+  pending = 0;
   freeSlot();
   sweep();
 }
