@@ -116,9 +116,8 @@ export class Migration implements Migratable {
       this.#giveUp = undefined;
       this.#suspending = undefined;
       cut.abort(error);
-      if (this.#away) await prepared.catch(() => {});
-      this.#handle('FAIL');
-      await this.#comeBack();
+      // It is coming back from here on, although devices may still be on their way out: what is asked now waits for that.
+      await this.#comeBack(prepared);
       throw error;
     } finally {
       clearTimeout(timer);
@@ -149,15 +148,20 @@ export class Migration implements Migratable {
     return this.#host.connections().filter((connection) => connection.linked);
   }
 
-  #comeBack(): Promise<void> {
-    const back = this.#back().finally(() => {
+  /** @param failed what was under way, after a suspension that failed */
+  #comeBack(failed?: Promise<void>): Promise<void> {
+    const back = this.#back(failed).finally(() => {
       this.#resuming = undefined;
     });
     this.#resuming = back;
     return back;
   }
 
-  async #back(): Promise<void> {
+  async #back(failed: Promise<void> | undefined): Promise<void> {
+    if (failed) {
+      await (this.#away ? failed.catch(() => {}) : undefined);
+      this.#handle('FAIL');
+    }
     if (this.#away) await this.#host.takeDevices();
     this.#away = false;
     this.#handle('ATTACHED');

@@ -60,6 +60,8 @@ const LET_GO = 10_000;
 /** The longest pause between two tries to reach a peer that is migrating, in milliseconds. */
 const MAX_PAUSE = 1000;
 const FIRST_PAUSE = 5;
+/** How often a peer of our own name may refuse a call in favour of one that does not come. */
+const REFUSALS = 5;
 /** How long such a peer may take to accept, in milliseconds: a try that got lost with a host should not last long. */
 const CONNECT_TIME = 3000;
 
@@ -189,6 +191,7 @@ export class OnDemand {
     const { resumeTimeoutMs, log } = this.#host;
     const until = performance.now() + resumeTimeoutMs;
     this.#limit(entry);
+    let refused = 0;
     for (let pause = FIRST_PAUSE; ; pause = Math.min(pause * 2, MAX_PAUSE)) {
       try {
         await this.#bringUp(entry, signal, Math.max(1, until - performance.now()));
@@ -197,7 +200,11 @@ export class OnDemand {
         signal.throwIfAborted();
         if (entry.connection.linked) return;
         const code = error instanceof IsthmusError ? error.code : undefined;
-        const again = code === 'ERR_ISTHMUS_CONNECT' || code === 'ERR_ISTHMUS_HANDSHAKE_TIMEOUT';
+        const again =
+          code === 'ERR_ISTHMUS_CONNECT' ||
+          code === 'ERR_ISTHMUS_HANDSHAKE_TIMEOUT' ||
+          // Between two of one name: its own call counted, and it was suspended before that came.
+          (code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && sameName(entry) && ++refused < REFUSALS);
         if (!again || performance.now() > until) throw error;
         log('info', `cannot reach ${entry.address.host}:${entry.address.port} yet: ${(error as Error).message}`);
         await sleep(pause, undefined, { signal }).catch(() => {});
@@ -302,7 +309,7 @@ export class OnDemand {
     connection.revert();
     if (connection.linked) return undefined;
     // Both of one name call each other: the call of the smaller id counts.
-    const calling = entry.effort !== undefined && compareNames(local.name, entry.address.name as string) === 0;
+    const calling = entry.effort !== undefined && sameName(entry);
     return calling && local.id < peer.id ? undefined : { local, counts: connection.counts };
   }
 
@@ -377,10 +384,16 @@ export class OnDemand {
 /** Wait, bounded, until a connection that is being suspended has let go of its link. */
 async function letsGo(connection: RuntimeConnection): Promise<void> {
   const until = performance.now() + LET_GO;
-  while (connection.linked && connection.state !== 'closed' && performance.now() < until) {
+  const { carrier } = connection;
+  // It may be up again, by its own call, before this looks.
+  while (connection.carrier === carrier && connection.state !== 'closed' && performance.now() < until) {
     connection.progress();
-    if (connection.linked) await sleep(1);
+    if (connection.carrier === carrier) await sleep(1);
   }
+}
+
+function sameName({ local, address }: Entry): boolean {
+  return compareNames(local.name, address.name as string) === 0;
 }
 
 /** Names by their bytes, as C compares them: the first 8, NUL-padded. */

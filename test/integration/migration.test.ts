@@ -696,6 +696,43 @@ async function main(): Promise<void> {
     }),
   );
 
+  test(
+    'between two of one name: refused for the sake of a call that does not come, it calls again',
+    timebox(30, async () => {
+      const runtime = await newRuntime({ ...only('', { name: 'both' }), handshakeTimeout: 300 });
+      const accepted: Connection[] = [];
+      const { port } = await runtime.listen({}, (connection) => {
+        accepted.push(connection);
+      });
+      const their = { node: '127.0.0.1', pid: 4711, id: 1n, name: 'both' };
+      const arch = [encodeArchReq(103), encodeFrame(FRAME.ARCH_OK)];
+      let calls = 0;
+      const server = createServer((socket) => {
+        socket.on('error', () => {});
+        // The first one is refused: their id is the smaller one, so that their own call would count.
+        if (++calls === 1) socket.once('data', () => socket.end());
+        else socket.write(Buffer.concat([encodeVersion(), encodeConInfo(their, FRAME.CON_INFO), ...arch.slice(1)]));
+      });
+      server.listen(0, '127.0.0.1');
+      await once(server, 'listening');
+      const { port: back } = server.address() as AddressInfo;
+      const first = connect({ port, host: '127.0.0.1' });
+      first.write(Buffer.concat([encodeVersion(), encodeConInfo(their, FRAME.CON_INFO), ...arch]));
+      const heard: Buffer[] = [];
+      first.on('data', (chunk) => heard.push(chunk));
+      await eventually('accepted', () => accepted.length === 1);
+      const suspended = runtime.suspend();
+      await eventually('its REQ', () => Buffer.concat(heard).includes(Buffer.from([9, 0, 0, 0, 4, 0, 0, 0])));
+      first.write(Buffer.from([10, 0, 0, 0, 4, 0, 0, 0, back & 0xff, back >> 8, 0, 0]));
+      await suspended;
+      first.destroy();
+      await runtime.resume();
+      await eventually('up', () => accepted[0]?.state !== 'suspended');
+      assert.equal([calls, accepted[0]?.state], [2, 'open']);
+      server.close();
+    }),
+  );
+
   test('no rejection was left unhandled', () => assert.equal(unhandled, []));
 
   const tidy = async () => {

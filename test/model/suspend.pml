@@ -51,10 +51,14 @@
 #define BYE 7
 #define EOF 8
 
-/* An effort to come back: dialling; waiting for an answer to "dial me"; waiting for the link. */
+/*
+ * An effort to come back: dialling; waiting for an answer to "dial me"; waiting for the link; of two of one name, refused
+ * because the call of the other one counts.
+ */
 #define DIAL 1
 #define ASK 2
 #define AWAIT 3
+#define OTHERS_CALL 4
 
 /* The handshake of a dialler. */
 #define CALLED 1
@@ -84,7 +88,9 @@ byte got[2], unread[2], spent[2];
 bit partial[2];
 byte effort[2];
 byte call[2];
-/* An effort that was cut by a suspension. */
+/* The link that the called one is leaving. */
+bit leaves[2];
+/* An effort that was cut by a suspension (`cut` in host/ondemand.ts). */
 bit again[2];
 /* Applications take what is there. */
 bit taking;
@@ -102,6 +108,11 @@ byte cuts = CUTS;
 #define GREEDY(p)    (hurried[p] || tentative[p] || UNDER_WAY(p))
 #endif
 #define READS(p)     (unread[p] < 1 || GREEDY(p) || taking)
+#ifdef LEAVES_ANY_LINK
+#define HAS_LEFT(p)  (!linked[OTHER(p)])
+#else
+#define HAS_LEFT(p)  (!linked[OTHER(p)] || lid[OTHER(p)] != leaves[p])
+#endif
 #define HAS_ROOM(p)  (len(ring[OTHER(p)]) + spent[OTHER(p)] < ROOM)
 
 /* What is written to an end that has let go of the link is lost. */
@@ -428,12 +439,13 @@ ended:
   :: atomic { !dead[p] && effort[p] == DIAL && call[p] == CALLED && !held[OTHER(p)] && !dead[OTHER(p)] ->
 asked_for:
       call[p] = (linked[OTHER(p)] && UNDER_WAY(OTHER(p)) -> LEAVING : ANSWERED);
+      leaves[p] = lid[OTHER(p)];
       if
       :: call[p] == ANSWERED -> goto answer
       :: else
       fi
     }
-  :: atomic { !dead[p] && call[p] == LEAVING && !dead[OTHER(p)] && !linked[OTHER(p)] ->
+  :: atomic { !dead[p] && call[p] == LEAVING && !dead[OTHER(p)] && HAS_LEFT(p) ->
 answer:
       if
       :: !entry[OTHER(p)] -> call[p] = REFUSED
@@ -491,19 +503,25 @@ back_connect:
       :: else
       fi
     }
+#ifdef SAME_NAMES
   :: atomic { !dead[p] && call[p] == REFUSED ->
 refused:
       call[p] = NOTHING;
-      effort[p] = AWAIT
+      if
+      :: linked[p] || effort[p] != DIAL
+      :: else -> effort[p] = OTHERS_CALL
+      fi
     }
-#ifdef SAME_NAMES
-#ifndef REFUSED_FOR_GOOD
-  /* The one whose call counts has been suspended before it came: once more. */
-  :: atomic { !dead[p] && effort[p] == AWAIT && !linked[p] && effort[OTHER(p)] == NOTHING ->
+  /* The one whose call was to count has been suspended before it came. */
+  :: atomic { !dead[p] && effort[p] == OTHERS_CALL && !linked[p] && effort[OTHER(p)] == NOTHING ->
+others_call_is_late:
+#ifdef REFUSED_FOR_GOOD
+      close_with_error(p)
+#else
       effort[p] = DIAL;
       call[p] = CALLED
-    }
 #endif
+    }
 #endif
   /* The limit of a resume. Nobody waits so long for somebody who lives. */
   :: atomic { !dead[p] && !closed[p] && !linked[p] && (dead[OTHER(p)] || closed[OTHER(p)]) ->

@@ -2,6 +2,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { machines } from '../../host/core/core.js';
+import { Migration } from '../../host/migration.js';
 import { constant } from '../support/core.js';
 import { timebox } from '../support/timebox.js';
 
@@ -142,6 +143,48 @@ test(
       walk({ ends: [end(0), end(1)], lines: [[], []] });
     }
     assert.ok(ends > 0 && seen.size > 20, `${seen.size} worlds`);
+  }),
+);
+
+test(
+  'suspended anew while a suspension that was cut short is still leaving its devices: one after the other',
+  timebox(10, async () => {
+    const done: string[] = [];
+    const leaving: (() => void)[] = [];
+    const migration = new Migration({
+      endpoints: [],
+      connections: () => [],
+      leaveDevices: () =>
+        new Promise((resolve) => {
+          leaving.push(() => {
+            done.push('left');
+            resolve();
+          });
+        }),
+      takeDevices: async () => {
+        done.push('taken');
+      },
+      changed: (state) => done.push(state),
+      timeout: 10_000,
+      log: () => {},
+    });
+    const until = async (condition: () => boolean) => {
+      while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
+    };
+    const first = migration.suspend().catch((error: Error) => error);
+    await until(() => leaving.length === 1);
+    const resumed = migration.resume();
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    const second = migration.suspend();
+    leaving.shift()?.();
+    await until(() => leaving.length === 1);
+    leaving.shift()?.();
+    await second;
+    assert.instance(await first, Error);
+    await resumed;
+    assert.is(migration.migration, 'allowed');
+    const once = ['requested', 'preparing', 'left'];
+    assert.equal(done, [...once, 'finished', 'taken', 'resuming', 'inactive', ...once, 'allowed']);
   }),
 );
 
