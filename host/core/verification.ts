@@ -499,7 +499,8 @@ export async function verify(
     // What the state became, with it the words: a finding of another one does not count.
     ({ state, counts } = again);
     findings = findings.filter((finding) => found.has(keyOf(finding)));
-    looked?.(++looks, findings.length);
+    looks++;
+    looked?.(looks, findings.length);
   }
   const silent = state === 'formatted' ? await silence(onlooker) : [];
   return { state, looks, counts, findings: [...findings, ...silent] };
