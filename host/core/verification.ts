@@ -390,7 +390,7 @@ class Look {
       const which = unswept.length === 1 ? `extent ${unswept[0]}` : `${unswept.length} extents from ${unswept[0]} on`;
       this.#note(
         which,
-        `${unswept.length * each} frames of somebody who is gone, held by nobody: the next runtime that attaches takes them back`,
+        `${unswept.length * each} frames of somebody who is gone, held by nobody: they come back when a runtime attaches, or with the upkeep of one that is`,
       );
     }
     for (const [slot, count] of unused) {

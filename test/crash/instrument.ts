@@ -7,7 +7,7 @@
  */
 import binaryen from 'assemblyscript/binaryen';
 import bytes from '#core.wasm';
-import { coreLayout } from '../../host/core/core.js';
+import { constant } from '../support/core.js';
 
 /** What writes to memory, and with which types besides the address. */
 function typesOf(instruction: string): { readonly params: readonly string[]; readonly result: string } | undefined {
@@ -40,7 +40,7 @@ export function instrument(): { readonly module: Uint8Array; readonly stores: nu
   const end = replaced.lastIndexOf(')');
   const imported = '(import "crash" "step" (func $crash_step))';
   const counting = `(func $crash_at (param i32)
-    (if (i32.ge_u (local.get 0) (i32.const ${coreLayout().WINDOW})) (then (call $crash_step))))`;
+    (if (i32.ge_u (local.get 0) (i32.const ${constant('WINDOW')})) (then (call $crash_step))))`;
   const whole = `${replaced.slice(0, end).replace('(import ', `${imported} (import `)} ${counting} ${[...functions.values()].join('\n')})`;
   const made = binaryen.parseText(whole);
   made.setFeatures(binaryen.Features.All);

@@ -1,8 +1,4 @@
-/**
- * The counter of steps, in the process that dies: from here on every core that this process makes is the instrumented one
- * (instrument.ts).
- */
-import { readFileSync } from 'node:fs';
+/** The counter of steps, in the process that dies: every core that it makes is the instrumented one (instrument.ts). */
 
 interface Interface {
   Module: new (bytes: Uint8Array) => object;
@@ -10,38 +6,58 @@ interface Interface {
 }
 
 export interface Steps {
-  /** Begin to count from 0; die at the step of that number, counted from 1. 0: never. */
-  arm(at: number): void;
+  /**
+   * Begin to count from 0; the step of that number, counted from 1, is the end. 0: none is.
+   * @param core which one is counted, as `cores` was when it had been made; without it all of them
+   */
+  arm(at: number, core?: number): void;
   readonly count: number;
+  /** How many have been made. */
+  readonly cores: number;
 }
 
-/** @param path of the instrumented module. Before the first core is made. */
-export function countSteps(path: string): Steps {
+/**
+ * To be called before the first core is made.
+ * @param instrumented the module
+ * @param end called at the step, in the midst of what the core does
+ */
+export function countSteps(instrumented: Uint8Array, end: () => void): Steps {
   const wasm = (globalThis as unknown as { WebAssembly: Interface }).WebAssembly;
   const { Module, Instance } = wasm;
   let count = 0;
-  let end = 0;
-  const step = () => {
-    // To oneself the signal comes before the call returns: no JavaScript runs any more.
-    if (++count === end) process.kill(process.pid, 'SIGKILL');
-  };
+  let last = 0;
+  let only: number | undefined;
+  let cores = 0;
   wasm.Module = class extends Module {
     constructor() {
-      super(readFileSync(path));
+      super(instrumented);
     }
   };
   wasm.Instance = class extends Instance {
     constructor(module: object, imports: object) {
+      const core = ++cores;
+      const step = () => {
+        if ((only === undefined || only === core) && ++count === last) end();
+      };
       super(module, { ...imports, crash: { step } });
     }
   };
   return {
-    arm(at) {
+    arm(at, core) {
       count = 0;
-      end = at;
+      last = at;
+      only = core;
+    },
+    get cores() {
+      return cores;
     },
     get count() {
       return count;
     },
   };
+}
+
+/** To oneself the signal comes before the call returns: no JavaScript runs any more. */
+export function dieNow(): void {
+  process.kill(process.pid, 'SIGKILL');
 }

@@ -1,10 +1,10 @@
 /** The processes of test/crash: those that die at a step (`victim`), and one that only answers (`third`). */
-import { writeSync } from 'node:fs';
+import { readFileSync, writeSync } from 'node:fs';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
 import { role, roleOptions, serve, tell } from '../support/calls.js';
 import { seeded } from '../support/seeded.js';
 import { checkNumbered, LOAD, numbered, OPERATIONS, Victim } from './operations.js';
-import { countSteps } from './steps.js';
+import { countSteps, dieNow } from './steps.js';
 
 export interface VictimOptions {
   readonly options: RuntimeOptions;
@@ -30,7 +30,7 @@ async function third(): Promise<void> {
 
 async function victim(): Promise<void> {
   const { options, attached, port, core } = roleOptions<VictimOptions>();
-  const steps = countSteps(core);
+  const steps = countSteps(readFileSync(core), dieNow);
   const dying = new Victim(options, port, committed);
   if (attached) await dying.attach();
   const named = (name: string) => OPERATIONS.find((each) => each.name === name);
