@@ -391,6 +391,22 @@ export function extentSlot(extent: u32): u32 {
   return extent < extentCount ? tagSlot(atomic.load<u64>(extentWord(extent))) : 0;
 }
 
+export function extentGeneration(extent: u32): u32 {
+  return extent < extentCount ? <u32>(atomic.load<u64>(extentWord(extent)) >> 32) : 0;
+}
+
+/** Whether the tag of a taken extent is as takeExtents() writes it, whoever it names. */
+export function extentPlain(extent: u32): bool {
+  if (extent >= extentCount) return false;
+  const tag = atomic.load<u64>(extentWord(extent));
+  return <u32>tag >> 30 == KIND_HELD && tagCount(tag) == 0;
+}
+
+/** Whether nobody has that half of a run that begins at the frame. */
+export function halfFree(frame: u32, which: u32): bool {
+  return frame >= frames || atomic.load<u64>(half(frame, which)) == 0;
+}
+
 /** @returns KIND_… of one half of the run that begins at the frame, or 0 */
 export function halfKind(frame: u32, which: u32): u32 {
   return frame < frames ? <u32>atomic.load<u64>(half(frame, which)) >> 30 : 0;
@@ -398,6 +414,10 @@ export function halfKind(frame: u32, which: u32): u32 {
 
 export function halfSlot(frame: u32, which: u32): u32 {
   return frame < frames ? tagSlot(atomic.load<u64>(half(frame, which))) : 0;
+}
+
+export function halfGeneration(frame: u32, which: u32): u32 {
+  return frame < frames ? <u32>(atomic.load<u64>(half(frame, which)) >> 32) : 0;
 }
 
 export function halfFrames(frame: u32, which: u32): u32 {

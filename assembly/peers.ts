@@ -107,8 +107,8 @@ export function freeSlot(): void {
   const w = word(slot);
   // Once somebody declared us dead it is his to free: it may have a new owner before we are through.
   if (<u32>(w >> 32) == generation && (<u32>w & 0xff) != SLOT_DEAD) {
-    // Not the generation: it must never repeat.
-    memory.fill(slotAddress(slot) + SLOT_HEARTBEAT, 0, SLOT_SIZE - SLOT_HEARTBEAT);
+    // Not the generation: it must never repeat. Nor what tells others that its lock is theirs to ask for: should we die
+    // here, it proves our death. The next owner clears the rest.
     atomic.cmpxchg<u64>(slotAddress(slot) + SLOT_WORD, w, wordOf(generation, 0, SLOT_FREE));
   }
   generation = 0;

@@ -12,6 +12,7 @@ import { discoverUio, type UioRoots } from '../device/uio.js';
 import { IsthmusError } from '../errors.js';
 import { integer } from './args.js';
 import { bytes, CliError, indent, renderTable, say } from './output.js';
+import { check, renderVerdict } from './region-check.js';
 
 /** How long a heartbeat is waited for before somebody is believed dead: a busy machine is late with it. In milliseconds. */
 const SILENCE = 10_000;
@@ -66,11 +67,16 @@ function findDevice(name: string, roots: UioRoots): Backing | undefined {
   return pick(join(sysfs, 'bus/pci/devices', address, 'resource2'), discoverPci(roots));
 }
 
+function lookAt(name: string, roots: UioRoots = {}): { onlooker: Onlooker; kind: Backing['kind'] } {
+  const device = findDevice(name, roots);
+  if (device) return { onlooker: Onlooker.of(device), kind: device.kind };
+  return { onlooker: Onlooker.ofFile(regionPath(name)), kind: 'posix' };
+}
+
 /** @param roots other places than `/sys` and `/dev`, for tests */
 export async function examine(name: string, roots: UioRoots = {}): Promise<Report> {
-  const device = findDevice(name, roots);
-  const kind = device?.kind ?? 'posix';
-  using region = device ? Onlooker.of(device) : Onlooker.ofFile(regionPath(name));
+  const { onlooker, kind } = lookAt(name, roots);
+  using region = onlooker;
   const { path, size } = region;
   const { state, version, uuid, host, slots, refused } = region.overview();
   const formatted = state === 'formatted';
@@ -214,7 +220,7 @@ Example:
   $ isthmus region show isthmus-shm-$(id -u)`;
   const region = program
     .command('region')
-    .summary('look into a region, or give up the dead in it')
+    .summary('look into a region, verify it, or give up the dead in it')
     .addHelpText('after', example);
   region
     .command('show')
@@ -230,6 +236,32 @@ Example:
       const report = await examine(name);
       say(json ? `${JSON.stringify(report, null, 2)}\n` : render(report));
       if (report.refused) exit(1);
+    });
+  region
+    .command('check')
+    .argument('<NAME>', 'name in /dev/shm, a path, a uio device, or a PCI address')
+    .summary('verify the structures of a region')
+    .description(
+      'Verify that the structures of a region agree with each other: header, slots, who has which extents and runs, the ' +
+        'records of every ring, what memory is granted. Writes nothing and takes no slot, so others may go on using it: ' +
+        'what is found is looked at again for a second, and counts only if it stays. Exit code 0 if the region is ' +
+        'consistent (there may be notes, about the dead whose frames nobody has taken back yet), 1 if it is not, or is ' +
+        'no region.',
+    )
+    .option('--json', 'print one JSON object')
+    .addHelpText(
+      'after',
+      `
+Example:
+  $ isthmus region check demo               # /dev/shm/demo
+  $ isthmus region check uio0 --json`,
+    )
+    .action(async (name: string, { json }: { json?: true }) => {
+      const { onlooker } = lookAt(name);
+      using checked = onlooker;
+      const verdict = await check(checked);
+      say(json ? `${JSON.stringify(verdict, null, 2)}\n` : renderVerdict(verdict));
+      if (!verdict.consistent) exit(1);
     });
   region
     .command('confirm-dead')

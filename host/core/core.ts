@@ -16,6 +16,9 @@ const NAMES = [
   'SLOT_HOST', 'SLOT_NAME', 'SLOT_TEXT_LENGTH', 'SLOT_FREE', 'SLOT_CLAIMED', 'SLOT_ATTACHED', 'SLOT_DEAD',
   'LOCK_FORMAT', 'LOCK_SERVER', 'LOCK_LIFECYCLE', 'SLOTS_MAX',
   'KIND_HELD', 'KIND_OFFERED', 'HALF_CONSUMER', 'HALF_PRODUCER',
+  'SLOT_SLEEPING', 'SLOT_SUMMARY', 'SLOT_READY', 'RING_READY', 'RING_START', 'RING_DATA',
+  'RECORD_HEADER', 'RECORD_PAD', 'RECORD_FIRST', 'RECORD_MORE', 'RECORD_SHIFT', 'NET_HEADER',
+  'GRANTS', 'GRANT_SIZE', 'GRANT_TOKEN', 'GRANT_OFFSET', 'GRANT_LENGTH', 'GRANT_RIGHTS',
   'RING_MIN', 'RING_MAX', 'RING_CAPACITY', 'RING_TAIL', 'RING_HEAD', 'RING_ARMED', 'CONNECTIONS', 'MESSAGE_USER', 'MESSAGE_RMA_WRITE', 'MESSAGE_RMA_READ', 'MESSAGE_RMA_READ_ANSWER', 'MESSAGE_RENDEZVOUS_REQ', 'MESSAGE_RENDEZVOUS_FIN',
   'MESSAGE_BCAST', 'MESSAGE_BARRIER', 'MESSAGE_EOF', 'MESSAGE_SHUTDOWN_REQ', 'MESSAGE_SHUTDOWN_ACK', 'MESSAGE_SUSPEND',
   'COUNT_SENT', 'COUNT_SENT_BYTES', 'COUNT_RECEIVED', 'COUNT_RECEIVED_BYTES', 'COUNT_FULL', 'TX_MASK', 'C_FAILURE', 'C_IGNORED',
@@ -66,8 +69,12 @@ export interface CoreExports {
   extentFrames(): number;
   extentUse(extent: number): number;
   extentSlot(extent: number): number;
+  extentGeneration(extent: number): number;
+  extentPlain(extent: number): number;
+  halfFree(frame: number, which: number): number;
   halfKind(frame: number, which: number): number;
   halfSlot(frame: number, which: number): number;
+  halfGeneration(frame: number, which: number): number;
   halfFrames(frame: number, which: number): number;
   collect(): void;
   leave(): void;

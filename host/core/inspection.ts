@@ -173,20 +173,21 @@ export class Onlooker implements Disposable {
   /** What the copy is made from, where it is mapped. */
   readonly #mapped: { readonly core: Core; readonly mapping: Mapping } | undefined;
   /** Its window holds a copy of header and tables, nothing of what is behind them. */
-  readonly #core: Core;
-  readonly #identity: Identity;
+  readonly core: Core;
+  /** Which file or device this is. */
+  readonly identity: Identity;
 
   private constructor({ path, kind, size, offset }: Where, fd: number) {
     this.path = path;
     this.size = size;
     this.#offset = offset;
     this.#fd = fd;
-    this.#identity = identityOf(fd);
+    this.identity = identityOf(fd);
     const core = new Core(MIB);
     if (!core.call.geometry(size))
       throw new IsthmusError('ERR_ISTHMUS_REGION_SIZE', `${path}: ${size} bytes`, { path });
-    this.#core = core.call.tableBytes() <= MIB ? core : new Core(Math.ceil(core.call.tableBytes() / MIB) * MIB);
-    this.#core.call.geometry(size);
+    this.core = core.call.tableBytes() <= MIB ? core : new Core(Math.ceil(core.call.tableBytes() / MIB) * MIB);
+    this.core.call.geometry(size);
     if (kind !== 'posix') {
       const mapped = new Core(size);
       const { layout, memory } = mapped;
@@ -229,11 +230,11 @@ export class Onlooker implements Disposable {
 
   /** Copy header and tables anew. */
   look(): void {
-    this.#core.bytes.set(this.#bytes(0, this.#core.call.tableBytes()), this.#core.layout.WINDOW);
+    this.core.bytes.set(this.read(0, this.core.call.tableBytes()), this.core.layout.WINDOW);
   }
 
-  /** A copy; zeros where a file has ended meanwhile. */
-  #bytes(from: number, length: number): Buffer {
+  /** A copy of bytes of the region as they are now; zeros where a file has ended meanwhile. */
+  read(from: number, length: number): Buffer {
     if (this.#mapped) {
       const { bytes, layout } = this.#mapped.core;
       return Buffer.from(bytes.slice(layout.WINDOW + from, layout.WINDOW + from + length).buffer);
@@ -244,19 +245,19 @@ export class Onlooker implements Disposable {
   }
 
   overview(): Overview {
-    const { call, layout, view, bytes } = this.#core;
+    const { call, layout, view, bytes } = this.core;
     const nothing = { version: undefined, uuid: undefined, host: undefined, slots: 0, refused: undefined };
     const state = call.inspect();
     if (state === layout.INSPECT_BLANK) return { ...nothing, state: 'blank' };
     if (state === layout.INSPECT_FORMATTING) return { ...nothing, state: 'being formatted' };
     if (state !== layout.INSPECT_READY) {
-      return { ...nothing, state: 'refused', refused: refusal(this.#core, this.path, this.size, state) };
+      return { ...nothing, state: 'refused', refused: refusal(this.core, this.path, this.size, state) };
     }
     return {
       state: 'formatted',
       version: view.getUint32(layout.HEADER_VERSION, true),
       uuid: formatUuid(bytes.slice(layout.HEADER_UUID, layout.HEADER_UUID + 16)),
-      host: this.#core.text(layout.HEADER_HOST, layout.HEADER_HOST_LENGTH),
+      host: this.core.text(layout.HEADER_HOST, layout.HEADER_HOST_LENGTH),
       slots: call.regionSlots.value,
       refused: undefined,
     };
@@ -264,7 +265,7 @@ export class Onlooker implements Disposable {
 
   /** Everybody in the peer table. */
   peers(): PeerSlot[] {
-    const { call, layout, view } = this.#core;
+    const { call, layout, view } = this.core;
     const names = {
       [layout.SLOT_CLAIMED]: 'claimed',
       [layout.SLOT_ATTACHED]: 'attached',
@@ -279,12 +280,12 @@ export class Onlooker implements Disposable {
         slot,
         generation: call.slotGeneration(slot) >>> 0,
         state,
-        host: this.#core.text(at + layout.SLOT_HOST, layout.SLOT_TEXT_LENGTH),
-        name: this.#core.text(at + layout.SLOT_NAME, layout.SLOT_TEXT_LENGTH),
+        host: this.core.text(at + layout.SLOT_HOST, layout.SLOT_TEXT_LENGTH),
+        name: this.core.text(at + layout.SLOT_NAME, layout.SLOT_TEXT_LENGTH),
         pid: view.getUint32(at + layout.SLOT_PID, true),
         pidNamespace: String(view.getBigUint64(at + layout.SLOT_PIDNS, true)),
         heartbeat: Number(view.getBigUint64(at + layout.SLOT_HEARTBEAT, true)),
-        local: isLocal(this.#core, slot, this.#identity),
+        local: isLocal(this.core, slot, this.identity),
       });
     }
     return rows;
@@ -339,7 +340,7 @@ export class Onlooker implements Disposable {
 
   /** What somebody has of the region: frames that he has taken, and rings that he reads and somebody writes. */
   holdings(): ReadonlyMap<number, Holdings> {
-    const { call } = this.#core;
+    const { call } = this.core;
     const each = call.extentFrames();
     const found = new Map<number, { frames: number; connections: number }>();
     const of = (slot: number) => {
@@ -355,7 +356,7 @@ export class Onlooker implements Disposable {
   }
 
   frames(): FrameCount {
-    const { call, layout } = this.#core;
+    const { call, layout } = this.core;
     const total = call.regionFrames.value;
     const tables = call.tableBytes() / layout.FRAME;
     const each = call.extentFrames();
@@ -368,7 +369,7 @@ export class Onlooker implements Disposable {
 
   /** Runs of frames of which at least one half is held or offered. */
   *#runs(): Generator<{ frame: number; frames: number }> {
-    const { call, layout } = this.#core;
+    const { call, layout } = this.core;
     const total = call.regionFrames.value;
     for (let frame = call.tableBytes() / layout.FRAME; frame < total; ) {
       const length = (which: number) => (call.halfKind(frame, which) === 0 ? 0 : call.halfFrames(frame, which));
@@ -379,7 +380,7 @@ export class Onlooker implements Disposable {
   }
 
   rings(): RingView[] {
-    const { call, layout } = this.#core;
+    const { call, layout } = this.core;
     const rings: RingView[] = [];
     for (const { frame, frames } of this.#runs()) {
       if (call.halfKind(frame, layout.HALF_CONSUMER) !== layout.KIND_HELD) continue;
@@ -401,8 +402,8 @@ export class Onlooker implements Disposable {
 
   /** The words of a ring at that frame, if there is one. */
   #ringAt(frame: number): { capacity: number; used: number } {
-    const { layout } = this.#core;
-    const words = this.#bytes(frame * layout.FRAME, layout.RING_ARMED);
+    const { layout } = this.core;
+    const words = this.read(frame * layout.FRAME, layout.RING_ARMED);
     const head = words.readUInt32LE(layout.RING_HEAD);
     const tail = words.readUInt32LE(layout.RING_TAIL);
     return { capacity: words.readUInt32LE(layout.RING_CAPACITY), used: (tail - head) >>> 0 };

@@ -167,7 +167,7 @@ export class MappedRegion {
   }
 
   /**
-   * Find those whom their locks prove dead and take back what they held.
+   * Find those whom their locks prove dead and take back what they held, and what those have left who are gone.
    * @returns whom this call has declared dead
    */
   reap(): Attachment[] {
@@ -186,6 +186,8 @@ export class MappedRegion {
       }
       call.reclaim(slot, generation);
     }
+    // Whoever died right behind giving up his slot has left extents of which no slot tells.
+    call.sweep();
     return found;
   }
 

@@ -153,17 +153,22 @@ function bootId(): Uint8Array {
   return boot;
 }
 
-export function identityOf(fd: number): Identity {
-  const { dev, ino } = fstatSync(fd, { bigint: true });
+/** 24 bits over kernel and file; never 0, which stands for nobody. */
+export function identityHash({ boot, dev, ino }: Omit<Identity, 'hash'>): number {
   const bytes = Buffer.alloc(32);
-  bytes.set(bootId());
-  bytes.writeBigUInt64LE(BigInt.asUintN(64, dev), 16);
-  bytes.writeBigUInt64LE(BigInt.asUintN(64, ino), 24);
-  // FNV-1a, folded; never 0, which stands for nobody.
+  bytes.set(boot);
+  bytes.writeBigUInt64LE(dev, 16);
+  bytes.writeBigUInt64LE(ino, 24);
+  // FNV-1a, folded.
   let hash = 0x811c9dc5;
   for (const byte of bytes) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
-  hash = ((hash >>> 24) ^ hash) & 0xffffff || 1;
-  return { boot: bootId(), dev: BigInt.asUintN(64, dev), ino: BigInt.asUintN(64, ino), hash };
+  return ((hash >>> 24) ^ hash) & 0xffffff || 1;
+}
+
+export function identityOf(fd: number): Identity {
+  const stat = fstatSync(fd, { bigint: true });
+  const file = { boot: bootId(), dev: BigInt.asUintN(64, stat.dev), ino: BigInt.asUintN(64, stat.ino) };
+  return { ...file, hash: identityHash(file) };
 }
 
 /** Whether this very file is what the path leads to now; not through a link. */

@@ -1,0 +1,380 @@
+/**
+ * The core alone, abandoned at each of its steps: what a process leaves that dies there (crash.test.ts does it to
+ * processes), in a thousandth of the time, so that every step of what is rare is among it. The step throws, and the core
+ * is never called again.
+ *
+ * After each: what it leaves is consistent; the others take it back, and have every frame.
+ */
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { type Glimpse, verifyOnce } from '../../host/core/verification.js';
+import { identityHash } from '../../host/device/backing.js';
+import { constant, L, MIB, mapInto, openEntry, pattern, receive, Sender, Shared, TestCore } from '../support/core.js';
+import { timebox } from '../support/timebox.js';
+import { instrument } from './instrument.js';
+import { countSteps } from './steps.js';
+
+class Died extends Error {}
+
+const { module, stores } = instrument();
+const steps = countSteps(module, () => {
+  throw new Died();
+});
+
+const SIZE = MIB;
+const CAPACITY = 4096;
+const { HALF_CONSUMER: READER, HALF_PRODUCER: WRITER, WINDOW } = L;
+const file = { boot: new Uint8Array(16).fill(7), dev: 3n, ino: 4n };
+const identity = { ...file, hash: identityHash(file) };
+
+const frameAt = (address: number) => (address - WINDOW) / L.FRAME;
+
+/** What Region does besides calling the core. */
+function attach(core: TestCore, slot: number): void {
+  assert.is(core.call.claimSlot(slot, identity.hash), 1);
+  const at = core.call.slotAddress(slot);
+  core.setU64(at + constant('SLOT_INSTANCE'), BigInt(instance++));
+  core.setU64(at + constant('SLOT_DEV'), identity.dev);
+  core.setU64(at + constant('SLOT_INO'), identity.ino);
+  core.bytes.set(identity.boot, at + constant('SLOT_BOOT'));
+  core.call.publishSlot();
+}
+let instance = 1;
+
+/** A region with two who live on. The one who dies has slot 2; another dead one has slot 3 or none. */
+class Stage {
+  readonly #shared = new Shared(2, SIZE / MIB, false);
+  readonly peer = this.#shared.cores[0] as TestCore;
+  readonly other = this.#shared.cores[1] as TestCore;
+  readonly #all: number;
+  /** Slots whose owner holds his lock. */
+  readonly alive = new Set([0, 1]);
+  dying!: TestCore;
+  /** Which core it is, for the counter. */
+  number = 0;
+  #undo: (() => void)[] = [];
+
+  constructor() {
+    const { peer, other } = this;
+    peer.call.format(identity.hash);
+    peer.bytes.set(pattern(16, 5), constant('HEADER_UUID'));
+    peer.setText(constant('HEADER_HOST'), 64, 'host');
+    peer.call.finishFormat();
+    attach(peer, 0);
+    attach(other, 1);
+    this.#all = peer.unclaimed();
+  }
+
+  /** One more view; let go of with `next()`. */
+  view(): TestCore {
+    const core = new TestCore(SIZE);
+    const mapping = mapInto(core, this.#shared.path);
+    this.#undo.push(() => mapping.detach());
+    return core;
+  }
+
+  /** Begin with everything free, and a new one to die. */
+  next(attached: boolean): void {
+    for (const undo of this.#undo.splice(0).reverse()) undo();
+    this.dying = this.view();
+    this.number = steps.cores;
+    if (attached) attach(this.dying, 2);
+  }
+
+  /** What a survivor does when it lets go of what it had with the dead. */
+  letGo(undo: () => void): void {
+    this.#undo.push(undo);
+  }
+
+  /** As MappedRegion.reap() does it. */
+  reap(by: TestCore): void {
+    for (let slot = 0; slot < by.slots; slot++) {
+      const generation = by.call.slotGeneration(slot);
+      if (by.call.slotState(slot) === L.SLOT_FREE || this.alive.has(slot)) continue;
+      if (by.call.declareDead(slot, generation)) by.call.reclaim(slot, generation);
+    }
+    by.call.sweep();
+  }
+
+  find(): ReturnType<typeof verifyOnce> {
+    const { peer } = this;
+    const glimpse: Glimpse = {
+      path: this.#shared.path,
+      size: SIZE,
+      core: peer,
+      identity,
+      read: (from, length) => Buffer.from(peer.bytes.slice(WINDOW + from, WINDOW + from + length)),
+      locked: (byte) => this.alive.has(byte),
+    };
+    return verifyOnce(glimpse);
+  }
+
+  /** What is left of the dead one. */
+  assertSurvived(where: string): void {
+    const said = () => this.find().findings.map((each) => `${each.severity}: ${each.where}: ${each.message}`);
+    assert.equal(
+      said().filter((line) => line.startsWith('error')),
+      [],
+      `${where}: at once`,
+    );
+    this.reap(this.other);
+    // By the two of them, as it comes.
+    this.reap(this.peer);
+    assert.equal(
+      said().filter((line) => line.startsWith('error')),
+      [],
+      `${where}: taken back`,
+    );
+    const mappings = this.#undo.splice(0, 1);
+    for (const undo of this.#undo.splice(0).reverse()) undo();
+    this.#undo = mappings;
+    for (const core of [this.peer, this.other]) core.call.collect();
+    assert.equal(said(), [], `${where}: at last`);
+    assert.equal(this.peer.tags(), [], `${where}: halves of runs`);
+    assert.is(this.peer.unclaimed(), this.#all, `${where}: free frames`);
+  }
+
+  close(): void {
+    for (const undo of this.#undo.splice(0)) undo();
+    this.#shared.close();
+  }
+}
+
+/** A connection between the one who dies and one who lives. @returns their entries */
+function connect(stage: Stage): { mine: number; its: number } {
+  const { dying, peer } = stage;
+  const its = openEntry(peer, CAPACITY);
+  stage.letGo(() => peer.call.free(its));
+  const mine = openEntry(dying, CAPACITY);
+  dying.call.setNonce(mine, 1, 2);
+  peer.call.setNonce(its, 3, 4);
+  const ringOf = (core: TestCore, entry: number) => frameAt(core.call.ringAddress(entry));
+  assert.is(peer.call.attachRing(its, ringOf(dying, mine), CAPACITY, 2, dying.generation, 1, 2), 0);
+  assert.is(dying.call.attachRing(mine, ringOf(peer, its), CAPACITY, 0, peer.generation, 3, 4), 0);
+  peer.call.start(its);
+  dying.call.start(mine);
+  return { mine, its };
+}
+
+/** Runs of several kinds, some of them known to a peer; as full as an application has it. */
+function furnish(stage: Stage): void {
+  const { dying, peer, other } = stage;
+  connect(stage);
+  const memory = dying.call.takeRun(30_000);
+  dying.call.grant(memory, 1, 2, 0, 100, constant('GRANT_READ'));
+  const adopted = dying.call.takeRun(20_000);
+  assert.is(other.fn.adopt(adopted, READER, 2, dying.generation), 6);
+  stage.letGo(() => other.fn.letGo(adopted, READER, 6));
+  // Given back, and let go of by the other side since: nobody has come by.
+  const pending = dying.call.take(9, READER);
+  assert.is(other.fn.adopt(pending, WRITER, 2, dying.generation), 9);
+  dying.fn.giveBack(pending, 9, READER);
+  other.fn.letGo(pending, WRITER, 9);
+  const lent = peer.call.takeRun(8000);
+  stage.letGo(() => peer.fn.giveBack(lent, 3, WRITER));
+  assert.is(dying.fn.adopt(lent, READER, 0, peer.generation), 3);
+}
+
+/** Somebody else who is dead already, and of whom nothing was taken back. */
+function leaveRemains(stage: Stage): void {
+  const dead = stage.view();
+  attach(dead, 3);
+  dead.call.take(40, READER);
+  const adopted = dead.call.take(5, WRITER);
+  assert.is(stage.other.fn.adopt(adopted, READER, 3, dead.generation), 5);
+  stage.letGo(() => stage.other.fn.letGo(adopted, READER, 5));
+}
+
+interface Operation {
+  readonly name: string;
+  readonly detached?: boolean;
+  /** @returns what is counted */
+  readonly prepare: (stage: Stage) => () => void;
+}
+
+const OPERATIONS: readonly Operation[] = [
+  {
+    name: 'attach',
+    detached: true,
+    prepare:
+      ({ dying }) =>
+      () =>
+        attach(dying, 2),
+  },
+  {
+    name: 'take and give back',
+    prepare:
+      ({ dying }) =>
+      () => {
+        const runs = [3, 20, 1, 9].map((frames) => ({ frames, frame: dying.call.take(frames, READER) }));
+        for (const { frame, frames } of runs) dying.fn.giveBack(frame, frames, READER);
+      },
+  },
+  {
+    name: 'take what is not there',
+    prepare:
+      ({ dying }) =>
+      () => {
+        assert.is(dying.call.take(dying.frames - 1, READER), 0);
+        dying.call.take(dying.unclaimed(), READER);
+      },
+  },
+  { name: 'connect', prepare: (stage) => () => void connect(stage) },
+  {
+    name: 'send, with padding and fragments',
+    prepare: (stage) => {
+      const { mine, its } = connect(stage);
+      return () => {
+        for (const length of [10, 900, 2000, 0, 600, 3000]) {
+          assert.ok(new Sender(stage.dying, mine, pattern(length, length)).go());
+          while (receive(stage.peer, its));
+          stage.peer.call.arm(its);
+        }
+        stage.dying.call.sendEof(mine);
+      };
+    },
+  },
+  {
+    name: 'receive, sleep and wake',
+    prepare: (stage) => {
+      const { mine, its } = connect(stage);
+      const { dying, peer } = stage;
+      return () => {
+        for (const length of [10, 900, 2000, 0]) {
+          dying.call.heat(mine);
+          dying.call.rest(1);
+          assert.ok(new Sender(peer, its, pattern(length, length)).go());
+          dying.call.poll(1);
+          assert.ok(receive(dying, mine));
+          dying.call.hold(mine);
+          dying.call.publish(mine, dying.call.position(mine));
+          dying.call.beat();
+        }
+      };
+    },
+  },
+  {
+    name: 'lend memory',
+    prepare:
+      ({ dying }) =>
+      () => {
+        const frame = dying.call.takeRun(20_000);
+        dying.call.grant(frame, 1, 2, 0, 20_000, constant('GRANT_READ'));
+        dying.call.revoke(frame, 0);
+        dying.fn.giveBack(frame, 6, WRITER);
+      },
+  },
+  {
+    name: 'borrow memory',
+    prepare: (stage) => {
+      const { dying, peer } = stage;
+      const { mine } = connect(stage);
+      const frame = peer.call.takeRun(20_000);
+      stage.letGo(() => peer.fn.giveBack(frame, 6, WRITER));
+      peer.call.grant(frame, 1, 2, 0, 20_000, constant('GRANT_READ'));
+      return () => {
+        assert.ok(dying.call.adoptGranted(mine, frame, 0, 1, 2, 20_000) > 0);
+        dying.call.letGoRun(frame, 20_000);
+      };
+    },
+  },
+  {
+    name: 'disconnect',
+    prepare: (stage) => {
+      const { mine } = connect(stage);
+      return () => stage.dying.call.free(mine);
+    },
+  },
+  {
+    name: 'leave with everything',
+    prepare: (stage) => {
+      furnish(stage);
+      return () => stage.dying.call.leave();
+    },
+  },
+  {
+    name: 'take back what a dead one held',
+    prepare: (stage) => {
+      leaveRemains(stage);
+      stage.alive.add(2);
+      return () => stage.reap(stage.dying);
+    },
+  },
+  {
+    name: 'need what a dead one held',
+    prepare: (stage) => {
+      leaveRemains(stage);
+      stage.alive.add(2);
+      return () => {
+        stage.reap(stage.dying);
+        stage.dying.call.take(stage.dying.unclaimed(), READER);
+      };
+    },
+  },
+];
+
+assert.ok(stores > 50, `${stores} stores`);
+
+for (const { name, detached, prepare } of OPERATIONS) {
+  test(
+    `abandoned: ${name}`,
+    timebox(120, () => {
+      const stage = new Stage();
+      let at = 1;
+      for (let over = false; !over; at++) {
+        stage.next(!detached);
+        steps.arm(0);
+        const run = prepare(stage);
+        steps.arm(at, stage.number);
+        try {
+          run();
+          over = true;
+        } catch (error) {
+          if (!(error instanceof Died)) throw error;
+        }
+        steps.arm(0);
+        stage.alive.delete(2);
+        stage.assertSurvived(`step ${at}`);
+      }
+      console.log(`${name}: ${at - 2} steps`);
+      assert.ok(at > 3, 'it has steps');
+      stage.close();
+    }),
+  );
+}
+
+test(
+  'abandoned: format; the next one does it again',
+  timebox(60, () => {
+    let at = 1;
+    for (let over = false; !over; at++) {
+      const shared = new Shared(2, 1, false);
+      const [dying, next] = shared.cores as [TestCore, TestCore];
+      const format = (core: TestCore) => {
+        core.call.format(identity.hash);
+        core.bytes.set(pattern(16, 5), constant('HEADER_UUID'));
+        core.call.finishFormat();
+      };
+      steps.arm(at);
+      try {
+        assert.is(dying.call.beginFormat(identity.hash), 1);
+        format(dying);
+        over = true;
+      } catch (error) {
+        if (!(error instanceof Died)) throw error;
+      }
+      steps.arm(0);
+      const found = next.call.inspect();
+      if (found === L.INSPECT_BLANK) assert.is(next.call.beginFormat(identity.hash), 1);
+      else if (found === L.INSPECT_FORMATTING) assert.is(next.call.formatter(), identity.hash, `step ${at}`);
+      else assert.is(found, L.INSPECT_READY, `step ${at}`);
+      if (found !== L.INSPECT_READY) format(next);
+      assert.is(next.call.inspect(), L.INSPECT_READY);
+      attach(next, 0);
+      shared.close();
+    }
+    console.log(`format: ${at - 2} steps`);
+  }),
+);
+
+test.run();

@@ -1,0 +1,336 @@
+// only with --all
+// time limit: 1500 s
+/**
+ * A process dies between any two of its steps. A step is a store to shared memory by the core, counted before and after:
+ * the core is instrumented (instrument.ts), and at the step of a given number the process sends itself SIGKILL.
+ *
+ * After each death: what was committed is delivered, then there is an error, in bounded time; the survivor's connection to
+ * a third goes on; `isthmus region check` finds the region consistent, at once and in the end; and every frame, run and
+ * slot of the dead is free again.
+ *
+ * ISTHMUS_CRASH_STEP: every how-manieth step of an operation, from a random one on; default 5, 1 for all of them.
+ * ISTHMUS_CRASH_KILLS: deaths under full load, default 1000. ISTHMUS_TEST_ONLY: which operations, a regular expression.
+ */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
+import { test as register } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Connection } from '../../host/connection.js';
+import { Onlooker } from '../../host/core/inspection.js';
+import { type Finding, verify, verifyOnce } from '../../host/core/verification.js';
+import { IsthmusError } from '../../host/errors.js';
+import { Runtime } from '../../host/runtime.js';
+import { Child, chosen, endChildren } from '../support/process.js';
+import { newRegion, removeRegions } from '../support/regions.js';
+import { seeded, testSeed } from '../support/seeded.js';
+import { timebox } from '../support/timebox.js';
+import { instrument } from './instrument.js';
+import { checkNumbered, LOAD, numbered, OPERATIONS, type Operation, optionsFor, REGION } from './operations.js';
+import type { VictimOptions } from './victim.child.js';
+
+const test = chosen(register);
+const random = seeded(testSeed());
+const stride = Number(process.env['ISTHMUS_CRASH_STEP'] ?? 5);
+const kills = Number(process.env['ISTHMUS_CRASH_KILLS'] ?? 1000);
+const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
+/** Seconds in which everything is known and given back; a machine with other things to do gets more. */
+const NEWS = 10 * slowness;
+/** Regions, each with a survivor, in which processes die at a time. */
+const LANES = 2;
+/** Victims that are started ahead: that takes longer than dying. */
+const AHEAD = 2;
+/** An operation is done when it was survived to its end so often: it takes not always the same steps. */
+const ENOUGH = 3;
+
+const folder = mkdtempSync(join(tmpdir(), 'isthmus-crash-'));
+const core = join(folder, 'core.wasm');
+process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+const program = pathToFileURL(join(process.env['ISTHMUS_TEST_BUILD'] ?? '', 'crash-victim.child.mjs')).href;
+
+const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
+const inWords = (findings: readonly Finding[]) =>
+  findings.map(({ where, message }) => `${where}: ${message}`).join('\n');
+
+/** What a survivor sends under load. */
+async function babble(connection: Connection): Promise<void> {
+  for (let number = 0; ; number++) {
+    await connection.send(numbered(number, random(random(8) === 0 ? 150_000 : 30_000)));
+  }
+}
+
+/** What became of a connection to a victim. */
+interface Account {
+  received: number;
+  readonly end: Promise<string>;
+}
+
+/** One region, with a survivor in this process and a third in another. */
+class Lane {
+  readonly #region: string;
+  readonly #onlooker: Onlooker;
+  readonly #runtime: Runtime;
+  readonly #port: number;
+  readonly #good: Connection;
+  readonly #frames: number;
+  readonly #runs: number;
+  readonly #ahead: Child[] = [];
+  #attached = false;
+  #operation: Operation | undefined;
+  #accounts: Account[] = [];
+
+  static async make(): Promise<Lane> {
+    const region = newRegion(REGION);
+    const runtime = await Runtime.create(optionsFor(region));
+    const third = Child.start(program, 'third', optionsFor(region));
+    const good = await runtime.connect({ host: '127.0.0.1', port: await third.event<number>('ready') });
+    let lane: Lane | undefined;
+    const { port } = await runtime.listen({}, (connection) => lane?.survive(connection));
+    lane = new Lane(region, runtime, port, good);
+    await lane.#ping();
+    return lane;
+  }
+
+  private constructor(region: string, runtime: Runtime, port: number, good: Connection) {
+    this.#region = region;
+    this.#runtime = runtime;
+    this.#port = port;
+    this.#good = good;
+    this.#onlooker = Onlooker.ofFile(region);
+    this.#frames = this.#freeFrames();
+    this.#runs = this.#look().counts?.runs.total ?? -1;
+  }
+
+  async close(): Promise<void> {
+    this.#onlooker.close();
+    await this.#runtime.close({ timeout: 500 });
+  }
+
+  #freeFrames(): number {
+    return this.#runtime.regions()[0]?.freeFrames ?? -1;
+  }
+
+  async #ping(): Promise<void> {
+    const text = String(random(1e9));
+    await this.#good.send(text);
+    assert.is((await this.#good.receive())?.text(), text, 'the third answers');
+  }
+
+  /** A process of which no steps were counted yet; the ones behind it are on their way. */
+  async #next(attached: boolean): Promise<Child> {
+    if (attached !== this.#attached) await Promise.all(this.#ahead.splice(0).map((child) => child.kill()));
+    this.#attached = attached;
+    const options: VictimOptions = { options: optionsFor(this.#region), attached, port: this.#port, core };
+    while (this.#ahead.length <= AHEAD) this.#ahead.push(Child.start(program, 'victim', options));
+    const child = this.#ahead.shift() as Child;
+    await child.event('ready');
+    return child;
+  }
+
+  /** The survivor's end of a connection to a victim. */
+  survive(connection: Connection): Promise<void> {
+    const operation = this.#operation;
+    const account = { received: 0 };
+    const end = (async () => {
+      try {
+        for (;;) {
+          const message = await connection.receive();
+          if (!message) {
+            await connection.close();
+            return 'orderly';
+          }
+          checkNumbered(account.received++, message.data);
+          if (account.received === 1) (operation ? operation.answer : babble)?.(connection).catch(() => {});
+        }
+      } catch (error) {
+        connection.destroy();
+        return code(error);
+      }
+    })();
+    this.#accounts.push(Object.assign(account, { end }));
+    return end.then(() => {});
+  }
+
+  #look(): ReturnType<typeof verifyOnce> {
+    this.#onlooker.look();
+    return verifyOnce(this.#onlooker);
+  }
+
+  /**
+   * Let a victim die at a step of an operation.
+   * @returns the steps of the operation if it was survived to its end, and the victim killed behind it
+   */
+  async dieAt(operation: Operation, at: number): Promise<number | undefined> {
+    const child = await this.#next(operation.before !== undefined);
+    this.#begin(operation);
+    const port = await child.call<number>('prepare', operation.name);
+    const running = child.call<number>('run', operation.name, at);
+    if (operation.dial) {
+      await this.#runtime.connect({ host: '127.0.0.1', port }).then(
+        (connection) => void this.survive(connection),
+        (error) => assert.match(code(error), /^ERR_ISTHMUS_(CONNECT|HANDSHAKE_REFUSED|PEER_DIED)$/),
+      );
+    }
+    const steps = await ofDead(child, running);
+    await this.#assertSurvived(child, ['ERR_ISTHMUS_PEER_DIED', ...(operation.ends ?? [])]);
+    return steps;
+  }
+
+  /** Let a victim die somewhere among its first steps under full load. */
+  async dieUnderLoad(steps: number): Promise<void> {
+    const child = await this.#next(true);
+    this.#begin(undefined);
+    const destroys = random(2) === 0;
+    await ofDead(child, child.call('load', 1 + random(steps), random(2 ** 31), destroys));
+    // What is broken off has no claim to arrive.
+    await this.#assertSurvived(child, ['ERR_ISTHMUS_PEER_DIED', 'orderly'], destroys ? Infinity : LOAD);
+  }
+
+  #begin(operation: Operation | undefined): void {
+    this.#operation = operation;
+    this.#accounts = [];
+  }
+
+  /** @param untold how many messages may have come, and not have been told of; Infinity: or not have come */
+  async #assertSurvived(child: Child, ends: readonly string[], untold = 1): Promise<void> {
+    // At once, before anybody has taken anything back.
+    if (this.#look().findings.some(({ severity }) => severity === 'error')) {
+      const { findings } = await verify(this.#onlooker);
+      const errors = findings.filter(({ severity }) => severity === 'error');
+      assert.is(errors.length, 0, `not consistent:\n${inWords(errors)}`);
+    }
+    const committed = child.output.length;
+    const late = new AbortController();
+    const limit = pause(NEWS * 1000, 'no end', { signal: late.signal }).catch(() => 'over');
+    // A connection may still be opening here, whose other end is gone.
+    let received = 0;
+    await Promise.race([this.#ping(), limit.then(() => assert.unreachable('the third does not answer'))]);
+    for (const account of this.#accounts) {
+      const end = await Promise.race([account.end, limit]);
+      assert.ok(ends.includes(end), `a connection ended with ${end}`);
+      received += account.received;
+    }
+    late.abort();
+    if (untold !== Infinity) {
+      assert.ok(received >= committed && received <= committed + untold, `${received} of ${committed} messages came`);
+    }
+    await this.#recovered();
+  }
+
+  /** Everything is as it was before the victim came. */
+  async #recovered(): Promise<void> {
+    const until = performance.now() + NEWS * 1000;
+    for (;;) {
+      const frames = this.#freeFrames();
+      const { counts, findings } = this.#look();
+      const runs = counts?.runs.total;
+      if (frames === this.#frames && runs === this.#runs && findings.length === 0) return;
+      if (performance.now() > until) {
+        assert.unreachable(
+          `${frames} of ${this.#frames} frames are free, ${runs} runs instead of ${this.#runs}\n${inWords(findings)}`,
+        );
+      }
+      await pause(2);
+    }
+  }
+}
+
+/** Wait for the end of a victim. @returns what it answered, if it came to that; then it is killed */
+async function ofDead(child: Child, running: Promise<number>): Promise<number | undefined> {
+  const closed = new Promise<void>((resolve) => child.process.once('close', () => resolve()));
+  let answer: number | undefined;
+  try {
+    answer = await running;
+    child.process.kill('SIGKILL');
+  } catch (error) {
+    // It has failed, unless it is the end of the process that is told here.
+    await Promise.race([child.exited, pause(1000)]);
+    if (child.process.signalCode === null) throw error;
+  }
+  const { signal } = await child.ended();
+  assert.is(signal, 'SIGKILL', child.output);
+  await closed; // All that it has said is here.
+  return answer;
+}
+
+let lanes: Lane[] = [];
+
+/** Do it in all lanes at a time until one of them says that it is enough. */
+async function inLanes(body: (lane: Lane) => Promise<boolean>): Promise<void> {
+  let enough = false;
+  await Promise.all(
+    lanes.map(async (lane) => {
+      while (!enough) {
+        try {
+          enough = (await body(lane)) || enough;
+        } catch (error) {
+          enough = true;
+          throw error;
+        }
+      }
+    }),
+  );
+}
+
+test.before(async () => {
+  const { module, stores } = instrument();
+  writeFileSync(core, module);
+  assert.ok(stores > 50, `${stores} stores`);
+  lanes = await Promise.all(Array.from({ length: LANES }, () => Lane.make()));
+});
+
+for (const operation of OPERATIONS) {
+  test(
+    `died: ${operation.name}`,
+    timebox(600, async () => {
+      const begin = performance.now();
+      let next = 1 + random(stride);
+      let pace = stride;
+      let survived = 0;
+      let most = 0;
+      let deaths = 0;
+      await inLanes(async (lane) => {
+        const at = next;
+        next += pace;
+        try {
+          const steps = await lane.dieAt(operation, at);
+          if (steps === undefined) deaths++;
+          else most = Math.max(most, steps);
+          if (steps === undefined || ++survived < ENOUGH) return false;
+          if (deaths > 0) return true;
+          // It is shorter than a stride.
+          [next, pace, survived] = [1, 1, 0];
+          return false;
+        } catch (error) {
+          (error as Error).message += `\nwhere a process died at step ${at} of '${operation.name}'`;
+          throw error;
+        }
+      });
+      const each = ((performance.now() - begin) * LANES) / (deaths + survived);
+      console.log(`${operation.name}: ${most} steps, died at ${deaths} of them; ${each.toFixed(0)} ms each`);
+      assert.ok(deaths > 0, 'it has died at none');
+    }),
+  );
+}
+
+test(
+  `died under full load, ${kills} times`,
+  timebox(60 + kills, async () => {
+    const begin = performance.now();
+    let left = kills;
+    await inLanes(async (lane) => {
+      if (left-- > 0) await lane.dieUnderLoad(1500);
+      return left <= 0;
+    });
+    console.log(`${kills} deaths under load, ${(((performance.now() - begin) * LANES) / kills).toFixed(0)} ms each`);
+  }),
+);
+
+test.after(async () => {
+  await endChildren();
+  await Promise.all(lanes.map((lane) => lane.close()));
+  removeRegions();
+});
+test.run();

@@ -1,0 +1,63 @@
+/** The counter of steps, in the process that dies: every core that it makes is the instrumented one (instrument.ts). */
+
+interface Interface {
+  Module: new (bytes: Uint8Array) => object;
+  Instance: new (module: object, imports: object) => object;
+}
+
+export interface Steps {
+  /**
+   * Begin to count from 0; the step of that number, counted from 1, is the end. 0: none is.
+   * @param core which one is counted, as `cores` was when it had been made; without it all of them
+   */
+  arm(at: number, core?: number): void;
+  readonly count: number;
+  /** How many have been made. */
+  readonly cores: number;
+}
+
+/**
+ * To be called before the first core is made.
+ * @param instrumented the module
+ * @param end called at the step, in the midst of what the core does
+ */
+export function countSteps(instrumented: Uint8Array, end: () => void): Steps {
+  const wasm = (globalThis as unknown as { WebAssembly: Interface }).WebAssembly;
+  const { Module, Instance } = wasm;
+  let count = 0;
+  let last = 0;
+  let only: number | undefined;
+  let cores = 0;
+  wasm.Module = class extends Module {
+    constructor() {
+      super(instrumented);
+    }
+  };
+  wasm.Instance = class extends Instance {
+    constructor(module: object, imports: object) {
+      const core = ++cores;
+      const step = () => {
+        if ((only === undefined || only === core) && ++count === last) end();
+      };
+      super(module, { ...imports, crash: { step } });
+    }
+  };
+  return {
+    arm(at, core) {
+      count = 0;
+      last = at;
+      only = core;
+    },
+    get cores() {
+      return cores;
+    },
+    get count() {
+      return count;
+    },
+  };
+}
+
+/** To oneself the signal comes before the call returns: no JavaScript runs any more. */
+export function dieNow(): void {
+  process.kill(process.pid, 'SIGKILL');
+}

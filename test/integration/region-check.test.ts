@@ -1,0 +1,198 @@
+/**
+ * `isthmus region check` on regions that others use, have died in, and that are none. What it finds in spoilt ones is in
+ * test/unit/verification.test.ts. Other processes are this file again, with the role `peer`.
+ */
+import { closeSync, copyFileSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
+import { test as register } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Verdict } from '../../host/cli/region-check.js';
+import type { Connection } from '../../host/connection.js';
+import { coreLayout } from '../../host/core/core.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { printed } from '../support/cli.js';
+import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { MIB, newPath, newRegion, only, removeRegions } from '../support/regions.js';
+import { timebox } from '../support/timebox.js';
+
+const test = chosen(register);
+/** How often a region under full load is checked. */
+const CHECKS = 20;
+
+/** Messages of all lengths, fragments and rendezvous among them, for ever; what comes goes nowhere. */
+async function babble(connection: Connection): Promise<void> {
+  const receive = async () => {
+    for await (const _ of connection);
+  };
+  const send = async () => {
+    for (let number = 0; ; number++) await connection.send(new Uint8Array((number * 7919) % 90_000));
+  };
+  const large = async () => {
+    for (;;) await connection.send(new Uint8Array(1_200_000));
+  };
+  await Promise.race([receive(), send(), large()]).catch(() => {});
+}
+
+const roles: Record<string, () => Promise<void>> = {
+  async peer() {
+    const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
+    const { port } = await runtime.listen({}, babble);
+    serve({
+      babble: async (to: number) => {
+        void babble(await runtime.connect({ host: '127.0.0.1', port: to }));
+      },
+      /** Connections that come and go. */
+      churn: async (to: number) => {
+        for (;;) {
+          const connection = await runtime.connect({ host: '127.0.0.1', port: to });
+          await connection.send('hello');
+          connection.destroy();
+        }
+      },
+      allocate: () => {
+        const churn = () => {
+          const memory = runtime.allocate(50_000);
+          setTimeout(() => {
+            memory.release();
+            churn();
+          }, 1);
+        };
+        churn();
+      },
+    });
+    tell('ready', port);
+  },
+};
+
+async function verdictOn(...args: string[]): Promise<{ code: number; verdict: Verdict; stderr: string }> {
+  const { code, stdout, stderr } = await printed(['region', 'check', ...args, '--json']);
+  return { code, stderr, verdict: (stdout ? JSON.parse(stdout) : undefined) as Verdict };
+}
+
+const inWords = ({ findings }: Verdict) => findings.map(({ where, message }) => `${where}: ${message}`).join('\n');
+
+async function start(options: RuntimeOptions): Promise<{ child: Child; port: number }> {
+  const child = Child.start(import.meta.url, 'peer', options);
+  return { child, port: await child.event<number>('ready') };
+}
+
+function spoil(path: string, at: number, bytes: Uint8Array): void {
+  const fd = openSync(path, 'r+');
+  writeSync(fd, bytes, 0, bytes.length, at);
+  closeSync(fd);
+}
+
+function main(): void {
+  test(
+    'a region under full load, by processes that come and go: nothing is found, and nothing written',
+    timebox(120, async () => {
+      const region = newRegion(32 * MIB);
+      const options = only(region, { retry: 0 });
+      const [a, b, c] = await Promise.all([start(options), start(options), start(options)]);
+      await a.child.call('babble', b.port);
+      await c.child.call('babble', a.port);
+      void c.child.call('churn', b.port).catch(() => {});
+      await c.child.call('allocate');
+      let records = 0;
+      let deepest = 0;
+      for (let i = 0; i < CHECKS; i++) {
+        const { code, verdict, stderr } = await verdictOn(region);
+        assert.is(code, 0, `${stderr}${verdict && inWords(verdict)}`);
+        assert.equal(verdict.findings, []);
+        assert.is(verdict.counts?.slots.alive, 3);
+        records += verdict.counts?.records.total ?? 0;
+        deepest = Math.max(deepest, verdict.looks);
+      }
+      assert.ok(records > 0, 'there was traffic');
+      console.log(`${records} records seen in ${CHECKS} checks; at most ${deepest} looks`);
+
+      // Spoilt while it is used: what is wrong stays, and is found.
+      const { FRAME } = coreLayout();
+      spoil(region, FRAME - 1, Buffer.of(1));
+      const { code, verdict } = await verdictOn(region);
+      assert.is(code, 1);
+      assert.equal(verdict.findings, [
+        { severity: 'error', where: 'header', message: `its reserved byte ${FRAME - 1} is 1, not 0` },
+      ]);
+      const text = await printed(['region', 'check', region]);
+      assert.is(text.code, 1);
+      assert.match(
+        text.stdout,
+        /error: header: its reserved byte 4095 is 1, not 0\n\nNOT CONSISTENT: 1 error \(\d+ looks\)/,
+      );
+      await endChildren();
+    }),
+  );
+
+  test(
+    'the dead that nobody takes back: notes; a newcomer takes them back',
+    timebox(60, async () => {
+      const region = newRegion();
+      const options = only(region);
+      const [a, b] = await Promise.all([start(options), start(options)]);
+      await a.child.call('babble', b.port);
+      await Promise.all([a.child.kill(), b.child.kill()]);
+      const before = readFileSync(region);
+      const { code, verdict } = await verdictOn(region);
+      assert.is(code, 0, inWords(verdict));
+      assert.is(verdict.counts?.slots.dead, 2);
+      assert.match(
+        inWords(verdict),
+        /^slot \d: generation \d+ is dead: its lock is free; \d+ frames and [1-9]\d* halves/,
+      );
+      assert.is(Buffer.compare(before, readFileSync(region)), 0, 'nothing was written');
+      const text = (await printed(['region', 'check', region])).stdout;
+      assert.match(text, /slots +256 +2 dead/);
+      assert.match(text, /consistent, 2 notes/);
+
+      // A copy proves nothing about anybody, and all of it is as consistent.
+      const copy = newPath('copy');
+      copyFileSync(region, copy);
+      const other = await verdictOn(copy);
+      assert.is(other.code, 0, inWords(other.verdict));
+      assert.is(other.verdict.counts?.slots.unknown, 2);
+      assert.match(
+        inWords(other.verdict),
+        /is silent, and nothing proves it dead.*confirm-dead .* 0\n.*confirm-dead .* 1/,
+      );
+
+      const newcomer = await Runtime.create(options);
+      const after = (await verdictOn(region)).verdict;
+      assert.equal(after.findings, []);
+      assert.is(after.counts?.slots.dead, 0);
+      assert.is(after.counts!.frames.free, after.counts!.frames.total - after.counts!.frames.tables);
+      await newcomer.close();
+    }),
+  );
+
+  test(
+    'zeros, what is somebody else’s, too short, not there',
+    timebox(60, async () => {
+      const zeros = newRegion(MIB);
+      const blank = await verdictOn(zeros);
+      assert.is(blank.code, 0);
+      assert.is(blank.verdict.state, 'blank');
+      assert.match(inWords(blank.verdict), /nobody has formatted it yet/);
+      assert.is(statSync(zeros).blocks, 0, 'still sparse');
+      const foreign = await verdictOn(newRegion(MIB, Buffer.alloc(MIB, 0xcb)));
+      assert.is(foreign.code, 1);
+      assert.match(inWords(foreign.verdict), /^header: in use by the C pscom plugin/);
+      const text = await printed(['region', 'check', newRegion(MIB, Buffer.from('a text of mine'))]);
+      assert.is(text.code, 1);
+      assert.match(text.stdout, /error: header: it begins with [\s\S]*Leave it alone unless/);
+      const short = await verdictOn(newRegion(1000));
+      assert.is(short.code, 1);
+      assert.match(short.stderr, /1000 bytes; a region has at least 1 MiB .*TOO_SMALL/);
+      assert.match((await verdictOn(newPath())).stderr, /REGION_NOT_FOUND/);
+      assert.is((await verdictOn('--what')).code, 2);
+    }),
+  );
+
+  test.after(async () => {
+    await endChildren();
+    removeRegions();
+  });
+  test.run();
+}
+
+if (role) await roles[role]?.();
+else main();
