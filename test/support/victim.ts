@@ -265,7 +265,8 @@ export function useRegion(
       if (!end || !forged) return;
       const { frame, offset, length, rights } = random(2) ? forged : { ...forged, frame: some() };
       const place = random(4) ? 0 : random(200);
-      const at = core.fn.granted(end.index, frame, place, ...NONCE, offset, length, rights) >>> 0;
+      const [low, high] = random(4) ? NONCE : [0, 0];
+      const at = core.fn.granted(end.index, frame, place, low, high, offset, length, rights) >>> 0;
       if (at !== 0) assertRun(core, frame, at + length);
       return;
     }
