@@ -151,6 +151,56 @@ run(
   }),
 );
 
+/** Where the build of the core is one that says when it has looked at a word of the region: branches.test.ts. */
+const moments = globalThis as { atAnyMoment?: (() => void) | undefined };
+
+if ('atAnyMoment' in moments) {
+  for (const where of ['into its own rings', 'anywhere'] as const) {
+    run(
+      `${MUTATIONS} stores ${where}, between any two looks of ours at the region`,
+      timebox(seconds, () => {
+        const random = seeded(seed + 2);
+        const shared = new Shared(3);
+        const [victim, peer, witness] = shared.cores as [TestCore, TestCore, TestCore];
+        const own = where !== 'anywhere';
+        const stores = new Map<string, number>();
+        let looks = 0;
+        let count = 0;
+        for (let life = 0; count < MUTATIONS; life++) {
+          const good = connect(victim, witness)!;
+          const bad = connect(victim, peer, (-8 * random(200)) >>> 0)!;
+          const hostile = new Hostile(peer, random, stores);
+          const rings = own ? [bad[0].rx, bad[0].tx] : [bad[0].rx, bad[0].tx, good[0].rx, good[0].tx];
+          const mine = new Map<number, number>();
+          const store = () => (own ? hostile.ring(rings[random(2)]!) : hostile.region(rings));
+          for (let i = 0; i < (own ? ROUND : LIFE); i++) {
+            store();
+            moments.atAnyMoment = () => {
+              looks++;
+              if (random(3) === 0) store();
+            };
+            for (let calls = random(4); calls > 0; calls--) {
+              if (own || random(2)) act(bad[0], random);
+              else useRegion(victim, bad[0], random, mine, hostile.forged);
+            }
+            moments.atAnyMoment = undefined;
+            checkState(bad[0]);
+          }
+          count += hostile.count;
+          if (own) echo(good, life);
+          for (const end of [...bad, ...good]) end.core.call.free(end.index);
+          for (const core of shared.cores) core.call.leave();
+          peer.call.format(0);
+          peer.call.finishFormat();
+          for (const [slot, core] of shared.cores.entries()) core.join(slot);
+        }
+        console.log(`${looks} looks`);
+        shared.close();
+      }),
+    );
+  }
+}
+
 run(
   'a slot that is taken away before it is published, and one who looks on without one',
   timebox(20, () => {

@@ -1,6 +1,7 @@
 /**
  * A build of the core that tells which way each of its conditions went: every condition of an `if`, a loop or a ternary,
- * and every operand of `&&` and `||` goes through an import, with its number.
+ * and every operand of `&&` and `||` goes through an import, with its number. And behind each look at a word that a peer
+ * may write it calls another import: the moment at which that peer writes.
  *
  *   node instrument.mjs OUT FILE…     → OUT/core.wasm, OUT/branches.json: [{ file, line, text }], by number
  */
@@ -48,6 +49,14 @@ function conditions(tree) {
   return [...found].filter(whole).map(({ range }) => range);
 }
 
+const LOOKS = /^(?:atomic\.(?:load|cmpxchg|xchg)<|load<u\d+>\(r, RING_)/;
+
+/** Where a word is looked at that peers write. */
+function looks(tree, text) {
+  const calls = [...nodes(tree.statements)].filter(({ kind }) => kind === NodeKind.Call).map(({ range }) => range);
+  return calls.filter(({ start, end }) => LOOKS.test(text.slice(start, end)));
+}
+
 function instrument(file) {
   const text = readFileSync(file, 'utf8');
   const program = as.newProgram(as.newOptions());
@@ -59,10 +68,26 @@ function instrument(file) {
     const number = branches.push({ file: relative('assembly', file), line, text: text.slice(start, end) }) - 1;
     inserts.push([start, `(__branch(${number}, (`], [end, `) != 0))`]);
   }
+  for (const { start, end } of looks(tree, text)) inserts.push([start, '__seen('], [end, ')']);
   let result = text;
   for (const [at, what] of inserts.sort((a, b) => b[0] - a[0])) result = result.slice(0, at) + what + result.slice(at);
-  return `${result}\n// @ts-ignore: decorator\n@external('env', 'branch')\ndeclare function __branch(number: u32, way: bool): bool;\n`;
+  return result + IMPORTS;
 }
+
+const IMPORTS = `
+// @ts-ignore: decorator
+@external('env', 'branch')
+declare function __branch(number: u32, way: bool): bool;
+// @ts-ignore: decorator
+@external('env', 'moment')
+declare function __moment(): void;
+// @ts-ignore: decorator
+@inline
+function __seen<T>(value: T): T {
+  __moment();
+  return value;
+}
+`;
 
 mkdirSync(out, { recursive: true });
 cpSync('assembly', join(out, 'assembly'), { recursive: true });

@@ -1,6 +1,7 @@
 /**
  * `node --import`: in the place of the core runs the build of instrument.mjs that ISTHMUS_BRANCHES leads to. How often
- * each condition went which way is written there at the end: [false, true] by number.
+ * each condition went which way is written there at the end: [false, true] by number. What a test puts into
+ * `globalThis.atAnyMoment` is called behind each look at a word of the region.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,6 +16,8 @@ const branch = (number, way) => {
   taken[number][way]++;
   return way;
 };
+globalThis.atAnyMoment = undefined;
+const moment = () => globalThis.atAnyMoment?.();
 const isCore = (module) => Module.exports(module).some(({ name }) => name === 'beginFormat');
 
 WebAssembly.Module = class extends Module {
@@ -26,7 +29,7 @@ WebAssembly.Module = class extends Module {
 };
 WebAssembly.Instance = class extends Instance {
   constructor(module, imports) {
-    super(module, module === core ? { ...imports, env: { ...imports.env, branch } } : imports);
+    super(module, module === core ? { ...imports, env: { ...imports.env, branch, moment } } : imports);
   }
 };
 
