@@ -43,7 +43,7 @@ function privates(core: TestCore): () => number[] {
   };
 }
 
-const report = (hostile: Hostile) => console.log(Object.fromEntries([...hostile.stores].sort()));
+const report = (stores: ReadonlyMap<string, number>) => console.log(Object.fromEntries([...stores].sort()));
 const missing = mapperMissing();
 const run = missing ? test.skip : test;
 if (missing) console.log(`skipped: ${missing.message}`);
@@ -89,7 +89,7 @@ run(
       loop.send(pattern(100, round));
       assertBytes(loop.receive()!.body, pattern(100, round));
     }
-    report(hostile);
+    report(hostile.stores);
     console.log(Object.fromEntries([...ends].sort()));
     for (const core of [victim, peer]) core.call.collect();
     assert.is(victim.freeFrames(), free, 'frames are missing');
@@ -110,12 +110,12 @@ run(
     const other = connect(elsewhere.cores[0]!, elsewhere.cores[1]!)!;
     const loop = new Pair(newCore());
     let count = 0;
-    let hostile: Hostile | undefined;
+    const stores = new Map<string, number>();
     for (let life = 0; count < MUTATIONS; life++) {
       const bad = connect(victim, peer, (-8 * random(200)) >>> 0);
       const good = connect(victim, witness);
       assert.ok(bad && good, 'a fresh region');
-      hostile = new Hostile(peer, random);
+      const hostile = new Hostile(peer, random, stores);
       const mine = new Map<number, number>();
       const rings = [bad[0].rx, bad[0].tx, good[0].rx, good[0].tx];
       const check = privates(victim);
@@ -139,13 +139,86 @@ run(
       // And everybody leaves; the next ones find a region that was made anew.
       for (const end of [...bad, ...good]) end.core.call.free(end.index);
       for (const core of [victim, peer, witness]) core.call.leave();
+      // Who has left, or was declared dead, may still give back what it had.
+      for (const [frame, frames] of mine) victim.call.giveBack(frame, frames, L.HALF_PRODUCER);
       peer.call.format(0);
       peer.call.finishFormat();
       for (const [slot, core] of [victim, peer, witness].entries()) core.join(slot);
     }
-    report(hostile!);
+    report(stores);
     shared.close();
     elsewhere.close();
+  }),
+);
+
+/** Where the build of the core is one that says when it has looked at a word of the region: branches.test.ts. */
+const moments = globalThis as { atAnyMoment?: (() => void) | undefined };
+
+if ('atAnyMoment' in moments) {
+  for (const where of ['into its own rings', 'anywhere'] as const) {
+    run(
+      `${MUTATIONS} stores ${where}, between any two looks of ours at the region`,
+      timebox(seconds, () => {
+        const random = seeded(seed + 2);
+        const shared = new Shared(3);
+        const [victim, peer, witness] = shared.cores as [TestCore, TestCore, TestCore];
+        const own = where !== 'anywhere';
+        const stores = new Map<string, number>();
+        let looks = 0;
+        let count = 0;
+        for (let life = 0; count < MUTATIONS; life++) {
+          const good = connect(victim, witness)!;
+          const bad = connect(victim, peer, (-8 * random(200)) >>> 0)!;
+          const hostile = new Hostile(peer, random, stores);
+          const rings = own ? [bad[0].rx, bad[0].tx] : [bad[0].rx, bad[0].tx, good[0].rx, good[0].tx];
+          const mine = new Map<number, number>();
+          const store = () => (own ? hostile.ring(rings[random(2)]!) : hostile.region(rings));
+          for (let i = 0; i < (own ? ROUND : LIFE); i++) {
+            store();
+            moments.atAnyMoment = () => {
+              looks++;
+              if (random(3) === 0) store();
+            };
+            for (let calls = random(4); calls > 0; calls--) {
+              if (own || random(2)) act(bad[0], random);
+              else useRegion(victim, bad[0], random, mine, hostile.forged);
+            }
+            moments.atAnyMoment = undefined;
+            checkState(bad[0]);
+          }
+          count += hostile.count;
+          if (own) echo(good, life);
+          for (const end of [...bad, ...good]) end.core.call.free(end.index);
+          for (const core of shared.cores) core.call.leave();
+          peer.call.format(0);
+          peer.call.finishFormat();
+          for (const [slot, core] of shared.cores.entries()) core.join(slot);
+        }
+        console.log(`${looks} looks`);
+        shared.close();
+      }),
+    );
+  }
+}
+
+run(
+  'a slot that is taken away before it is published, and one who looks on without one',
+  timebox(20, () => {
+    const shared = new Shared(2);
+    const [one, two] = shared.cores as [TestCore, TestCore];
+    const onlooker = shared.add();
+    assert.is(onlooker.call.rest(1), constant('REST_QUIET'), 'without a slot nobody rings');
+    assert.is(onlooker.call.claimSlot(5, 0), 1);
+    const word = two.call.slotAddress(5);
+    two.setU64(word, two.u64(word) + (1n << 32n));
+    assert.is(onlooker.call.publishSlot(), 0);
+    assert.is(onlooker.call.holdsSlot(), 0);
+    onlooker.call.leave();
+    assert.is(one.call.holdsSlot(), 1);
+    assert.is(onlooker.call.declareDead(1, two.generation | 0), 1);
+    assert.is(two.call.holdsSlot(), 0);
+    assert.is(two.call.take(1, L.HALF_CONSUMER), 0, 'it was fenced off: it begins nothing any more');
+    shared.close();
   }),
 );
 

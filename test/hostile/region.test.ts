@@ -17,13 +17,25 @@ import { mapperMissing } from '../../host/core/mapper.js';
 import { posixBacking } from '../../host/device/posix.js';
 import { IsthmusError } from '../../host/errors.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
-import { L, mapInto, newCore, Pair, pattern, Shared, TestCore } from '../support/core.js';
+import {
+  BROKEN,
+  constant,
+  L,
+  mapInto,
+  NOTHING,
+  newCore,
+  Pair,
+  pattern,
+  recordHeader,
+  Shared,
+  TestCore,
+} from '../support/core.js';
 import { Hostile, type RingPlace } from '../support/hostile.js';
 import { Child, chosen, endChildren, role, serve } from '../support/process.js';
 import { MIB, newRegion, only, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
-import { act, checkState, connect, echo, useRegion } from '../support/victim.js';
+import { act, checkState, connect, type End, echo, useRegion } from '../support/victim.js';
 
 const test = chosen(register);
 const MUTATIONS = Number(process.env['ISTHMUS_HOSTILE_MUTATIONS'] ?? 1_000_000);
@@ -80,6 +92,17 @@ const roles: Record<string, () => Promise<void>> = {
           for (let spin = random(4) === 0 ? random(4000) : 0; spin > 0; spin--) spun += spin;
         }
         return spun;
+      },
+      /** One word, now this and now that, as fast as it goes. */
+      flips(at: number, values: readonly string[], milliseconds: number) {
+        const words = values.map(BigInt);
+        // In one piece: a DataView stores byte by byte.
+        const there = new BigUint64Array(core.memory.buffer, at & ~7, 1);
+        let count = 0;
+        for (const end = performance.now() + milliseconds; performance.now() < end; ) {
+          for (let i = 0; i < 1000; i++, count++) there[0] = words[i % words.length]!;
+        }
+        return count;
       },
       /** Attach like anybody, and take connections. */
       async attach(path: string, seed: number) {
@@ -235,6 +258,129 @@ function againstCores(seed: number): void {
       shared.close();
       elsewhere.close();
     }),
+  );
+}
+
+/** How long a word flips, in milliseconds. */
+const FLIP = 400;
+
+/** A word that another process changes all the time, and a look at it: what is used of it is what was checked. */
+function flipping(seed: number): void {
+  /** One connection, into whose rings the other process writes. */
+  async function flips(
+    prepare: (
+      victim: TestCore,
+      [end, far]: [End, End],
+    ) => { at: number; values: readonly bigint[]; look: () => boolean },
+  ): Promise<void> {
+    const shared = new Shared(2, SIZE / MIB);
+    const [victim, peer] = shared.cores as [TestCore, TestCore];
+    const { at, values, look } = prepare(victim, connect(victim, peer)!);
+    const child = Child.start(import.meta.url, 'hostile');
+    await child.call('map', shared.path, SIZE, seed);
+    let looks = 0;
+    let seen = 0;
+    await meanwhile(child.call('flips', at, values.map(String), FLIP), () => {
+      looks++;
+      if (look()) seen++;
+    });
+    console.log(`${looks} looks, ${seen} at what can be`);
+    // Both were met, or nothing was shown.
+    assert.ok(seen > 0 && seen < looks);
+    await endChildren();
+    shared.close();
+  }
+  const record = (length: number, kind = L.RECORD_FIRST) => recordHeader(length, kind, 0);
+
+  test(
+    'the header of a record changes while it is looked at',
+    timebox(60, () =>
+      flips((victim, [{ index, rx }]) => {
+        const at = rx.address + L.RING_DATA;
+        victim.setU64(at + 8, 56n << 32n);
+        const look = () => {
+          const offset = victim.call.peek(index);
+          if (offset === BROKEN || offset === NOTHING) return false;
+          assert.is(offset, at + 16);
+          assert.is(victim.result(L.RESULT_LENGTH), 56);
+          victim.call.release(index);
+          assert.is(victim.field(index, L.RX_READ), 72);
+          victim.setU32(victim.call.entry(index) + L.RX_READ, 0);
+          return true;
+        };
+        return { at, values: [record(64), record(0xffffff00), record(64), record(1000)], look };
+      }),
+    ),
+  );
+
+  test(
+    'the net header of a message changes while it is looked at',
+    timebox(60, () =>
+      flips((victim, [{ index, rx }]) => {
+        const at = rx.address + L.RING_DATA;
+        victim.setU64(at, record(64));
+        const restAt = victim.call.entry(index) + constant('RX_REST');
+        const look = () => {
+          const offset = victim.call.peek(index);
+          if (offset === BROKEN || offset === NOTHING) return false;
+          const length = victim.result(L.RESULT_DLENGTH);
+          assert.ok(length === 56 || length === 5000, `${length} bytes`);
+          assert.is(victim.result(L.RESULT_FLAGS) & L.FLAG_LAST, length === 56 ? L.FLAG_LAST : 0);
+          victim.call.release(index);
+          assert.is(victim.u64(restAt), BigInt(length - 56), 'the rest of the message');
+          victim.setU64(restAt, 0n);
+          victim.setU32(victim.call.entry(index) + L.RX_READ, 0);
+          return true;
+        };
+        return { at: at + 8, values: [56n << 32n, 5000n << 32n, 0n, 56n << 32n, 7n << 32n], look };
+      }),
+    ),
+  );
+
+  test(
+    'the head of a ring changes while it is looked at',
+    timebox(60, () =>
+      flips((victim, [{ index, tx }]) => {
+        // Six eighths are in the ring and not read.
+        for (let i = 0; i < 6; i++) {
+          assert.ok(victim.call.claim(index, 0, 0, tx.capacity / 8 - 16) > 0);
+          victim.call.commit(index);
+        }
+        const headAt = victim.call.entry(index) + constant('TX_HEAD');
+        const tail = victim.field(index, L.TX_TAIL);
+        const look = () => {
+          const unread = victim.call.unread(index);
+          const head = victim.u32(headAt);
+          assert.ok(head === 0 || head === 512, `head ${head}`);
+          victim.setU32(headAt, 0);
+          if (unread === BROKEN) return false;
+          assert.is(unread, tail - head);
+          return true;
+        };
+        return { at: tx.address + L.RING_HEAD, values: [512n, 0x80000000n, 512n, 0xffff_fff8n, 0n, 7n], look };
+      }),
+    ),
+  );
+
+  test(
+    'the tag of a run changes while it is taken over',
+    timebox(60, () =>
+      flips((victim, [end]) => {
+        const peer = { slot: 1, generation: victim.call.slotGeneration(1) };
+        const frame = victim.call.tableBytes() / L.FRAME + 200;
+        const tag = (kind: number, count: number) => victim.tag(kind, count, peer.slot, peer.generation);
+        const at = victim.half(frame, L.HALF_PRODUCER);
+        const offer = victim.half(frame, L.HALF_CONSUMER);
+        const look = () => {
+          victim.setU64(offer, tag(L.KIND_OFFERED, 3));
+          const count = victim.fn.adopt(frame, L.HALF_CONSUMER, peer.slot, peer.generation);
+          assert.ok(count === 0 || count === 3, `${count} frames`);
+          assert.ok(victim.call.runLength(end.index, frame) <= 2 * L.FRAME);
+          return count === 3;
+        };
+        return { at, values: [tag(L.KIND_HELD, 3), tag(L.KIND_HELD, 0xfffff), tag(L.KIND_HELD, 2), 0n], look };
+      }),
+    ),
   );
 }
 
@@ -471,6 +617,7 @@ function main(): void {
   }
   const seed = testSeed();
   againstCores(seed);
+  flipping(seed);
   againstRuntimes(seed);
   test('nothing was thrown at nobody', () => assert.equal(unhandled, []));
   test.after(async () => {

@@ -54,13 +54,17 @@ export class Hostile {
   readonly #frames: number;
   readonly #slots: number;
   /** Stores so far, by what was stored to. */
-  readonly stores = new Map<string, number>();
+  readonly stores: Map<string, number>;
   count = 0;
   /** The last one. */
   forged: Forged | undefined;
 
-  /** @param core maps the region, which is still as it should be */
-  constructor(core: TestCore, random: Random) {
+  /**
+   * @param core maps the region, which is still as it should be
+   * @param stores where to count
+   */
+  constructor(core: TestCore, random: Random, stores = new Map<string, number>()) {
+    this.stores = stores;
     this.#core = core;
     this.#random = random;
     this.#slotsAt = core.call.slotAddress(0);
@@ -219,6 +223,14 @@ export class Hostile {
     this.#u64(at, what, this.#random(2) ? this.#tag() : this.#double(this.#core.u64(at)));
   }
 
+  /** All extents are somebody's, and nobody holds anything. */
+  #wipe(): void {
+    const tag = this.#tag();
+    for (let i = 0; i < this.#extents; i++) this.#core.setU64(this.#extentsAt + i * 8, tag);
+    this.#core.bytes.fill(0, this.#mapAt, this.#mapAt + this.#frames * L.HALVES);
+    this.#did('all tags');
+  }
+
   /** An offer that fits together as far as its writer likes: several stores that count as one. */
   #forge(): void {
     const random = this.#random;
@@ -258,7 +270,7 @@ export class Hostile {
     switch (random(12)) {
       case 10:
       case 11:
-        return this.#forge();
+        return random(100) === 0 ? this.#wipe() : this.#forge();
       case 0:
         this.#u32(L.WINDOW + random(36) * 4, 'header');
         return;

@@ -3,7 +3,18 @@
  * host makes, with the question whether the answer is one that can be.
  */
 import * as assert from 'uvu/assert';
-import { assertBytes, BROKEN, L, NOTHING, pattern, Receiver, recordHeader, Sender, type TestCore } from './core.js';
+import {
+  assertBytes,
+  BROKEN,
+  constant,
+  L,
+  NOTHING,
+  pattern,
+  Receiver,
+  recordHeader,
+  Sender,
+  type TestCore,
+} from './core.js';
 import { type Forged, NONCE, type RingPlace } from './hostile.js';
 
 const CAPACITY = 8192;
@@ -104,6 +115,8 @@ export function act(end: End, random: Random, still = false): void {
     if (still) assertRecord(end, before);
     const flags = core.result(L.RESULT_FLAGS);
     const total = core.result(L.RESULT_XLENGTH) + core.result(L.RESULT_DLENGTH);
+    const whole = length + ((flags & L.FLAG_FIRST) !== 0 ? L.NET_HEADER : 0);
+    assert.is(core.field(index, constant('RX_SPAN')), (whole + L.RECORD_HEADER + 7) & ~7, 'the span of the record');
     const rest = ((flags & L.FLAG_FIRST) !== 0 ? total : end.rest) - length;
     assert.ok(rest >= 0, `a fragment of ${length} bytes, ${-rest} more than the message has`);
     assert.is((flags & L.FLAG_LAST) !== 0, rest === 0, 'LAST');
@@ -114,11 +127,12 @@ export function act(end: End, random: Random, still = false): void {
       // It may be another by now.
       const again = call.peek(index);
       if (still) assert.is(again, offset, 'another look');
-      if (again === NOTHING || again === BROKEN || !still) return;
+      return;
     }
     if (random(4) === 0) return;
     call.release(index);
     end.rest = rest;
+    assert.is(core.u64(call.entry(index) + constant('RX_REST')), BigInt(rest), 'the rest of the message');
   };
   const before = core.field(index, L.RX_READ);
   switch (random(14)) {
@@ -166,7 +180,9 @@ export function act(end: End, random: Random, still = false): void {
 }
 
 /** A connection that was found broken says why, with one of the codes that there are for it. */
-export function checkState({ core, index }: End): void {
+export function checkState({ core, index, tx }: End): void {
+  const unread = (core.field(index, L.TX_TAIL) - core.field(index, constant('TX_HEAD'))) >>> 0;
+  assert.ok(unread <= tx.capacity, `${unread} positions that the peer has not read`);
   const state = core.state(index);
   assert.ok(state < L.STATES, `state ${state}`);
   const failure = core.failure(index);
@@ -265,7 +281,8 @@ export function useRegion(
       if (!end || !forged) return;
       const { frame, offset, length, rights } = random(2) ? forged : { ...forged, frame: some() };
       const place = random(4) ? 0 : random(200);
-      const at = core.fn.granted(end.index, frame, place, ...NONCE, offset, length, rights) >>> 0;
+      const [low, high] = random(4) ? NONCE : [0, 0];
+      const at = core.fn.granted(end.index, frame, place, low, high, offset, length, rights) >>> 0;
       if (at !== 0) assertRun(core, frame, at + length);
       return;
     }
