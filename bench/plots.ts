@@ -1,0 +1,5 @@
+import type { Results } from './results.js';
+
+export async function plot(_results: Results): Promise<Record<string, string>> {
+  return {};
+}

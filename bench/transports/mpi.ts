@@ -1,0 +1,32 @@
+/** MPICH: a ping-pong in C (pingpong.c) that is compiled here. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { find, output } from './programs.js';
+import type { Transport } from './transport.js';
+
+export const mpi: Transport = {
+  name: 'mpich',
+  title: 'MPICH 4, ping-pong in C',
+  ours: false,
+  pinsItself: true,
+  missing: () => (find('mpicc.mpich') && find('mpiexec.mpich') ? undefined : 'apt-get install mpich'),
+  async near({ folder, cpus, source }) {
+    const program = join(folder, 'pingpong');
+    if (!existsSync(program))
+      await output('mpicc.mpich', ['-O2', '-o', program, join(source, 'transports/pingpong.c')]);
+    const binding = cpus ? ['-bind-to', `user:${cpus.join(',')}`] : [];
+    const run = async (what: string, size: number, batch: number, milliseconds: number) => {
+      const args = [what, String(size), String(batch), String(milliseconds / 1000)];
+      const text = await output('mpiexec.mpich', ['-n', '2', ...binding, program, ...args]);
+      return text.trim().split('\n').map(Number);
+    };
+    return {
+      latency: (size, milliseconds, batch) => run('latency', size, batch, milliseconds),
+      async throughput(size, milliseconds) {
+        const [messages = 0, nanoseconds = 0] = await run('throughput', size, 1, milliseconds);
+        return { messages, nanoseconds };
+      },
+      async close() {},
+    };
+  },
+};

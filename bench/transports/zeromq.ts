@@ -1,0 +1,75 @@
+/** ZeroMQ over `ipc://`, a pair of sockets; the package brings its binary from the registry. */
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import type * as ZeroMq from 'zeromq';
+import { now } from '../clock.js';
+import { sample } from './sample.js';
+import type { EndOptions, Flow, Transport } from './transport.js';
+
+const load = () => createRequire(import.meta.url)('zeromq') as typeof ZeroMq;
+const at = ({ folder }: EndOptions) => `ipc://${join(folder, 'zeromq')}`;
+
+export const zeromq: Transport = {
+  name: 'zeromq',
+  title: 'ZeroMQ ipc://',
+  ours: false,
+  missing() {
+    try {
+      load();
+      return undefined;
+    } catch (error) {
+      return `the package zeromq does not load here: ${(error as Error).message.split('\n')[0]}`;
+    }
+  },
+  async near(options, start) {
+    const far = await start();
+    await far.call('bind');
+    const socket = new (load().Pair)({ linger: 0 });
+    socket.connect(at(options));
+    return {
+      latency(size, milliseconds, batch) {
+        const message = Buffer.alloc(size, 0x2a);
+        return sample(milliseconds, batch, async (rounds) => {
+          for (let i = 0; i < rounds; i++) {
+            await socket.send(message);
+            const [answer] = await socket.receive();
+            if (answer?.length !== size) throw new Error('the other side does not echo');
+          }
+        });
+      },
+      async throughput(size, milliseconds): Promise<Flow> {
+        const message = Buffer.alloc(size, 0x2a);
+        const start = now();
+        const end = start + milliseconds * 1e6;
+        let messages = 0;
+        await far.call('sink');
+        for (; now() < end; messages++) await socket.send(message);
+        // An empty one ends it, and is answered.
+        await socket.send(Buffer.alloc(0));
+        await socket.receive();
+        return { messages, nanoseconds: now() - start };
+      },
+      async close() {
+        socket.close();
+      },
+    };
+  },
+  far(options) {
+    let echoes = true;
+    return {
+      async bind() {
+        const socket = new (load().Pair)({ linger: 0 });
+        await socket.bind(at(options));
+        void (async () => {
+          for await (const [message] of socket) {
+            if (message?.length === 0) echoes = true;
+            if (echoes && message) await socket.send(message);
+          }
+        })();
+      },
+      sink() {
+        echoes = false;
+      },
+    };
+  },
+};
