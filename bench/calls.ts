@@ -91,6 +91,12 @@ export class Callee {
     });
   }
 
+  /** What it prints, if it was started `silent`. */
+  onOutput(heard: (text: string) => void): void {
+    this.#child.stdout?.setEncoding('utf8').on('data', heard);
+    this.#child.stderr?.pipe(process.stderr);
+  }
+
   /** End it, and wait until it is gone. */
   async end(): Promise<void> {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;

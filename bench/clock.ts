@@ -3,7 +3,6 @@ export function now(): number {
   return Number(process.hrtime.bigint());
 }
 
-/** A number of hrtime that both ends can write into a message. */
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length >> 1;

@@ -2,7 +2,7 @@
 import { fork } from 'node:child_process';
 import { Callee, serve } from './calls.js';
 import { forkEnd, readOptions } from './ends.js';
-import { probe } from './micro/index.js';
+import { probe } from './micro/probe.js';
 import { pin } from './pinning.js';
 import { transports } from './transports/index.js';
 import type { Far, Near } from './transports/transport.js';
@@ -33,7 +33,7 @@ async function near(name: string): Promise<void> {
     latency: async ({ size, milliseconds, batch }: { size: number; milliseconds: number; batch: number }) =>
       (await opened()).latency(size, milliseconds, batch),
     throughput: async ({ size, milliseconds }: { size: number; milliseconds: number }) =>
-      (await opened()).throughput?.(size, milliseconds),
+      (await opened()).throughput(size, milliseconds),
     close: () => end?.close(),
   });
 }

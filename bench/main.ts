@@ -6,6 +6,7 @@ import { join, resolve } from 'node:path';
 import cliProgress from 'cli-progress';
 import { Command } from 'commander';
 import type { RunOptions } from './ends.js';
+import { root } from './folder.js';
 import { judge } from './goals.js';
 import { watchMachine } from './machine.js';
 import { runMeasures } from './measures.js';
@@ -23,8 +24,6 @@ interface Options {
   readonly plots: boolean;
   readonly before?: string;
 }
-
-const root = process.env.ISTHMUS_ROOT ?? process.cwd();
 
 /** Something to look at while it runs, on standard error so that `--json` stays clean. */
 function progress(total: number): { step(what: string): void; stop(): void } {
@@ -73,7 +72,6 @@ async function bench(options: Options): Promise<void> {
   const run: RunOptions = {
     library: join(root, 'dist/index.js'),
     baseline: options.before === undefined ? undefined : resolve(options.before, 'dist/index.js'),
-    source: join(root, 'bench'),
     cpus,
     tag: String(process.pid),
     folder,
@@ -95,8 +93,9 @@ async function bench(options: Options): Promise<void> {
         seconds: Math.round((performance.now() - started) / 1000),
         machine: machine(),
         transports: raced,
-        measures: measured,
-        goals: judge(raced, measured),
+        measures: measured.measures,
+        failed: measured.failed,
+        goals: judge(raced, measured.measures),
       };
     } finally {
       bar.stop();

@@ -62,6 +62,8 @@ export interface Results {
   readonly machine: Machine;
   readonly transports: readonly TransportResult[];
   readonly measures: readonly Measure[];
+  /** Measures that could not be taken, and why. */
+  readonly failed: readonly string[];
   readonly goals: readonly Goal[];
 }
 

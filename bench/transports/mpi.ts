@@ -1,6 +1,7 @@
 /** MPICH: a ping-pong in C (pingpong.c) that is compiled here. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { benchFolder } from '../folder.js';
 import { find, output } from './programs.js';
 import type { Transport } from './transport.js';
 
@@ -10,10 +11,10 @@ export const mpi: Transport = {
   ours: false,
   pinsItself: true,
   missing: () => (find('mpicc.mpich') && find('mpiexec.mpich') ? undefined : 'apt-get install mpich'),
-  async near({ folder, cpus, source }) {
+  async near({ folder, cpus }) {
     const program = join(folder, 'pingpong');
     if (!existsSync(program))
-      await output('mpicc.mpich', ['-O2', '-o', program, join(source, 'transports/pingpong.c')]);
+      await output('mpicc.mpich', ['-O2', '-o', program, join(benchFolder(), 'transports/pingpong.c')]);
     const binding = cpus ? ['-bind-to', `user:${cpus.join(',')}`] : [];
     const run = async (what: string, size: number, batch: number, milliseconds: number) => {
       const args = [what, String(size), String(batch), String(milliseconds / 1000)];

@@ -18,7 +18,7 @@ export interface Near {
    */
   latency(size: number, milliseconds: number, batch: number): Promise<number[]>;
   /** Send as fast as it goes for about so many milliseconds; undefined: not measured here. */
-  throughput?(size: number, milliseconds: number): Promise<Flow>;
+  throughput(size: number, milliseconds: number): Promise<Flow | undefined>;
   close(): Promise<void>;
 }
 
@@ -35,8 +35,6 @@ export interface EndOptions {
   readonly cpus: readonly [number, number] | undefined;
   /** Part of names of files and of regions: unique for this run. */
   readonly tag: string;
-  /** Where the sources of the benchmark are. */
-  readonly source: string;
   /** A folder that is removed at the end. */
   readonly folder: string;
 }

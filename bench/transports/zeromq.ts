@@ -1,12 +1,23 @@
 /** ZeroMQ over `ipc://`, a pair of sockets; the package brings its binary from the registry. */
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import type * as ZeroMq from 'zeromq';
 import { now } from '../clock.js';
+import { benchFolder } from '../folder.js';
 import { sample } from './sample.js';
 import type { EndOptions, Flow, Transport } from './transport.js';
 
-const load = () => createRequire(import.meta.url)('zeromq') as typeof ZeroMq;
+/** What is used of the package: it is installed beside the benchmark, and only there. */
+interface Pair extends AsyncIterable<Buffer[]> {
+  connect(address: string): void;
+  bind(address: string): Promise<void>;
+  send(message: Uint8Array): Promise<void>;
+  receive(): Promise<Buffer[]>;
+  close(): void;
+}
+
+type Library = { readonly Pair: new (options: { linger: number }) => Pair };
+
+const load = () => createRequire(join(benchFolder(), 'package.json'))('zeromq') as Library;
 const at = ({ folder }: EndOptions) => `ipc://${join(folder, 'zeromq')}`;
 
 export const zeromq: Transport = {
