@@ -116,7 +116,7 @@ const core: Kind = {
       say('core.call', 'a call into the core', await one('callIntoWasm'), 'ns');
       say('core.ring', 'ring alone in Wasm, 8 B: claim, commit, peek, release', await one('ringInWasm'), 'ns');
       say('core.js8', 'the same from JavaScript with both copies, 8 B', await one('ringFromJs', 8), 'ns');
-      say('core.js64k', 'the same, 64 KiB, ring of 256 KiB', await one('ringFromJs', 65_536), 'ns');
+      say('core.js64k', 'the same, 65,000 B, ring of 256 KiB', await one('ringFromJs', 65_000), 'ns');
       const ring = await one('copying', { size: 65_536, area: 256 * 1024 });
       say('core.copy', 'copy, 64 KiB into an area of 256 KiB', ring, 'B/s');
       say(
