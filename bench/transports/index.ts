@@ -16,15 +16,15 @@ export function transports(baseline?: string): readonly Transport[] {
       : [
           isthmus('into-before', 'Isthmus before, polled', { form: 'into' }, baseline),
           isthmus('poll-before', 'Isthmus before, polled in place', { form: 'poll' }, baseline),
-          isthmus('receive-before', 'Isthmus before, polled receive()', { form: 'receive' }, baseline),
-          isthmus('await-before', 'Isthmus before, await receive()', { form: 'await' }, baseline),
+          isthmus('receive-before', 'Isthmus before, trySend, await receive()', { form: 'receive' }, baseline),
+          isthmus('await-before', 'Isthmus before, await send() and receive()', { form: 'await' }, baseline),
         ];
   return [
     isthmus('into', 'Isthmus, polled: tryReceiveInto', { form: 'into' }),
     isthmus('poll', 'Isthmus, polled in place: poll', { form: 'poll' }),
-    isthmus('receive', 'Isthmus, polled: progress, receive', { form: 'receive' }),
-    isthmus('await', 'Isthmus, await receive()', { form: 'await' }),
-    isthmus('await-spin', 'Isthmus, await receive(), PSP_WAIT=spin', { form: 'await', wait: 'spin' }),
+    isthmus('receive', 'Isthmus, trySend, await receive()', { form: 'receive' }),
+    isthmus('await', 'Isthmus, await send() and receive()', { form: 'await' }),
+    isthmus('await-spin', 'the same, PSP_WAIT=spin', { form: 'await', wait: 'spin' }),
     isthmus('await-tcp', 'Isthmus over its plugin tcp, await', { form: 'await', plugin: 'tcp' }),
     ...before,
     ucx,

@@ -13,7 +13,7 @@ import type { EndOptions, Far, Flow, Handlers, Near, Transport } from './transpo
  *
  * - `into`: `trySend`, `tryReceiveInto`
  * - `poll`: `trySend`, `poll` with a handler that looks at the first and the last byte where they lie
- * - `receive`: `trySend`, `runtime.progress()` until it says that something came, then `receive()`
+ * - `receive`: `trySend`, `await receive()`
  * - `await`: `await send()`, `await receive()` and nothing else
  */
 export type Form = 'into' | 'poll' | 'receive' | 'await';
@@ -97,22 +97,11 @@ export class Player {
     return true;
   }
 
-  /** Wait for a message as the form has it, and take it. */
+  /** Wait for a message, and take it. */
   async #receive(): Promise<void> {
-    if (this.#form === 'receive' && !this.#something()) await this.#somethingLater();
     const message = await this.connection.receive();
     if (message === undefined) throw new Error('the other side has closed the connection');
     this.#came(message.data.length);
-  }
-
-  #something(): boolean {
-    for (let rest = this.#budget; rest > 0; rest--) if (this.runtime.progress()) return true;
-    return false;
-  }
-
-  async #somethingLater(): Promise<void> {
-    do await this.runtime.turn();
-    while (!this.#something());
   }
 
   async #send(bytes: Uint8Array): Promise<void> {
@@ -313,8 +302,6 @@ class IsthmusNear implements Near {
   }
 
   throughput(size: number, milliseconds: number): Promise<Flow | undefined> {
-    // Many messages come with one look: there is nothing to wait for before most of the calls.
-    if (this.#ways.form === 'receive') return Promise.resolve(undefined);
     return this.#with(size, async (player) => {
       await this.#far.call('sink', size);
       await player.stream(milliseconds / 10);
