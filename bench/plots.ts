@@ -40,7 +40,7 @@ async function draw(results: Results, title: string, axis: Axis, rows: readonly 
         axis: {
           title: 'message size',
           values: sizes,
-          labelExpr: sizes.map((size) => `datum.value == ${size} ? '${bytes(size)}' : `).join('') + "''",
+          labelExpr: `${sizes.map((size) => `datum.value == ${size} ? '${bytes(size)}' : `).join('')}''`,
         },
       },
       y: {

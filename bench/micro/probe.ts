@@ -25,11 +25,11 @@ export function probe(tag: string, options: RunOptions): Handlers {
   let port = 0;
   const connections: Library.Connection[] = [];
   let player: Player;
-  let running: Promise<number | void> = Promise.resolve();
+  let running: Promise<void> = Promise.resolve();
   let ages = new Times();
   const age = (nanoseconds: number) => ages.add(nanoseconds);
   let timing: { stop(): Promise<Times> } | undefined;
-  const start = (size: number, begin: () => Promise<number | void>) => {
+  const start = (size: number, begin: () => Promise<void>) => {
     player.prepare(size);
     running = begin();
     running.catch(() => {});

@@ -5,6 +5,7 @@
 import { pathToFileURL } from 'node:url';
 import type * as Library from '../../host/index.js';
 import { now } from '../clock.js';
+import { Pace } from './pace.js';
 import { sample } from './sample.js';
 import type { EndOptions, Far, Flow, Handlers, Near, Transport } from './transport.js';
 
@@ -58,6 +59,8 @@ export class Player {
   #ended = false;
   /** Messages that came. */
   received = 0;
+  /** How fast they came, or went. */
+  pace = new Pace(8);
   /** What the handler of `poll` has seen: it cannot be left out. */
   seen = 0;
   readonly #look = (memory: Uint8Array, offset: number, length: number) => {
@@ -80,6 +83,7 @@ export class Player {
     this.#cost = 1 + (size >> BYTES_PER_LOOK_LOG2);
     this.#ended = false;
     this.received = 0;
+    this.pace = new Pace(size);
   }
 
   #came(length: number): void {
@@ -169,6 +173,7 @@ export class Player {
     for (let turned = now(), at = turned; at < end; at = now()) {
       if (this.#form === 'await') {
         for (let i = 0; i < burst; i++, count++) await connection.send(out);
+        this.pace.count(burst);
         continue;
       }
       // Where the ring is full the other side is given a moment.
@@ -176,6 +181,7 @@ export class Player {
         if (connection.trySend(out)) {
           i++;
           count++;
+          this.pace.count(1);
         } else rest--;
       }
       if (at - turned > 1e6 || this.#budget === 1) {
@@ -226,15 +232,18 @@ export class Player {
     }
   }
 
-  /** Take what comes, until the end. @returns when that was */
-  async sink(): Promise<number> {
+  /** Take what comes, until the end. */
+  async sink(): Promise<void> {
     if (!this.#polls) {
-      while (!this.#ended) await this.#receive();
-      return now();
+      while (!this.#ended) {
+        await this.#receive();
+        this.pace.count(1);
+      }
+      return;
     }
     for (;;) {
       this.#drain();
-      if (this.#ended) return now();
+      if (this.#ended) return;
       await this.runtime.turn();
     }
   }
@@ -244,11 +253,18 @@ export class Player {
     const cost = this.#cost;
     if (this.#form === 'poll') {
       for (let rest = this.#budget; rest > 0 && !this.#ended; ) {
-        rest -= 1 + connection.poll(this.#look, BURST) * cost;
+        const came = connection.poll(this.#look, BURST);
+        if (came > 0) this.pace.count(came);
+        rest -= 1 + came * cost;
       }
       return;
     }
-    for (let rest = this.#budget; rest > 0 && !this.#ended; ) rest -= this.#take() ? cost : 1;
+    for (let rest = this.#budget; rest > 0 && !this.#ended; ) {
+      if (this.#take()) {
+        this.pace.count(1);
+        rest -= cost;
+      } else rest--;
+    }
   }
 }
 
@@ -301,19 +317,14 @@ class IsthmusNear implements Near {
     });
   }
 
-  throughput(size: number, milliseconds: number): Promise<Flow | undefined> {
+  throughput(size: number, milliseconds: number): Promise<Flow> {
     return this.#with(size, async (player) => {
       await this.#far.call('sink', size);
-      await player.stream(milliseconds / 10);
-      await player.end();
-      await this.#far.call('ended');
-      await this.#far.call('sink', size);
-      const start = now();
       const messages = await player.stream(milliseconds);
       await player.end();
-      const { at, received } = await this.#far.call<{ at: number; received: number }>('ended');
-      if (received !== messages) throw new Error(`${messages} messages were sent and ${received} received`);
-      return { messages, nanoseconds: at - start };
+      const { came, received } = await this.#far.call<{ came: number; received: number[] }>('ended');
+      if (came !== messages) throw new Error(`${messages} messages were sent and ${came} received`);
+      return { sent: player.pace.blocks, received };
     });
   }
 
@@ -330,8 +341,8 @@ function isthmusFar(options: EndOptions): Handlers {
   let runtime: Library.Runtime | undefined;
   let accepted: Promise<Player> | undefined;
   let player: Player | undefined;
-  let run: Promise<number | void> | undefined;
-  const start = (size: number, begin: (player: Player) => Promise<number | void>) => {
+  let run: Promise<void> | undefined;
+  const start = (size: number, begin: (player: Player) => Promise<void>) => {
     player?.prepare(size);
     run = begin(player as Player);
     run.catch(() => {});
@@ -353,8 +364,8 @@ function isthmusFar(options: EndOptions): Handlers {
     echo: (size: number) => start(size, (player) => player.echo()),
     sink: (size: number) => start(size, (player) => player.sink()),
     async ended() {
-      const at = await run;
-      return { at, received: player?.received };
+      await run;
+      return { came: player?.received, received: player?.pace.blocks };
     },
     leave: () => runtime?.close(),
   };

@@ -1,5 +1,6 @@
 /** What the two kinds of channel that come with Node have in common: whole messages, an event for each. */
 import { now } from '../clock.js';
+import { Pace } from './pace.js';
 import { sample } from './sample.js';
 import type { Flow, Near } from './transport.js';
 
@@ -45,9 +46,8 @@ export class ChannelNear implements Near {
   async throughput(size: number, milliseconds: number): Promise<Flow> {
     const message = new Uint8Array(size).fill(0x2a);
     const window = Math.max(1, Math.min(1000, Math.floor(WINDOW_BYTES / size)));
-    const start = now();
-    const end = start + milliseconds * 1e6;
-    let messages = 0;
+    const end = now() + milliseconds * 1e6;
+    const pace = new Pace(size);
     // Two windows are on their way, so that the other side always has something.
     let open = 0;
     let acknowledged: (() => void) | undefined;
@@ -66,12 +66,13 @@ export class ChannelNear implements Near {
       });
     while (now() < end) {
       this.#channel.post(-window);
-      for (let i = 0; i < window; i++, messages++) this.#channel.post(message);
+      for (let i = 0; i < window; i++) this.#channel.post(message);
       open++;
       await room(1);
+      pace.count(window);
     }
     await room(0);
-    return { messages, nanoseconds: now() - start };
+    return { sent: pace.blocks };
   }
 
   close(): Promise<void> {

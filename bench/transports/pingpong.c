@@ -45,28 +45,38 @@ static void pingpong(int rank, char *buffer, int size, int batch, double seconds
 	}
 }
 
-/* Windows of sends, each acknowledged; an acknowledgement of 0 comes for the last. */
+/* Windows of sends, each acknowledged, two of them on their way. */
 static void stream(int rank, char *buffer, int size, double seconds)
 {
-	MPI_Request requests[WINDOW];
-	double start = MPI_Wtime(), end = start + seconds;
-	long messages = 0;
+	MPI_Request requests[2][WINDOW];
+	double start = MPI_Wtime(), before = start;
 
-	for (int go = 1; go;) {
+	for (int i = 0; i < 2 * WINDOW; i++)
+		requests[i / WINDOW][i % WINDOW] = MPI_REQUEST_NULL;
+	for (int go = 1, turn = 0, count = 0;; turn = !turn) {
 		for (int i = 0; i < WINDOW; i++) {
 			if (rank == 0)
-				MPI_Isend(buffer, size, MPI_BYTE, 1, DATA, MPI_COMM_WORLD, &requests[i]);
+				MPI_Isend(buffer, size, MPI_BYTE, 1, DATA, MPI_COMM_WORLD, &requests[turn][i]);
 			else
-				MPI_Irecv(buffer, size, MPI_BYTE, 0, DATA, MPI_COMM_WORLD, &requests[i]);
+				MPI_Irecv(buffer, size, MPI_BYTE, 0, DATA, MPI_COMM_WORLD, &requests[turn][i]);
 		}
-		MPI_Waitall(WINDOW, requests, MPI_STATUSES_IGNORE);
-		messages += WINDOW;
-		go = MPI_Wtime() < end;
-		MPI_Bcast(&go, 1, MPI_INT, 0, MPI_COMM_WORLD);
+		MPI_Waitall(WINDOW, requests[!turn], MPI_STATUSES_IGNORE);
+		if (rank == 0) {
+			double after = MPI_Wtime();
+
+			printf("%.1f\n", (after - before) / WINDOW * 1e9);
+			before = after;
+			go = after < start + seconds && ++count < SAMPLES;
+			MPI_Send(&go, 1, MPI_INT, 1, LAST, MPI_COMM_WORLD);
+		} else {
+			MPI_Recv(&go, 1, MPI_INT, 0, LAST, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+		}
+		if (!go) {
+			MPI_Waitall(WINDOW, requests[turn], MPI_STATUSES_IGNORE);
+			break;
+		}
 	}
 	MPI_Barrier(MPI_COMM_WORLD);
-	if (rank == 0)
-		printf("%ld\n%.1f\n", messages, (MPI_Wtime() - start) * 1e9);
 }
 
 int main(int argc, char **argv)

@@ -4,6 +4,7 @@ import { rmSync } from 'node:fs';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { now } from '../clock.js';
+import { Pace } from './pace.js';
 import { sample } from './sample.js';
 import type { EndOptions, Far, Flow, Handlers, Near, Transport } from './transport.js';
 
@@ -52,17 +53,16 @@ class SocketNear implements Near {
 
   async throughput(size: number, milliseconds: number): Promise<Flow> {
     const message = Buffer.alloc(size, 0x2a);
-    await this.#far.call('sink');
-    const start = now();
-    const end = start + milliseconds * 1e6;
+    await this.#far.call('sink', size);
+    const end = now() + milliseconds * 1e6;
     let messages = 0;
     while (now() < end) {
       messages++;
       if (!this.#socket.write(message)) await once(this.#socket, 'drain');
     }
-    const at = await this.#far.call<number>('drained', messages * size);
+    const received = await this.#far.call<number[]>('drained', messages * size);
     await this.#far.call('echo');
-    return { messages, nanoseconds: at - start };
+    return { received };
   }
 
   async close(): Promise<void> {
@@ -74,7 +74,7 @@ function socketFar(place: (options: EndOptions) => Place): (options: EndOptions)
   return (options) => {
     let echoes = true;
     let received = 0;
-    let at = 0;
+    let pace = new Pace(1);
     return {
       async listen() {
         const server = createServer((socket) => {
@@ -84,7 +84,7 @@ function socketFar(place: (options: EndOptions) => Place): (options: EndOptions)
             if (echoes) socket.write(chunk);
             else {
               received += chunk.length;
-              at = now();
+              pace.countBytes(chunk.length);
             }
           });
         });
@@ -94,13 +94,14 @@ function socketFar(place: (options: EndOptions) => Place): (options: EndOptions)
         await once(server, 'listening');
         return 'path' in where ? where : { ...where, port: (server.address() as AddressInfo).port };
       },
-      sink() {
+      sink(size: number) {
         echoes = false;
+        pace = new Pace(size);
         received = 0;
       },
       async drained(bytes: number) {
         while (received < bytes) await new Promise((resolve) => setImmediate(resolve));
-        return at;
+        return pace.blocks;
       },
       echo() {
         echoes = true;

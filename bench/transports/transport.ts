@@ -1,11 +1,11 @@
 /** What the benchmark wants of a transport: ours, or that of a peer. */
 import type { ChildProcess } from 'node:child_process';
 
-/** One measurement of one-way traffic. */
+/** One-way traffic: nanoseconds of a message, for each block of messages ({@link Pace}), as the two ends see it. */
 export interface Flow {
-  readonly messages: number;
-  /** From the first `send` to the moment at which the other side had the last message. */
-  readonly nanoseconds: number;
+  /** Undefined: this end does not tell. */
+  readonly sent?: readonly number[];
+  readonly received?: readonly number[];
 }
 
 /** The end that measures. */

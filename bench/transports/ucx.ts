@@ -9,7 +9,6 @@ const LISTEN = 100;
 const TRIES = 20;
 
 interface Line {
-  readonly iterations: number;
   /** Median half round trip in nanoseconds. */
   readonly median: number;
   /** Messages in a second. */
@@ -29,8 +28,7 @@ function parse(text: string): Line {
     if (place < 0 || !Number.isFinite(number)) throw new Error(`ucx_perftest printed no ${name}: ${text}`);
     return number;
   };
-  const iterations = value('iterations');
-  return { iterations, median: value('50.0_percentile_lat') * 1000, rate: value('overall_mr') };
+  return { median: value('50.0_percentile_lat') * 1000, rate: value('overall_mr') };
 }
 
 async function run({ cpus }: EndOptions, port: number, test: string, size: number, count: number): Promise<Line> {
@@ -70,8 +68,8 @@ export const ucx: Transport = {
       // Its own median: it does not tell the samples.
       latency: async (size, milliseconds) => [(await measure('tag_lat', size, milliseconds)).median],
       async throughput(size, milliseconds) {
-        const { iterations, rate } = await measure('tag_bw', size, milliseconds);
-        return { messages: iterations, nanoseconds: (iterations / rate) * 1e9 };
+        const { rate } = await measure('tag_bw', size, milliseconds);
+        return { sent: [1e9 / rate] };
       },
       async close() {},
     };

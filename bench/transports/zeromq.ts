@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { now } from '../clock.js';
 import { benchFolder } from '../folder.js';
+import { Pace } from './pace.js';
 import { sample } from './sample.js';
 import type { EndOptions, Flow, Transport } from './transport.js';
 
@@ -50,15 +51,17 @@ export const zeromq: Transport = {
       },
       async throughput(size, milliseconds): Promise<Flow> {
         const message = Buffer.alloc(size, 0x2a);
-        const start = now();
-        const end = start + milliseconds * 1e6;
-        let messages = 0;
-        await far.call('sink');
-        for (; now() < end; messages++) await socket.send(message);
+        const end = now() + milliseconds * 1e6;
+        const pace = new Pace(size);
+        await far.call('sink', size);
+        while (now() < end) {
+          await socket.send(message);
+          pace.count(1);
+        }
         // An empty one ends it, and is answered.
         await socket.send(Buffer.alloc(0));
         await socket.receive();
-        return { messages, nanoseconds: now() - start };
+        return { sent: pace.blocks, received: await far.call<number[]>('paces') };
       },
       async close() {
         socket.close();
@@ -67,6 +70,7 @@ export const zeromq: Transport = {
   },
   far(options) {
     let echoes = true;
+    let pace = new Pace(1);
     return {
       async bind() {
         const socket = new (load().Pair)({ linger: 0 });
@@ -75,12 +79,15 @@ export const zeromq: Transport = {
           for await (const [message] of socket) {
             if (message?.length === 0) echoes = true;
             if (echoes && message) await socket.send(message);
+            else pace.count(1);
           }
         })();
       },
-      sink() {
+      sink(size: number) {
         echoes = false;
+        pace = new Pace(size);
       },
+      paces: () => pace.blocks,
     };
   },
 };
