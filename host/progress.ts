@@ -18,6 +18,36 @@ const BATCH = 64;
 /** How often to see whether an application still polls a connection itself, in milliseconds. */
 const RECLAIM = 200;
 
+/** Calls that are answered at once between two looks at the clock, and how long that may go on, in milliseconds. */
+const CALLS = 32;
+const SPELL = 1;
+
+/**
+ * Lets the event loop have its turn while calls are answered at once: a chain of promises that are there already would keep
+ * it from timers and sockets for as long as messages come.
+ */
+class Turns {
+  #calls = 0;
+  #since = 0;
+  #due: Promise<void> | undefined;
+
+  /** @returns what an answer has to wait for; undefined: nothing. Those behind it wait for the same, so that they stay in order. */
+  due(): Promise<void> | undefined {
+    if (this.#due !== undefined || ++this.#calls < CALLS) return this.#due;
+    this.#calls = 0;
+    const now = performance.now();
+    if (now - this.#since < SPELL) return undefined;
+    this.#due = new Promise((resolve) => {
+      setImmediate(() => {
+        this.#due = undefined;
+        this.#since = performance.now();
+        resolve();
+      });
+    });
+    return this.#due;
+  }
+}
+
 /** Looks after the polled connections of a runtime: which have something, and who should be looked at how. */
 export class Progress {
   readonly #byCore = new Map<Core, (Pollable | undefined)[]>();
@@ -27,13 +57,22 @@ export class Progress {
   /** Their backlog is full, so that what is in their ring stays there; but they wait for room: look at each pause. */
   readonly #blocked = new Set<Pollable>();
   #reclaim: NodeJS.Timeout | undefined;
+  /** Whether one who finds nothing may look on for some microseconds before he waits. */
+  readonly spins: boolean;
+  readonly #turns = new Turns();
 
   /** @param make in place of the waiter for `wait` */
   constructor(wait: Wait, make = (look: Look, rest: Rest): Waiter => new LoopWaiter(wait, look, rest)) {
+    this.spins = wait !== 'block';
     this.#waiter = make(
       (rounds) => this.look(rounds),
       () => this.#rest(),
     );
+  }
+
+  /** What the answer of a call that is answered at once has to wait for; undefined: nothing. */
+  due(): Promise<void> | undefined {
+    return this.#turns.due();
   }
 
   join(pollable: Pollable): void {

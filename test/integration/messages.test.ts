@@ -519,6 +519,37 @@ async function main(seed: number): Promise<void> {
     await endChildren();
     removeRegions();
   });
+  test(
+    'a chain of messages that are there at once leaves the event loop its turns',
+    timebox(20, async () => {
+      await using runtime = await Runtime.create({ control: false });
+      let accept!: (connection: Connection) => void;
+      const accepted = new Promise<Connection>((resolve) => {
+        accept = resolve;
+      });
+      const { port } = await runtime.listen({}, (connection) => accept(connection));
+      const near = await runtime.connect(`127.0.0.1:${port}`);
+      assert.is(near.plugin, 'loop');
+      const far = await accepted;
+      let turns = 0;
+      let immediate: NodeJS.Immediate | undefined;
+      const turn = () => {
+        turns++;
+        immediate = setImmediate(turn);
+      };
+      // A message may be tens of thousands: it is the time that counts.
+      const end = performance.now() + 50;
+      immediate = setImmediate(turn);
+      for (let i = 0; performance.now() < end; i++) {
+        await near.send(Uint8Array.of(i));
+        assert.is((await far.receive())?.data[0], i & 255);
+      }
+      clearImmediate(immediate);
+      // One in a millisecond; few on a machine that gives us no processor.
+      assert.ok(turns > 3, `${turns} turns`);
+    }),
+  );
+
   test.run();
 }
 

@@ -1,0 +1,84 @@
+/** What the project wants to reach, and where a run stands. Each goal compares numbers of that run with each other. */
+import { bytes, duration, rate } from '../host/cli/output.js';
+import type { Goal, Measure, TransportResult } from './results.js';
+
+const ratio = (value: number) => `${value.toFixed(2)} x`;
+const percent = (value: number) => `${(value * 100).toFixed(2)} %`;
+
+export function judge(transports: readonly TransportResult[], measures: readonly Measure[]): Goal[] {
+  const goals: Goal[] = [];
+  const half = (name: string, size: number) =>
+    transports.find((one) => one.name === name)?.latency.find((one) => one.size === size)?.p50;
+  const flow = (name: string, size: number) =>
+    transports.find((one) => one.name === name)?.throughput.find((one) => one.size === size);
+  const measure = (name: string) => measures.find((one) => one.name === name)?.value;
+  const least = (...values: (number | undefined)[]) => {
+    const there = values.filter((value) => value !== undefined);
+    return there.length === 0 ? undefined : Math.min(...there);
+  };
+  /** `ours` is at most `factor` times `theirs`. */
+  const atMost = (title: string, ours: number | undefined, theirs: number | undefined, factor: number) => {
+    if (ours === undefined || theirs === undefined) return;
+    const found = ours / theirs;
+    goals.push({
+      title,
+      found: `${ratio(found)} (${duration(ours)}, ${duration(theirs)})`,
+      limit: `at most ${ratio(factor)}`,
+      met: found <= factor,
+    });
+  };
+  const fastest = (size: number) => least(half('into', size), half('poll', size));
+
+  atMost('8 B, polled, against UCX posix', fastest(8), half('ucx', 8), 0.8);
+  atMost('64 KiB, polled, against UCX posix', fastest(65_536), half('ucx', 65_536), 0.8);
+  atMost('1 MiB, polled, against MPICH', fastest(1 << 20), half('mpich', 1 << 20), 0.5);
+  atMost('8 B, receive() with its copy, against the polled forms', half('receive', 8), fastest(8), 2);
+  atMost('8 B, await under load, adaptive against spinning', half('await', 8), half('await-spin', 8), 1.5);
+  const small = Math.max(flow('into', 64)?.messagesPerSecond ?? 0, flow('poll', 64)?.messagesPerSecond ?? 0);
+  if (small > 0) {
+    goals.push({
+      title: '64 B one way, messages per second',
+      found: `${(small / 1e6).toFixed(2)} million`,
+      limit: 'at least 12 million',
+      met: small >= 12e6,
+    });
+  }
+  const large = Math.max(flow('into', 65_536)?.bytesPerSecond ?? 0, flow('poll', 65_536)?.bytesPerSecond ?? 0);
+  const copy = measure('core.copyFar');
+  if (large > 0 && copy !== undefined) {
+    goals.push({
+      title: '64 KiB one way, against a copy in memory out of the caches',
+      found: `${percent(large / copy)} (${rate(large)}, ${rate(copy)})`,
+      limit: 'at least 60 %',
+      met: large / copy >= 0.6,
+    });
+  }
+  atMost('message to a sleeper, against a Unix-domain socket', measure('wake.isthmus'), measure('wake.unix'), 0.8);
+  for (const form of ['into', 'await'] as const) {
+    const title = `8 B, ${form === 'into' ? 'polled' : 'await'}, beside 1,000 idle connections`;
+    atMost(title, measure(`busy.${form}.among`), measure(`busy.${form}.alone`), 1.3);
+  }
+  const cpu = measure('idle.cpu');
+  if (cpu !== undefined) {
+    goals.push({
+      title: '100 idle connections',
+      found: `${percent(cpu)} of a core`,
+      limit: 'under 1 %',
+      met: cpu < 0.01,
+    });
+  }
+  for (const form of ['into', 'poll'] as const) {
+    const near = measure(`garbage.${form}.near.bytes`);
+    const far = measure(`garbage.${form}.far.bytes`);
+    if (near === undefined || far === undefined) continue;
+    // The smallest object takes 16 bytes, the smallest number on the heap 12: less than one per message is none per message.
+    const most = Math.max(near, far);
+    goals.push({
+      title: `garbage per round trip, ${form}`,
+      found: `under ${bytes(Math.ceil(most))}`,
+      limit: 'under 8 B on either side: no object',
+      met: most < 8,
+    });
+  }
+  return goals;
+}

@@ -1,0 +1,88 @@
+/** The core on private memory, in one process: what its parts cost without anybody else. */
+
+import { copyIn } from '../../host/carrier.js';
+import type { Core } from '../../host/core/core.js';
+import { createPrivateCore, openPair } from '../../host/core/private.js';
+import { now } from '../clock.js';
+import { Times } from '../results.js';
+
+/** Messages of a sample. */
+const COUNT = 10_000;
+/** Samples, the first half of them as a warm-up. */
+const SAMPLES = 60;
+
+/** The core with the loop of bench/assembly/ring.ts. */
+interface Pump {
+  pump(from: number, to: number, length: number, count: number): number;
+}
+
+/** @returns the median of what one of `count` takes, in nanoseconds */
+export function each(count: number, run: () => void): number {
+  const times = new Times();
+  for (let i = 0; i < SAMPLES; i++) {
+    const before = now();
+    run();
+    if (i >= SAMPLES / 2) times.add((now() - before) / count);
+  }
+  return times.percentile(50);
+}
+
+function pair(): { core: Core; from: number; to: number } {
+  const core = createPrivateCore();
+  const [from, to] = openPair(core, 256 * 1024);
+  return { core, from, to };
+}
+
+export function ringInWasm(): number {
+  const { core, from, to } = pair();
+  const { pump } = core.call as unknown as Pump;
+  return each(COUNT, () => {
+    if (pump(from, to, 8, COUNT) !== COUNT) throw new Error('the ring lost a message');
+  });
+}
+
+/** The same, each step called from JavaScript. */
+export function ringFromJs(size: number): number {
+  const { core, from, to } = pair();
+  const { call, bytes } = core;
+  const message = new Uint8Array(size).fill(0x2a);
+  const target = new Uint8Array(size);
+  return each(COUNT, () => {
+    for (let i = 0; i < COUNT; i++) {
+      copyIn(bytes, message, call.claim(from, 0, 0, size));
+      call.commit(from);
+      const offset = call.peek(to);
+      if (size > 24) target.set(bytes.subarray(offset, offset + size));
+      else for (let k = 0; k < size; k++) target[k] = bytes[offset + k] as number;
+      call.release(to);
+    }
+  });
+}
+
+/** The cheapest call into the core. */
+export function callIntoWasm(): number {
+  const { core } = pair();
+  const { call } = core;
+  let sum = 0;
+  const took = each(COUNT, () => {
+    for (let i = 0; i < COUNT; i++) sum += call.hot();
+  });
+  if (sum < 0) throw new Error('there are no hot connections');
+  return took;
+}
+
+/**
+ * Copy blocks with `Uint8Array.set`, from one to place after place of an area: the way of a message's bytes, without
+ * another processor.
+ * @returns bytes in a second
+ */
+export function copying(size: number, area: number): number {
+  const source = new Uint8Array(size).fill(0x2a);
+  const target = new Uint8Array(area);
+  const count = Math.max(1, Math.floor(area / size));
+  const rounds = Math.max(1, Math.floor((1 << 24) / (count * size)));
+  const took = each(rounds * count, () => {
+    for (let round = 0; round < rounds; round++) for (let i = 0; i < count; i++) target.set(source, i * size);
+  });
+  return (size / took) * 1e9;
+}

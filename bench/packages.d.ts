@@ -1,0 +1,13 @@
+/** What is used of the packages in bench/node_modules, which are there only where the benchmark has run. */
+declare module 'vega' {
+  export function parse(specification: unknown): unknown;
+  export class View {
+    constructor(runtime: unknown, options: { renderer: 'none' });
+    toSVG(): Promise<string>;
+    finalize(): void;
+  }
+}
+
+declare module 'vega-lite' {
+  export function compile(specification: unknown): { readonly spec: unknown };
+}

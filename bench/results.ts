@@ -1,0 +1,118 @@
+/** What a run has found, as it stands in `results.json`. */
+import { createHistogram, type RecordableHistogram } from 'node:perf_hooks';
+import type { Machine } from './machine.js';
+import type { Flow } from './transports/transport.js';
+
+/** A histogram counts in tenths of nanoseconds, to four digits. */
+const SCALE = 10;
+const HIGHEST = 1e13;
+
+/** Half round trips of one size over one transport, in nanoseconds. */
+export interface Latency {
+  readonly size: number;
+  /** Round trips between two looks at the clock: the percentiles are those of means of so many. */
+  readonly batch: number;
+  readonly samples: number;
+  readonly p50: number;
+  readonly p90: number;
+  readonly p99: number;
+  readonly max: number;
+}
+
+export interface Throughput {
+  readonly size: number;
+  /** By the median pace of blocks of messages. */
+  readonly messagesPerSecond: number;
+  readonly bytesPerSecond: number;
+}
+
+export interface TransportResult {
+  readonly name: string;
+  readonly title: string;
+  readonly ours: boolean;
+  /** Why it was left out. */
+  readonly missing?: string;
+  readonly latency: readonly Latency[];
+  readonly throughput: readonly Throughput[];
+}
+
+/** A number that one of the micro-benchmarks found. */
+export interface Measure {
+  readonly name: string;
+  readonly title: string;
+  readonly value: number;
+  readonly unit: string;
+}
+
+/** A goal of the project, and where it stands. */
+export interface Goal {
+  readonly title: string;
+  /** The two that are compared, for people. */
+  readonly found: string;
+  readonly limit: string;
+  /** Undefined: what it takes was not measured. */
+  readonly met: boolean | undefined;
+}
+
+export interface Results {
+  readonly made: string;
+  readonly commit: string;
+  readonly quick: boolean;
+  readonly seconds: number;
+  readonly machine: Machine;
+  readonly transports: readonly TransportResult[];
+  readonly measures: readonly Measure[];
+  /** Measures that could not be taken, and why. */
+  readonly failed: readonly string[];
+  readonly goals: readonly Goal[];
+}
+
+/** Times in nanoseconds, of which the median and some percentiles are wanted. */
+export class Times {
+  readonly #histogram: RecordableHistogram = createHistogram({ lowest: 1, highest: HIGHEST, figures: 4 });
+
+  add(nanoseconds: number): void {
+    this.#histogram.record(Math.max(1, Math.min(HIGHEST, Math.round(nanoseconds * SCALE))));
+  }
+
+  addAll(nanoseconds: readonly number[]): this {
+    for (const one of nanoseconds) this.add(one);
+    return this;
+  }
+
+  get count(): number {
+    return this.#histogram.count;
+  }
+
+  percentile(rank: number): number {
+    return this.#histogram.percentile(rank) / SCALE;
+  }
+
+  latency(size: number, batch: number): Latency {
+    return {
+      size,
+      batch,
+      samples: this.count,
+      p50: this.percentile(50),
+      p90: this.percentile(90),
+      p99: this.percentile(99),
+      max: this.#histogram.max / SCALE,
+    };
+  }
+}
+
+/** Blocks that make a median. */
+const BLOCKS = 16;
+
+/** The median pace of the slower end: what waited in between may come faster for a while than it was sent. */
+export function rateOf(size: number, flows: readonly Flow[]): Throughput {
+  const paces = (['sent', 'received'] as const).flatMap((end) => {
+    const blocks = flows.flatMap((flow) => flow[end] ?? []);
+    if (blocks.length === 0) return [];
+    // One that tells only the mean of a whole pass: the best pass is the least disturbed.
+    if (blocks.length < BLOCKS) return [Math.min(...blocks)];
+    return [new Times().addAll(blocks).percentile(50)];
+  });
+  const messagesPerSecond = 1e9 / Math.max(...paces);
+  return { size, messagesPerSecond, bytesPerSecond: messagesPerSecond * size };
+}

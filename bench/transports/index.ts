@@ -1,0 +1,38 @@
+/** All that is compared. The order is that of the tables. */
+import { ipc } from './ipc.js';
+import { isthmus } from './isthmus.js';
+import { mpi } from './mpi.js';
+import { tcp, unix } from './sockets.js';
+import type { Transport } from './transport.js';
+import { ucx } from './ucx.js';
+import { worker } from './worker.js';
+import { zeromq } from './zeromq.js';
+
+/** @param baseline another build of the library, to be measured beside this one */
+export function transports(baseline?: string): readonly Transport[] {
+  const before =
+    baseline === undefined
+      ? []
+      : [
+          isthmus('into-before', 'Isthmus before, polled', { form: 'into' }, baseline),
+          isthmus('poll-before', 'Isthmus before, polled in place', { form: 'poll' }, baseline),
+          isthmus('receive-before', 'Isthmus before, trySend, await receive()', { form: 'receive' }, baseline),
+          isthmus('await-before', 'Isthmus before, await send() and receive()', { form: 'await' }, baseline),
+        ];
+  return [
+    isthmus('into', 'Isthmus, polled: tryReceiveInto', { form: 'into' }),
+    isthmus('poll', 'Isthmus, polled in place: poll', { form: 'poll' }),
+    isthmus('receive', 'Isthmus, trySend, await receive()', { form: 'receive' }),
+    isthmus('await', 'Isthmus, await send() and receive()', { form: 'await' }),
+    isthmus('await-spin', 'the same, PSP_WAIT=spin', { form: 'await', wait: 'spin' }),
+    isthmus('await-tcp', 'Isthmus over its plugin tcp, await', { form: 'await', plugin: 'tcp' }),
+    ...before,
+    ucx,
+    mpi,
+    unix,
+    tcp,
+    worker,
+    ipc,
+    zeromq,
+  ];
+}

@@ -1,0 +1,385 @@
+/**
+ * Isthmus, through its public API and as the README tells to use it: whoever polls looks in a bounded loop and lets the
+ * event loop turn at bounded intervals. host/cli/pingpong.ts does it the same way.
+ */
+import { pathToFileURL } from 'node:url';
+import type * as Library from '../../host/index.js';
+import { now } from '../clock.js';
+import { Pace } from './pace.js';
+import { sample } from './sample.js';
+import type { EndOptions, Far, Flow, Handlers, Near, Transport } from './transport.js';
+
+/**
+ * How both ends send and receive.
+ *
+ * - `into`: `trySend`, `tryReceiveInto`
+ * - `poll`: `trySend`, `poll` with a handler that looks at the first and the last byte where they lie
+ * - `receive`: `trySend`, `await receive()`
+ * - `await`: `await send()`, `await receive()` and nothing else
+ */
+export type Form = 'into' | 'poll' | 'receive' | 'await';
+
+export interface Ways {
+  readonly form: Form;
+  readonly plugin?: 'shm' | 'tcp';
+  readonly wait?: 'adaptive' | 'spin' | 'block';
+}
+
+/** Looks between two turns of the event loop: about a millisecond. */
+const BUDGET = 20_000;
+/** A message counts as one look, and one more for each of so many bytes. */
+const BYTES_PER_LOOK_LOG2 = 8;
+/** Messages of a stream between two looks at the clock. */
+const BURST = 64;
+/** It ends a run: no other message is empty. */
+const END = new Uint8Array(0);
+
+export async function createRuntime(
+  { library, tag }: Pick<EndOptions, 'library' | 'tag'>,
+  { plugin = 'shm', wait = 'adaptive' }: Partial<Ways> = {},
+  more: Library.RuntimeOptions = {},
+): Promise<Library.Runtime> {
+  const { Runtime } = (await import(pathToFileURL(library).href)) as typeof Library;
+  const shm = plugin === 'shm' ? {} : { shm: 0 };
+  return Runtime.create({ name: 'bench', shmName: `bench-${tag}`, ivshmem: 0, control: false, wait, ...shm, ...more });
+}
+
+/** One side of a connection over which a ping-pong or a stream is played. */
+export class Player {
+  readonly runtime: Library.Runtime;
+  readonly connection: Library.Connection;
+  readonly #form: Form;
+  readonly #budget: number;
+  #out = new Uint8Array(0);
+  #target = new Uint8Array(8);
+  #cost = 1;
+  /** Round trips that are left; whether a message of the next one is on its way. */
+  #left = 0;
+  #sent = false;
+  #ended = false;
+  /** Messages that came. */
+  received = 0;
+  /** How fast they came, or went. */
+  pace = new Pace(8);
+  /** What the handler of `poll` has seen: it cannot be left out. */
+  seen = 0;
+  readonly #look = (memory: Uint8Array, offset: number, length: number) => {
+    if (length > 0) this.seen ^= (memory[offset] as number) ^ (memory[offset + length - 1] as number);
+    this.#came(length);
+  };
+
+  constructor(runtime: Library.Runtime, connection: Library.Connection, form: Form) {
+    this.runtime = runtime;
+    this.connection = connection;
+    this.#form = form;
+    // Over tcp nothing comes before the event loop has turned.
+    this.#budget = connection.plugin === 'tcp' ? 1 : BUDGET;
+  }
+
+  /** The next run is one with messages of so many bytes. */
+  prepare(size: number): void {
+    this.#out = new Uint8Array(size).fill(0x2a);
+    if (this.#target.length < size) this.#target = new Uint8Array(size);
+    this.#cost = 1 + (size >> BYTES_PER_LOOK_LOG2);
+    this.#ended = false;
+    this.received = 0;
+    this.pace = new Pace(size);
+  }
+
+  #came(length: number): void {
+    if (length === this.#out.length) this.received++;
+    else if (length === 0) this.#ended = true;
+    else throw new Error(`a message of ${length} bytes came in place of ${this.#out.length}`);
+  }
+
+  /** Take one message if one is there. */
+  #take(): boolean {
+    if (this.#form === 'poll') return this.connection.poll(this.#look, 1) === 1;
+    const length = this.connection.tryReceiveInto(this.#target);
+    if (length < 0) return false;
+    this.#came(length);
+    return true;
+  }
+
+  /** Wait for a message, and take it. */
+  async #receive(): Promise<void> {
+    const message = await this.connection.receive();
+    if (message === undefined) throw new Error('the other side has closed the connection');
+    this.#came(message.data.length);
+  }
+
+  async #send(bytes: Uint8Array): Promise<void> {
+    if (this.#form === 'receive' && this.connection.trySend(bytes)) return;
+    await this.connection.send(bytes);
+  }
+
+  get #polls(): boolean {
+    return this.#form === 'into' || this.#form === 'poll';
+  }
+
+  // ─── near ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Play so many round trips. */
+  play(rounds: number): Promise<void> | undefined {
+    this.#left = rounds;
+    if (!this.#polls) return this.#playWaiting();
+    this.#rally();
+    return this.#left > 0 ? this.#playOn() : undefined;
+  }
+
+  /** Until nothing is left or the budget is used up. */
+  #rally(): void {
+    const { connection } = this;
+    const out = this.#out;
+    let rest = this.#budget;
+    while (this.#left > 0 && rest > 0) {
+      if (!this.#sent) {
+        if (!connection.trySend(out)) {
+          rest--;
+          continue;
+        }
+        this.#sent = true;
+      }
+      let got = this.#take();
+      while (!got && --rest > 0) got = this.#take();
+      if (!got) return;
+      this.#sent = false;
+      this.#left--;
+      rest -= this.#cost;
+    }
+  }
+
+  async #playOn(): Promise<void> {
+    while (this.#left > 0) {
+      await this.runtime.turn();
+      this.#rally();
+    }
+  }
+
+  async #playWaiting(): Promise<void> {
+    for (; this.#left > 0; this.#left--) {
+      await this.#send(this.#out);
+      await this.#receive();
+    }
+  }
+
+  /** Send for so many milliseconds. @returns how many messages */
+  async stream(milliseconds: number): Promise<number> {
+    const { connection } = this;
+    const out = this.#out;
+    const end = now() + milliseconds * 1e6;
+    const burst = Math.max(1, BURST >> (this.#cost >> 6));
+    let count = 0;
+    for (let turned = now(), at = turned; at < end; at = now()) {
+      if (this.#form === 'await') {
+        for (let i = 0; i < burst; i++, count++) await connection.send(out);
+        this.pace.count(burst);
+        continue;
+      }
+      // Where the ring is full the other side is given a moment.
+      for (let i = 0, rest = this.#budget; i < burst && rest > 0; ) {
+        if (connection.trySend(out)) {
+          i++;
+          count++;
+          this.pace.count(1);
+        } else rest--;
+      }
+      if (at - turned > 1e6 || this.#budget === 1) {
+        await this.runtime.turn();
+        turned = at;
+      }
+    }
+    return count;
+  }
+
+  /** The other side's run is over. */
+  end(): Promise<void> {
+    return this.connection.send(END);
+  }
+
+  // ─── far ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Answer each message with another, until the end. */
+  async echo(): Promise<void> {
+    if (this.#polls) {
+      for (this.#sent = true; !this.#ended; ) {
+        this.#answer();
+        await this.runtime.turn();
+      }
+      return;
+    }
+    for (;;) {
+      await this.#receive();
+      if (this.#ended) return;
+      await this.#send(this.#out);
+    }
+  }
+
+  #answer(): void {
+    const { connection } = this;
+    const out = this.#out;
+    const cost = this.#cost;
+    for (let rest = this.#budget; rest > 0 && !this.#ended; ) {
+      if (!this.#sent) {
+        rest--;
+        this.#sent = connection.trySend(out);
+      } else if (!this.#take()) {
+        rest--;
+      } else {
+        if (!this.#ended) this.#sent = connection.trySend(out);
+        rest -= cost;
+      }
+    }
+  }
+
+  /** Take what comes, until the end. */
+  async sink(): Promise<void> {
+    if (!this.#polls) {
+      while (!this.#ended) {
+        await this.#receive();
+        this.pace.count(1);
+      }
+      return;
+    }
+    for (;;) {
+      this.#drain();
+      if (this.#ended) return;
+      await this.runtime.turn();
+    }
+  }
+
+  #drain(): void {
+    const { connection } = this;
+    const cost = this.#cost;
+    if (this.#form === 'poll') {
+      for (let rest = this.#budget; rest > 0 && !this.#ended; ) {
+        const came = connection.poll(this.#look, BURST);
+        if (came > 0) this.pace.count(came);
+        rest -= 1 + came * cost;
+      }
+      return;
+    }
+    for (let rest = this.#budget; rest > 0 && !this.#ended; ) {
+      if (this.#take()) {
+        this.pace.count(1);
+        rest -= cost;
+      } else rest--;
+    }
+  }
+}
+
+/** One who plays ping-pong with a {@link isthmusFar}. */
+class IsthmusNear implements Near {
+  readonly #far: Far;
+  readonly #options: EndOptions;
+  readonly #ways: Ways;
+  #player: Player | undefined;
+
+  constructor(far: Far, options: EndOptions, ways: Ways) {
+    this.#far = far;
+    this.#options = options;
+    this.#ways = ways;
+  }
+
+  async #connect(): Promise<Player> {
+    const port = await this.#far.call<number>('listen', this.#ways);
+    const runtime = await createRuntime(this.#options, this.#ways);
+    const connection = await runtime.connect({ host: '127.0.0.1', port });
+    const { plugin = 'shm', form } = this.#ways;
+    if (connection.plugin !== plugin) throw new Error(`it went over ${connection.plugin}: ${connection.why}`);
+    await this.#far.call('accepted');
+    return new Player(runtime, connection, form);
+  }
+
+  async #with<T>(size: number, run: (player: Player) => Promise<T>): Promise<T> {
+    this.#player ??= await this.#connect();
+    this.#player.prepare(size);
+    try {
+      return await run(this.#player);
+    } finally {
+      // One that spins is not to take a processor from who is measured next.
+      if (this.#ways.wait === 'spin') await this.close();
+    }
+  }
+
+  latency(size: number, milliseconds: number, batch: number): Promise<number[]> {
+    return this.#with(size, async (player) => {
+      await this.#far.call('echo', size);
+      const samples = await sample(
+        milliseconds,
+        batch,
+        (rounds) => player.play(rounds),
+        () => player.runtime.turn(),
+      );
+      await player.end();
+      await this.#far.call('ended');
+      return samples;
+    });
+  }
+
+  throughput(size: number, milliseconds: number): Promise<Flow> {
+    return this.#with(size, async (player) => {
+      await this.#far.call('sink', size);
+      const messages = await player.stream(milliseconds);
+      await player.end();
+      const { came, received } = await this.#far.call<{ came: number; received: number[] }>('ended');
+      if (came !== messages) throw new Error(`${messages} messages were sent and ${came} received`);
+      return { sent: player.pace.blocks, received };
+    });
+  }
+
+  async close(): Promise<void> {
+    const player = this.#player;
+    this.#player = undefined;
+    await player?.connection.close();
+    await player?.runtime.close();
+    if (player) await this.#far.call('leave');
+  }
+}
+
+function isthmusFar(options: EndOptions): Handlers {
+  let runtime: Library.Runtime | undefined;
+  let accepted: Promise<Player> | undefined;
+  let player: Player | undefined;
+  let run: Promise<void> | undefined;
+  const start = (size: number, begin: (player: Player) => Promise<void>) => {
+    player?.prepare(size);
+    run = begin(player as Player);
+    run.catch(() => {});
+  };
+  return {
+    async listen(ways: Ways) {
+      const created = await createRuntime(options, ways);
+      runtime = created;
+      let accept!: (player: Player) => void;
+      accepted = new Promise((resolve) => {
+        accept = resolve;
+      });
+      const { port } = await created.listen({}, (connection) => accept(new Player(created, connection, ways.form)));
+      return port;
+    },
+    async accepted() {
+      player = await accepted;
+    },
+    echo: (size: number) => start(size, (player) => player.echo()),
+    sink: (size: number) => start(size, (player) => player.sink()),
+    async ended() {
+      await run;
+      return { came: player?.received, received: player?.pace.blocks };
+    },
+    leave: () => runtime?.close(),
+  };
+}
+
+export function isthmus(name: string, title: string, ways: Ways, library?: string): Transport {
+  const own = (options: EndOptions) => (library === undefined ? options : { ...options, library });
+  const tagged = (options: EndOptions) => ({ ...own(options), tag: `${options.tag}-${name}` });
+  return {
+    name,
+    title,
+    ours: true,
+    missing: () => undefined,
+    near: async (options, far) => new IsthmusNear(await far(), tagged(options), ways),
+    far: (options) => isthmusFar(tagged(options)),
+  };
+}
