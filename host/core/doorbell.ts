@@ -152,7 +152,7 @@ export class PeerBell {
     this.#calling = undefined;
   }
 
-  /** Wake him, if we can. */
+  /** Wake him, if we can. (wake.pml: ring) */
   ring(): void {
     if (this.#fd >= 0) mapper().ring(this.#fd);
     else this.#missed = true;
