@@ -121,7 +121,7 @@ function search(name: string, macros: string, how?: 'long' | 'cycles'): string {
     const defines = macros.split(' ').flatMap((macro) => (macro ? [`-D${macro}`] : []));
     run('spin', ['-a', ...defines, join(folder, `${name}.pml`)], build);
     const what = how === 'cycles' ? '-DNP' : '-DSAFETY';
-    run('gcc', [how ? '-O1' : '-O0', '-w', what, '-DNOFAIR', '-DCOLLAPSE', '-DMEMLIM=1500', '-o', 'pan', 'pan.c'], build);
+    run('gcc', [how === 'long' ? '-O1' : '-O0', '-w', what, '-DNOFAIR', '-DMEMLIM=1500', '-o', 'pan', 'pan.c'], build);
     return run('./pan', ['-m200000', ...(how === 'cycles' ? ['-l'] : [])], build);
   } finally {
     rmSync(build, { recursive: true, force: true });
