@@ -28,6 +28,7 @@ interface Model {
   readonly fails: Readonly<Record<string, readonly [size: string, how: RegExp]>>;
 }
 
+/** A sleeper sleeps for ever, or somebody waits for what never comes. */
 const STUCK = /invalid end state/;
 const WRONG = /assertion violated/;
 
@@ -89,6 +90,19 @@ const MODELS: readonly Model[] = [
       EFFORT_FORGOTTEN: ['', WRONG],
       REFUSED_FOR_GOOD: ['MESSAGES=1 SUSPENDS=3 SAME_NAMES', WRONG],
       LEAVES_ANY_LINK: ['MESSAGES=1 SUSPENDS=3 SAME_NAMES', WRONG],
+    },
+  },
+  {
+    name: 'halves',
+    holds: ['', 'CRASH', 'CRASH RECLAIMERS=1'],
+    ends: [],
+    fails: {
+      NO_GENERATION: ['CRASH', WRONG],
+      PLAIN_CLEAR: ['CRASH', WRONG],
+      BOTH_CLEARED: ['CRASH', WRONG],
+      HALVES_IGNORED: ['CRASH', WRONG],
+      OFFER_LEFT: ['', WRONG],
+      LAST_DOES_NOT_SWEEP: ['', WRONG],
     },
   },
   {
