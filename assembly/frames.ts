@@ -215,7 +215,7 @@ function returnExtents(frame: u32, count: u32): void {
 // ─── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Take a run of `count` frames as the side `which`, and offer its other half.
+ * Take a run of `count` frames as the side `which`, and offer its other half. (halves.pml: take)
  * @returns its first frame, or 0 if the region has no such run
  */
 export function take(count: u32, which: u32): u32 {
@@ -250,7 +250,7 @@ export function offered(frame: u32, which: u32, ownerSlot: u32, ownerGeneration:
 }
 
 /**
- * Adopt the half `which` of a run that (`ownerSlot`, `ownerGeneration`) offers.
+ * Adopt the half `which` of a run that (`ownerSlot`, `ownerGeneration`) offers. (halves.pml: offered, adopt)
  * @returns its frames, or 0 if there is no such offer
  */
 export function adopt(frame: u32, which: u32, ownerSlot: u32, ownerGeneration: u32): u32 {
@@ -263,7 +263,7 @@ export function adopt(frame: u32, which: u32, ownerSlot: u32, ownerGeneration: u
 
 /**
  * Our last access to a run of our own is over. Its frames are free at once if nobody adopted the other half, else when
- * that is let go of and collect() comes by.
+ * that is let go of and collect() comes by. (halves.pml: give_back, free_run)
  * @returns whether nobody had adopted it
  */
 export function giveBack(frame: u32, count: u32, which: u32): bool {
@@ -285,7 +285,7 @@ function freeRun(frame: u32, count: u32): void {
   returnExtents(frame, count);
 }
 
-/** Our last access to a run of somebody else is over. */
+/** Our last access to a run of somebody else is over. (halves.pml: let_go) */
 export function letGo(frame: u32, which: u32, count: u32): void {
   const mine = tagOf(KIND_HELD, slot, generation, count);
   if (atomic.cmpxchg<u64>(half(frame, which), mine, 0) != mine) return;
@@ -294,7 +294,7 @@ export function letGo(frame: u32, which: u32, count: u32): void {
   for (let extent = frame >> extentShift; extent <= last; ++extent) sweepExtent(extent);
 }
 
-/** Free those runs that we gave back and whose other half is gone by now. */
+/** Free those runs that we gave back and whose other half is gone by now. (halves.pml: collect) */
 export function collect(): void {
   if (pending == 0) return;
   for (let base: u32 = 0; base < frames; base += 64) {
@@ -314,7 +314,7 @@ export function collect(): void {
   }
 }
 
-/** Let go of all that is ours, and of our slot. What others still hold in our extents frees itself with their last half. */
+/** Let go of all that is ours, and of our slot (halves.pml: leave). What others still hold in our extents frees itself with their last half. */
 export function leave(): void {
   for (let frame: u32 = 0; frame < frames; ++frame) clearHalves(frame, slot, generation);
   memory.fill(OWNED, 0, BITMAP * 4);
@@ -327,6 +327,7 @@ export function leave(): void {
 
 // ─── the dead and the gone ───────────────────────────────────────────────────────────────────────────────────────────
 
+/** halves.pml: clear_halves. */
 function clearHalves(frame: u32, ofSlot: u32, ofGeneration: u32): void {
   for (let which: u32 = 0; which < HALVES; which += HALF_PRODUCER) {
     const tag = atomic.load<u64>(half(frame, which));
@@ -334,7 +335,10 @@ function clearHalves(frame: u32, ofSlot: u32, ofGeneration: u32): void {
   }
 }
 
-/** Free an extent whose owner is gone, if nobody holds anything in it any more. Nobody can begin to: no offer is left. */
+/**
+ * Free an extent whose owner is gone, if nobody holds anything in it any more. Nobody can begin to: no offer is left.
+ * (halves.pml: sweep)
+ */
 function sweepExtent(extent: u32): void {
   const tag = atomic.load<u64>(extentWord(extent));
   if (tag == 0 || tag == TAG_RESERVED || alive(tagSlot(tag), <u32>(tag >> 32))) return;
@@ -358,7 +362,10 @@ function sweepExtent(extent: u32): void {
   atomic.cmpxchg<u64>(extentWord(extent), tag, 0);
 }
 
-/** Clear every half that a dead peer held or offered, free what nobody else holds anything in, and free its slot. */
+/**
+ * Clear every half that a dead peer held or offered, free what nobody else holds anything in, and free its slot.
+ * (halves.pml: declare_dead)
+ */
 export function reclaim(ofSlot: u32, ofGeneration: u32): void {
   for (let frame: u32 = 0; frame < frames; ++frame) clearHalves(frame, ofSlot, ofGeneration);
   sweep();

@@ -1,6 +1,8 @@
 /**
  * Suspending and resuming: the state machine of one connection, and that of a process.
  *
+ * suspend.pml has both ends of a connection with all that is between them, process.pml what steers a process.
+ *
  * Pure: the state is the host's, because it outlives every memory that a core works on. Every event is defined in every
  * state; one that means nothing there changes nothing, and the host records it.
  *

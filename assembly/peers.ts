@@ -153,8 +153,9 @@ export function heartbeat(index: u32): u32 {
 /**
  * Tell the peer that this ring has something. Bit before summary, so that a summary bit never comes too early.
  *
- * Model: wake. The summary is set before `sleeping` is read, and rest() does it the other way round, all of it sequentially
- * consistent: either we see that he sleeps, or he sees the summary and does not. Of several who see it one has to ring.
+ * wake.pml: set_ready, set_summary, look_at_sleeping. The summary is set before `sleeping` is read, and rest() does it the
+ * other way round, all of it sequentially consistent: either we see that he sleeps, or he sees the summary and does not. Of
+ * several who see it one has to ring.
  * @returns whether the peer sleeps, and we have to ring
  */
 export function setReady(c: usize): bool {
@@ -167,7 +168,7 @@ export function setReady(c: usize): bool {
   return atomic.load<u32>(sleeping) != 0 && atomic.xchg<u32>(sleeping, 0) != 0;
 }
 
-/** Move the connections whose ready bits are set to the hot ones. */
+/** Move the connections whose ready bits are set to the hot ones. (wake.pml: take_ready) */
 function takeReady(): void {
   const at = slotAddress(slot);
   // Summary first: a bit that is set behind our back sets its summary again.
@@ -228,7 +229,7 @@ export function hot(): u32 {
  * Those that wait for room stay hot. Where there are none of those, announce that we sleep: whoever sets a ready bit from
  * here on has to ring.
  *
- * Model: sleep. Announce, then look at the summary once more (see setReady).
+ * wake.pml: rest, sleep, look_at_summary. Announce, then look at the summary once more (see setReady).
  * @param sleep whether all peers can ring
  * @returns REST_BUSY: one of them has a record after all; REST_QUIET: there is nothing, but nobody would ring; REST_ASLEEP
  */
@@ -254,7 +255,7 @@ export function rest(sleep: bool): u32 {
 /** Whether we have announced that we sleep. */
 let asleep = false;
 
-/** Nobody has to ring any more. */
+/** Nobody has to ring any more. (wake.pml: rouse) */
 function rouse(): void {
   asleep = false;
   atomic.store<u32>(slotAddress(slot) + SLOT_SLEEPING, 0);

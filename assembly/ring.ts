@@ -104,7 +104,7 @@ export function bindProducer(c: usize, ring: usize, capacity: u32, start: u32): 
 // ─── producer ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Room for a record of `payload` bytes, at most recordMax().
+ * Room for a record of `payload` bytes, at most recordMax(). (wake.pml: claim)
  * @returns where the payload goes, NOTHING if the ring is full, BROKEN if the peer's head cannot be
  */
 // @ts-ignore: decorator
@@ -147,8 +147,8 @@ export function refreshHead(c: usize, tail: u32): bool {
 /**
  * Publish the claimed record.
  *
- * Model: publish. The store of the header and the load of `armed` behind it are both sequentially consistent; with the
- * same on the consumer's side (arm) one of the two sees the other.
+ * wake.pml: clear_next, publish, look_at_armed. The store of the header and the load of `armed` behind it are both
+ * sequentially consistent; with the same on the consumer's side (arm) one of the two sees the other.
  * @returns whether the consumer is armed: it no longer polls, and wants its ready bit
  */
 // @ts-ignore: decorator
@@ -196,7 +196,7 @@ export function readable(c: usize): bool {
 }
 
 /**
- * Check the header at the read position.
+ * Check the header at the read position. (wake.pml: peek, publish_head_when_empty)
  * @returns the header (length u32, place tag u24, kind u8), 0 if there is nothing, all ones if it cannot be
  */
 // @ts-ignore: decorator
@@ -245,7 +245,7 @@ export function payloadAt(c: usize): u32 {
  * Step over the peeked record. Its bytes may be overwritten from the next published head on.
  *
  * The head is published when an eighth of the ring has come together, else at the next look at an empty ring: off the
- * way of a message, and one store for many of them.
+ * way of a message, and one store for many of them. (wake.pml: release)
  */
 // @ts-ignore: decorator
 @inline
@@ -256,7 +256,7 @@ export function release(c: usize): void {
   if (read - load<u32>(c, RX_HEAD) > (load<u32>(c, RX_MASK) + 1) >> PUBLISH_SHIFT) publishHead(c, read);
 }
 
-/** Let the producer reuse everything before `head`, unless borrowed records hold it back. */
+/** Let the producer reuse everything before `head`, unless borrowed records hold it back. (wake.pml: publish_head) */
 export function publishHead(c: usize, head: u32): void {
   if (load<u32>(c, RX_HOLDS) != 0) return;
   store<u32>(c, head, RX_HEAD);
@@ -266,8 +266,8 @@ export function publishHead(c: usize, head: u32): void {
 /**
  * Stop polling: from here on the producer sets our ready bit.
  *
- * Model: arm. Announce, then look once more: a record that was published before the announcement is found here, one
- * published after it sees the announcement.
+ * wake.pml: arm, look_again. Announce, then look once more: a record that was published before the announcement is found
+ * here, one published after it sees the announcement.
  * @returns false if there is a record; the ring is then not armed
  */
 export function arm(c: usize): bool {
@@ -282,6 +282,7 @@ export function arm(c: usize): bool {
   return true;
 }
 
+/** wake.pml: disarm. */
 export function disarm(c: usize): void {
   if (load<u32>(c, RX_ARMED) == 0) return;
   store<u32>(c, 0, RX_ARMED);

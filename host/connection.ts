@@ -381,6 +381,7 @@ export class RuntimeConnection
     this.#core = carrier.core;
     this.#polled = carrier.polled;
     this.#in.attach(carrier);
+    // suspend.pml: begin.
     const begin = () => {
       this.#tentative = undefined;
       this.#route = route;
@@ -413,7 +414,7 @@ export class RuntimeConnection
     return this.#tentative !== undefined;
   }
 
-  /** @internal The other side has given up the link before it began. */
+  /** @internal The other side has given up the link before it began. (suspend.pml: revert) */
   revert(): void {
     if (!this.#tentative) return;
     this.#tentative = undefined;
@@ -833,7 +834,7 @@ export class RuntimeConnection
 
   // ─── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** @internal The link says that the other side is gone: all that it committed is in the ring by now. */
+  /** @internal The link says that the other side is gone: all that it committed is in the ring by now. (suspend.pml: ended) */
   ended(end: LinkEnd): void {
     if (this.#end) return;
     this.#end = end;
@@ -1054,7 +1055,7 @@ export class RuntimeConnection
     return true;
   }
 
-  /** @internal */
+  /** @internal suspend.pml: last_word_heard. */
   lastWordHeard(type: number, value: number): void {
     if (this.#freed || !this.#on) return;
     this.#in.drainAndForget();
@@ -1093,7 +1094,7 @@ export class RuntimeConnection
     return this.#context.listenPort(this);
   }
 
-  /** @internal */
+  /** @internal suspend.pml: let_go. */
   letGo(): void {
     const on = this.#on;
     if (!on) return;

@@ -163,7 +163,7 @@ export class Inbound {
     this.#draining = false;
   }
 
-  /** Take everything out of the ring; a message that has begun will come again from its beginning. */
+  /** Take everything out of the ring; a message that has begun will come again from its beginning. (suspend.pml: PARTIAL_KEPT) */
   drainAndForget(): void {
     this.drain();
     const receiver = this.#partial?.receiver;

@@ -111,12 +111,12 @@ export class Migration implements Migratable {
     try {
       await Promise.race([prepared, aborted]);
       this.#giveUp = undefined;
-      this.#handle('ALLOW');
+      this.#handle('ALLOW'); // process.pml: allow.
     } catch (error) {
       this.#giveUp = undefined;
       this.#suspending = undefined;
       cut.abort(error);
-      // It is coming back from here on, although devices may still be on their way out: what is asked now waits for that.
+      // process.pml: give_up. It is coming back from here on, although devices may still be on their way out: what is asked now waits for that.
       await this.#comeBack(prepared);
       throw error;
     } finally {
@@ -131,6 +131,7 @@ export class Migration implements Migratable {
     return new IsthmusError('ERR_ISTHMUS_SUSPEND', `not suspended within ${timeout} ms: ${what}`);
   }
 
+  /** process.pml: hold, let_go, leave_devices. */
   async #prepare(cut: AbortSignal): Promise<void> {
     await Promise.all([...this.#host.endpoints].map((endpoint) => endpoint.hold()));
     cut.throwIfAborted();
@@ -157,6 +158,7 @@ export class Migration implements Migratable {
     return back;
   }
 
+  /** process.pml: take_devices. */
   async #back(failed: Promise<void> | undefined): Promise<void> {
     if (failed) {
       await (this.#away ? failed.catch(() => {}) : undefined);

@@ -125,7 +125,7 @@ export class OnDemand {
     entry.effort?.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed'));
   }
 
-  /** Give up what is under way, and begin nothing, until {@link release}. */
+  /** Give up what is under way, and begin nothing, until {@link release}. (suspend.pml: hold) */
   hold(): void {
     this.#held = true;
     for (const entry of this.#entries.values()) {
@@ -158,7 +158,7 @@ export class OnDemand {
     );
   }
 
-  /** The connection has something to send, or is to come back. */
+  /** The connection has something to send, or is to come back. (suspend.pml: bring_up) */
   bringUp(connection: RuntimeConnection): void {
     const entry = this.#entries.get(connection);
     if (!entry || entry.effort || this.#held) return;
@@ -288,7 +288,7 @@ export class OnDemand {
     });
   }
 
-  /** Somebody asks for one of ours. @returns undefined: there is none */
+  /** Somebody asks for one of ours. (suspend.pml: asked_for) @returns undefined: there is none */
   asked(request: OnDemandRequest): OnDemandAnswer | undefined | Promise<OnDemandAnswer | undefined> {
     if (request.kind === 'hurry') return this.#host.hurried(request.peer.id) ? {} : undefined;
     // It may be faster in coming back than we are in letting go.
@@ -296,6 +296,7 @@ export class OnDemand {
     return leaving ? letsGo(leaving).then(() => this.#answer(request)) : this.#answer(request);
   }
 
+  /** suspend.pml: back_connect, answer. */
   #answer({ kind, peer }: OnDemandRequest): OnDemandAnswer | undefined {
     const entry = this.#find(peer);
     if (!entry) return undefined;
@@ -326,7 +327,7 @@ export class OnDemand {
     return named;
   }
 
-  /** A handshake on our listener ended well. @returns whether it was for one of ours */
+  /** A handshake on our listener ended well. (suspend.pml: agreed) @returns whether it was for one of ours */
   agreed(connected: Connected): boolean {
     for (const entry of this.#entries.values()) {
       if (entry.local.id !== connected.local.id) continue;
@@ -342,6 +343,7 @@ export class OnDemand {
     return false;
   }
 
+  /** suspend.pml: up. */
   #up(entry: Entry, connected: Connected, role: 'say' | 'await'): void {
     const { connection } = entry;
     const { counts, peer } = connected;

@@ -59,7 +59,10 @@ export class Outbound {
     on.committed();
   }
 
-  /** Send this behind the message under way, and nothing after it: what waits and what comes waits for the next link. */
+  /**
+   * Send this behind the message under way, and nothing after it: what waits and what comes waits for the next link.
+   * (suspend.pml: last_word)
+   */
   last(type: number, data: Uint8Array, sent: () => void): void {
     const begun = (this.#queue[0]?.sent ?? -1) >= 0 ? 1 : 0;
     const entry: PendingSend = { type, xheader: NO_BYTES, data, sent: -1, resolve: sent, reject: undefined };
@@ -71,6 +74,7 @@ export class Outbound {
 
   /**
    * The last word has found no room. Give it up, and what has begun: that goes anew over the next link.
+   * (suspend.pml: last_word_aside)
    * @returns false: it is in the ring
    */
   giveUpLast(): boolean {

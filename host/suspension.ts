@@ -65,7 +65,7 @@ export class Suspension {
     return this.#state === SUSPENSION_SUSPENDED || this.#state === SUSPENSION_RESUMING;
   }
 
-  /** This side wants to. */
+  /** This side wants to. (suspend.pml: start) */
   start(): void {
     if (this.#handle('SUSPEND') !== coreLayout().SUSPENSION_SUSPENDING) return;
     this.#asked = true;
@@ -73,7 +73,7 @@ export class Suspension {
     this.#say(coreLayout().MESSAGE_SHUTDOWN_REQ);
   }
 
-  /** A message of the peer about it. */
+  /** A message of the peer about it. (suspend.pml: heard) */
   received(type: number, data: Uint8Array): void {
     const { MESSAGE_SHUTDOWN_REQ, MESSAGE_SHUTDOWN_ACK, SUSPENSION_RECEIVED, SUSPENSION_NONE } = coreLayout();
     if (type !== MESSAGE_SHUTDOWN_REQ && type !== MESSAGE_SHUTDOWN_ACK) {
@@ -108,6 +108,7 @@ export class Suspension {
     if (this.suspended) this.#handle('UP');
   }
 
+  /** suspend.pml: listen_port, said; last_word_aside behind the limit. */
   #say(type: number): void {
     const say = (port: number) => {
       const data = Buffer.alloc(4);

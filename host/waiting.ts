@@ -19,7 +19,7 @@ export interface Waiter {
 /** What a waiter calls. `rounds`: how often to look inside the core before giving up. True: there was something. */
 export type Look = (rounds: number) => boolean;
 
-/** Before a pause. `busy`: there is something after all; `quiet`: nothing, look by a timer; `asleep`: somebody will ring. */
+/** Before a pause (wake.pml: quiet_until_timer, asleep_until_rung). `busy`: there is something after all; `quiet`: nothing, look by a timer; `asleep`: somebody will ring. */
 export type Rest = () => 'busy' | 'quiet' | 'asleep';
 
 /** Rounds over the hot connections inside the core, 10 to 20 µs: longer would keep the event loop waiting. */
@@ -34,7 +34,7 @@ const PAUSES = [
   { pause: 4, until: 500 },
   { pause: 10, until: Number.POSITIVE_INFINITY },
 ] as const;
-/** Asleep: a peer that dies between taking over to ring and ringing leaves it to nobody. */
+/** Asleep: a peer that dies between taking over to ring and ringing leaves it to nobody. (wake.pml: NO_NET) */
 const NET = 100;
 
 /** Calls once, some time later. Keeps no process alive. */

@@ -10,6 +10,8 @@
  * | resume     | ignored  | stop; FAILED, COMPLETED | begin    | nothing new                |
  * | toggle     | begin    | ignored                | resume   | ignored                    |
  *
+ * test/model/process.pml goes through all of it.
+ *
  * A migration without a request (`runtime.suspend()`, the control socket) changes the state, and answers nobody.
  */
 import type { Log } from '../log.js';

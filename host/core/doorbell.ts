@@ -122,12 +122,21 @@ export class PeerBell {
   #calling: { fd: number; watch: Watch } | undefined;
   /** It was to be rung before it was here. */
   #missed = false;
+  #closed = false;
+  readonly #name: string;
+  readonly #us: Attachment;
 
   constructor(region: Identity, us: Attachment, peer: Attachment) {
+    this.#name = nameOf(region, peer);
+    this.#us = us;
+    this.#call();
+  }
+
+  #call(): void {
     const native = mapper();
     let fd = -1;
     try {
-      fd = native.connectAbstract(nameOf(region, peer), us.slot, us.generation);
+      fd = native.connectAbstract(this.#name, this.#us.slot, this.#us.generation);
       this.#calling = { fd, watch: native.watch(fd, () => this.#receive()) };
     } catch {
       // Nobody listens there: another kernel, another network namespace, or one without doorbells.
@@ -154,13 +163,16 @@ export class PeerBell {
     this.#calling = undefined;
   }
 
-  /** Wake him, if we can. */
+  /** Wake him, if we can. (wake.pml: ring) */
   ring(): void {
-    if (this.#fd >= 0) mapper().ring(this.#fd);
-    else this.#missed = true;
+    if (this.#fd >= 0) return mapper().ring(this.#fd);
+    this.#missed = true;
+    // He sleeps, so he believes that we can: we could, over links before this one, and this time it went wrong.
+    if (!this.#calling && !this.#closed) this.#call();
   }
 
   close(): void {
+    this.#closed = true;
     this.#hangUp();
     if (this.#fd >= 0) closeSync(this.#fd);
     this.#fd = -1;

@@ -81,6 +81,7 @@ inline begin_back() {
 proctype Back(byte n) {
 take_devices:
   atomic {
+    skip;
     if
     :: away -> attached = 1
     :: else
@@ -108,6 +109,7 @@ take_devices:
 
 proctype Prepare(byte n) {
 hold:
+  skip;
   if
   :: atomic { race[n] == CUT -> rejected[n] = 1; goto over }
   :: atomic { race[n] == NOTHING ->
@@ -118,6 +120,7 @@ hold:
     }
   fi;
 let_go:
+  skip;
   if
   :: atomic { race[n] == CUT -> rejected[n] = 1; goto over }
   :: atomic { race[n] == NOTHING -> away = 1 }
@@ -141,6 +144,7 @@ proctype Suspension(byte n) {
   if
   :: atomic { race[n] == DONE ->
 allow:
+      skip;
       if
       :: giver == n + 1 -> giver = 0
       :: else
@@ -153,6 +157,7 @@ allow:
     }
   :: atomic { race[n] == CUT ->
 give_up:
+      skip;
       if
       :: giver == n + 1 -> giver = 0
       :: else
@@ -280,30 +285,33 @@ proctype Caller(byte waits; byte n; bit suspends; byte since) {
   fi
 }
 
-inline app_suspends(waits, n) {
+inline app_suspends(waits, n, since) {
   suspends_called++;
+  since = resumes_called;
   suspend(waits, n);
-  run Caller(waits, n, 1, resumes_called) priority MICROTASK
+  run Caller(waits, n, 1, since) priority MICROTASK
 }
 
-inline app_resumes(waits, n) {
+inline app_resumes(waits, n, since) {
   resumes_called++;
+  since = suspends_called;
   resume(waits, n);
-  run Caller(waits, n, 0, suspends_called) priority MICROTASK
+  run Caller(waits, n, 0, since) priority MICROTASK
 }
 
 proctype Application() {
-  byte calls = CALLS, waits, n;
+  byte calls = CALLS, waits, n, since;
 end:
   do
   :: atomic { calls > 0 ->
       calls--;
       if
-      :: app_suspends(waits, n)
-      :: app_resumes(waits, n)
+      :: app_suspends(waits, n, since)
+      :: app_resumes(waits, n, since)
       fi;
       waits = 0;
-      n = 0
+      n = 0;
+      since = 0
     }
   od
 }
@@ -448,7 +456,7 @@ end:
 }
 
 proctype Watch() {
-  byte waits, n;
+  byte waits, n, since;
 end:
   timeout;
   assert(state == INACTIVE || state == ALLOWED);
@@ -461,7 +469,7 @@ end:
   if
   :: state == ALLOWED ->
     /* The way out. */
-    atomic { app_resumes(waits, n); waits = 0; n = 0 };
+    atomic { app_resumes(waits, n, since); waits = 0; n = 0 };
     timeout;
     assert(state == INACTIVE && attached)
   :: else

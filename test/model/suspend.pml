@@ -355,11 +355,13 @@ end:
   /* Messages out of the queue into the ring, and behind the one under way the last word. */
   :: atomic { !dead[p] && out[p] && HAS_ROOM(p) && !begun[p] && next[p] < MESSAGES && (word[p] == NOTHING || !port[p]) ->
 send:
+      skip;
       put(p, FIRST, next[p]);
       begun[p] = 1
     }
   :: atomic { !dead[p] && out[p] && HAS_ROOM(p) && begun[p] ->
 send_rest:
+      skip;
       put(p, LAST, next[p]);
       begun[p] = 0;
       next[p]++
@@ -370,6 +372,7 @@ listen_port:
     }
   :: atomic { !dead[p] && out[p] && word[p] != NOTHING && port[p] && !begun[p] && HAS_ROOM(p) ->
 last_word:
+      skip;
       put(p, word[p], 0);
       said(p)
     }
@@ -385,6 +388,7 @@ last_word_aside:
 
   :: atomic { !dead[p] && linked[p] && nempty(ring[p]) && READS(p) ->
 receive:
+      skip;
       if
       :: spent[p] > 0 -> spent[p]++
       :: spent[p] == 0 && !taking && !partial[p] -> spent[p] = 1
@@ -447,6 +451,7 @@ asked_for:
     }
   :: atomic { !dead[p] && call[p] == LEAVING && !dead[OTHER(p)] && HAS_LEFT(p) ->
 answer:
+      skip;
       if
       :: !entry[OTHER(p)] -> call[p] = REFUSED
       :: else ->
@@ -464,6 +469,7 @@ answer:
     }
   :: atomic { !dead[p] && call[p] == ANSWERED && !dead[OTHER(p)] ->
 agreed:
+      skip;
       revert(OTHER(p));
       if
       :: linked[OTHER(p)] || closed[OTHER(p)] -> call[p] = REFUSED
@@ -523,9 +529,23 @@ others_call_is_late:
 #endif
     }
 #endif
+#ifdef STRANGER
+  /* Where the dead one listened, somebody of its name does. */
+  :: atomic { !dead[p] && effort[p] == DIAL && call[p] == CALLED && dead[OTHER(p)] ->
+      skip;
+#ifdef ID_NOT_CHECKED
+      call[p] = NOTHING;
+      linked[p] = 1;
+      begin(p)
+#else
+      close_with_error(p)
+#endif
+    }
+#endif
   /* The limit of a resume. Nobody waits so long for somebody who lives. */
   :: atomic { !dead[p] && !closed[p] && !linked[p] && (dead[OTHER(p)] || closed[OTHER(p)]) ->
 resume_timeout:
+      skip;
       close_with_error(p)
     }
 
@@ -536,6 +556,7 @@ prepare:
     }
   :: atomic { !dead[p] && process[p] == PREPARING && linked[p] && !tentative[p] && state[p] == NONE ->
 suspend:
+      skip;
       start(p)
     }
   :: atomic { !dead[p] && process[p] == PREPARING && !linked[p] ->

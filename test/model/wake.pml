@@ -309,12 +309,14 @@ proctype Consumer() {
   };
 
 look:
+  skip;
   if
   :: ALL_CONSUMED -> goto done
   :: else
   fi;
   /* poll() */
 rouse:
+  skip;
   if
   :: asleep -> asleep = 0; store_seqcst(me, SLEEPING, 0)
   :: else
@@ -323,6 +325,7 @@ rouse:
   if
   :: summary != 0 ->
 take_ready:
+    skip;
 #ifdef BITS_FIRST
     exchange(me, READY(0), 0, bits);
     exchange(me, SUMMARY, 0, summary);
@@ -339,6 +342,7 @@ take_ready:
       do
       :: r < PRODUCERS && (bits & (1 << r)) != 0 ->
 disarm:
+        skip;
         if
         :: rx_armed[r] -> rx_armed[r] = 0; store_armed(me, ARMED(r), 0)
         :: else
@@ -369,6 +373,7 @@ readable:
       if
       :: read[r] != rx_head[r] ->
 publish_head_when_empty:
+        skip;
 #ifndef HEAD_KEPT
         publish_head(r)
 #endif
@@ -423,6 +428,7 @@ rest:
   :: r > 0 && hot[r - 1] ->
     r--;
 arm:
+    skip;
 #ifndef HEAD_KEPT
     publish_head(r);
 #endif
@@ -465,6 +471,7 @@ quiet_until_timer:
   fi;
 
 sleep:
+  skip;
 #ifdef SLEEP_AFTER_LOOK
   summary = LOAD(me, SUMMARY);
   store_sleeping(me, SLEEPING, 1);
@@ -485,6 +492,7 @@ look_at_summary:
   fi;
 
 asleep_until_rung:
+  skip;
   if
   :: atomic { bell -> bell = 0 }
   :: ALL_CONSUMED && !NOT_YET_VISIBLE -> goto done

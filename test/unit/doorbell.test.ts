@@ -61,6 +61,24 @@ if (isMainThread) {
   );
 
   test(
+    'who has to ring and has no bell calls for it again',
+    timebox(20, async () => {
+      const file = newFile();
+      const ringer = new Doorbells(file, other);
+      // Nobody is there yet: the call goes wrong, as it does for want of descriptors.
+      const { bell, release } = ringer.link(one);
+      const sleeper = new Doorbells(file, one);
+      let rung = 0;
+      sleeper.rung = () => rung++;
+      await pause(20);
+      bell.ring();
+      await until('rung', () => rung === 1);
+      release();
+      for (const bells of [ringer, sleeper]) bells.close();
+    }),
+  );
+
+  test(
     'what cannot be is refused',
     timebox(5, () => {
       const code = (body: () => unknown) => {
