@@ -74,7 +74,8 @@ export class Region {
       mapped.detach();
       throw error;
     }
-    region.core.call.sweep();
+    // What the dead of before held is there for what we are about to do, not only with the first upkeep.
+    mapped.reap();
     const us = { slot: region.slot, generation: region.generation };
     region.#doorbells = new Doorbells(region.identity, us);
     region.core.sleeper = region.#doorbells;

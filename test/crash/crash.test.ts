@@ -11,7 +11,7 @@
  * ISTHMUS_CRASH_STEP: every how-manieth step of an operation, from a random one on; default 5, 1 for all of them.
  * ISTHMUS_CRASH_KILLS: deaths under full load, default 1000. ISTHMUS_TEST_ONLY: which operations, a regular expression.
  */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -24,11 +24,21 @@ import { type Finding, verify, verifyOnce } from '../../host/core/verification.j
 import { IsthmusError } from '../../host/errors.js';
 import { Runtime } from '../../host/runtime.js';
 import { Child, chosen, endChildren } from '../support/process.js';
-import { newRegion, removeRegions } from '../support/regions.js';
+import { newRegion, newShm, onlyShm, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
 import { instrument } from './instrument.js';
-import { checkNumbered, LOAD, numbered, OPERATIONS, type Operation, optionsFor, REGION } from './operations.js';
+import {
+  checkNumbered,
+  LOAD,
+  MEET,
+  meet,
+  numbered,
+  OPERATIONS,
+  type Operation,
+  optionsFor,
+  REGION,
+} from './operations.js';
 import type { VictimOptions } from './victim.child.js';
 
 const test = chosen(register);
@@ -313,6 +323,48 @@ for (const operation of OPERATIONS) {
       assert.ok(deaths > 0, 'it has died at none');
     }),
   );
+}
+
+for (const plugin of ['shm', 'ivshmem'] as const) {
+  test(
+    `died: meet where nobody else is, over ${plugin}`,
+    timebox(600, async () => {
+      const begin = performance.now();
+      let at = 1 + random(stride);
+      let deaths = 0;
+      for (let survived = 0; survived < ENOUGH; at += stride) {
+        const { shmName, path } = plugin === 'shm' ? newShm() : { shmName: '', path: newRegion(REGION) };
+        const options = plugin === 'shm' ? onlyShm(shmName, { resumeTimeout: 1000 }) : optionsFor(path);
+        const child = Child.start(program, 'victim', {
+          options,
+          attached: false,
+          port: 0,
+          core,
+        } satisfies VictimOptions);
+        await child.event('ready');
+        if ((await ofDead(child, child.call<number>('run', MEET.name, at))) === undefined) deaths++;
+        else survived++;
+        await assertConsistent(path, at);
+        const limit = pause(NEWS * 1000, 'never', { ref: false });
+        assert.is(await Promise.race([meet(options), limit]), plugin, `the next ones meet, behind step ${at}`);
+        if (plugin === 'ivshmem') await assertConsistent(path, at, true);
+        else assert.not(existsSync(path), 'the last one removes it');
+      }
+      const each = (performance.now() - begin) / (deaths + ENOUGH);
+      console.log(`meet over ${plugin}: died at ${deaths} steps; ${each.toFixed(0)} ms each`);
+      assert.ok(deaths > 0, 'it has died at none');
+    }),
+  );
+}
+
+/** @param clean nothing is to be taken back any more */
+async function assertConsistent(path: string, at: number, clean = false): Promise<void> {
+  if (!existsSync(path)) return;
+  const onlooker = Onlooker.ofFile(path);
+  const { findings } = await (clean ? verify(onlooker) : verifyOnce(onlooker));
+  onlooker.close();
+  const wrong = findings.filter(({ severity }) => clean || severity === 'error');
+  assert.is(wrong.length, 0, `step ${at}:\n${inWords(wrong)}`);
 }
 
 test(

@@ -308,3 +308,28 @@ export const OPERATIONS: readonly Operation[] = [
     },
   },
 ];
+
+/**
+ * Two runtimes of one process meet: it makes the region, joins it, and removes the file of `shm`.
+ * @returns by which plugin
+ */
+export async function meet(options: RuntimeOptions): Promise<string> {
+  const [a, b] = [await Runtime.create(options), await Runtime.create(options)];
+  const { port } = await b.listen({}, async (connection) => {
+    for await (const { data } of connection) await connection.send(data);
+  });
+  const connection = await a.connect({ host: '127.0.0.1', port });
+  await connection.send(numbered(0, 100));
+  const answer = await connection.receive();
+  checkNumbered(0, answer?.data ?? new Uint8Array());
+  await Promise.all([a.close(), b.close()]);
+  return connection.plugin;
+}
+
+/** Where nobody else is. */
+export const MEET: Operation = {
+  name: 'meet',
+  run: async ({ options }) => {
+    await meet(options);
+  },
+};

@@ -156,6 +156,9 @@ function main(): void {
       );
 
       const newcomer = await Runtime.create(options);
+      const [mapped] = newcomer.regions();
+      const { total, tables } = verdict.counts!.frames;
+      assert.is(mapped?.freeFrames, total - tables, 'there at once, not only with its first upkeep');
       const after = (await verdictOn(region)).verdict;
       assert.equal(after.findings, []);
       assert.is(after.counts?.slots.dead, 0);
