@@ -7,12 +7,12 @@
  * Limits are those of processes of their own: this file again, with a role.
  */
 import { spawnSync } from 'node:child_process';
-import { closeSync, openSync, readdirSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/connection.js';
-import { mapperMissing } from '../../host/core/mapper.js';
+import { mapper, mapperMissing } from '../../host/core/mapper.js';
 import { IsthmusError } from '../../host/errors.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
 import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
@@ -65,6 +65,19 @@ function visit(options: RuntimeOptions, port: number): Promise<Outcome> {
 
 const descriptors = () => readdirSync('/proc/self/fd').length;
 
+/** The abstract names at which a process listens. */
+function bellsOf(pid: number): string {
+  const inodes = readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
+    try {
+      return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1] ?? [];
+    } catch {
+      return [];
+    }
+  });
+  const lines = readFileSync('/proc/net/unix', 'latin1').split('\n');
+  return lines.filter((line) => inodes.includes(line.trim().split(/\s+/)[6] ?? '')).join('\n');
+}
+
 const roles: Record<string, () => Promise<void>> = {
   /** A process that can use up its descriptors, and give some back. */
   async descriptors() {
@@ -91,6 +104,13 @@ const roles: Record<string, () => Promise<void>> = {
         return (await runtime.listen({}, echoTo)).port;
       },
       open: () => descriptors() - spare.length,
+      /** The share of a processor that it takes for so many milliseconds of nothing. */
+      async idle(ms: number) {
+        const { user, system } = process.cpuUsage();
+        await pause(ms);
+        const now = process.cpuUsage();
+        return (now.user - user + now.system - system) / (ms * 1000);
+      },
     });
     tell('ready');
   },
@@ -169,6 +189,14 @@ function main(): void {
         // And who is called has none.
         const there = await child.call<number>('listen');
         await child.call('leave', 0);
+        // Somebody who has no business here waits at its doorbell all the time.
+        const [, name] = /@(isthmus\/\S+)/.exec(bellsOf(child.pid)) ?? [];
+        const fd = name ? mapper().connectAbstract(name, 1000, 1) : -1;
+        assert.ok(plugin !== 'ivshmem' || fd >= 0, 'it has no doorbell');
+        await pause(300);
+        const share = await child.call<number>('idle', 1500);
+        assert.ok(share < 0.3, `${share} of a processor, for nothing`);
+        if (fd >= 0) closeSync(fd);
         const { code } = await visit({ ...options, handshakeTimeout: 1500 }, there);
         assert.match(code ?? 'it went well', /^ERR_ISTHMUS_(CONNECT|HANDSHAKE_REFUSED|HANDSHAKE_TIMEOUT|PEER_DIED)$/);
         await child.call('giveBack');
