@@ -29,7 +29,8 @@ export const ERRORS = {
   },
   ERR_ISTHMUS_SYSCALL: {
     cause: 'A system call failed. The error carries `syscall`, `errno` and what was tried.',
-    action: 'Look at the errno and at the path or the size in the message.',
+    action:
+      'Look at the errno and at the path or the size in the message. EMFILE: more descriptors (`ulimit -n`); ENOMEM: more address space (`ulimit -v`, `vm.overcommit_memory`), some 10 GiB for each region.',
   },
   ERR_ISTHMUS_REGION_NOT_FOUND: {
     cause: 'No region of that name exists, or its device went away.',

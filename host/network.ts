@@ -1,6 +1,7 @@
 /** The IPv4 addresses of this machine: which one others are told, and which are our own. */
 import { isIPv4 } from 'node:net';
 import { networkInterfaces } from 'node:os';
+import { IsthmusError } from './errors.js';
 
 /** An entry of `PSP_NETWORK`. */
 export interface Network {
@@ -10,6 +11,28 @@ export interface Network {
 }
 
 const NONE = '127.0.0.1';
+
+type Interfaces = ReturnType<typeof networkInterfaces>;
+let known: Interfaces | undefined;
+
+/**
+ * The interfaces now; where that cannot be asked, for want of a descriptor, as they were when it could.
+ * @throws ERR_ISTHMUS_SYSCALL if it never could
+ */
+function interfacesNow(): Interfaces {
+  try {
+    known = networkInterfaces();
+  } catch (cause) {
+    if (!known) {
+      throw new IsthmusError(
+        'ERR_ISTHMUS_SYSCALL',
+        "cannot list the addresses of this machine (out of descriptors? look at 'ulimit -n')",
+        { cause, syscall: 'getifaddrs' },
+      );
+    }
+  }
+  return known;
+}
 
 function numberOf(address: string): number {
   return address.split('.').reduce((number, byte) => ((number << 8) | Number(byte)) >>> 0, 0);
@@ -31,7 +54,7 @@ export function parseNetworks(text: string): Network[] | undefined {
 }
 
 /** An address of this machine in one of the networks, the first network first. */
-export function addressIn(networks: readonly Network[], interfaces = networkInterfaces()): string | undefined {
+export function addressIn(networks: readonly Network[], interfaces = interfacesNow()): string | undefined {
   const own = Object.values(interfaces)
     .flatMap((addresses) => addresses ?? [])
     .filter(({ family }) => family === 'IPv4');
@@ -49,7 +72,7 @@ export function addressIn(networks: readonly Network[], interfaces = networkInte
  * IPv4 address for CON_INFO: in one of `networks` (`PSP_NETWORK`), else of the interface that others see, if there is
  * one.
  */
-export function ownAddress(networks: string, interfaces = networkInterfaces()): string {
+export function ownAddress(networks: string, interfaces = interfacesNow()): string {
   const chosen = addressIn(parseNetworks(networks) ?? [], interfaces);
   if (chosen !== undefined) return chosen;
   for (const addresses of Object.values(interfaces)) {
@@ -63,5 +86,5 @@ export function isOwn(address: string): boolean {
   // A socket that listens on :: sees IPv4 peers as ::ffff:10.0.0.2, and a link-local one with its interface (%eth0).
   const ip = address.replace(/^::ffff:(?=\d+\.)/i, '').replace(/%.*$/, '');
   if (ip.startsWith('127.') || ip === '::1') return true;
-  return Object.values(networkInterfaces()).some((addresses) => addresses?.some((own) => own.address === ip));
+  return Object.values(interfacesNow()).some((addresses) => addresses?.some((own) => own.address === ip));
 }

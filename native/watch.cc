@@ -12,6 +12,8 @@ namespace isthmus {
 struct Watch::Handle {
   uv_poll_t poll;
   napi_env env;
+  // Its JavaScript object, as long as that refers to it: whichever of the two goes first tells the other.
+  Watch* owner;
   Napi::FunctionReference called;
   std::unique_ptr<Napi::AsyncContext> context;
   // Holds up the end of the environment until libuv has let go: a worker must not end with a handle in its loop.
@@ -38,6 +40,8 @@ void Watch::Handle::OnReadable(uv_poll_t* poll, int, int) {
 void Watch::Handle::OnCleanup(napi_async_cleanup_hook_handle, void* handle) { static_cast<Handle*>(handle)->Close(); }
 
 void Watch::Handle::Close() {
+  if (owner != nullptr) owner->handle_ = nullptr;
+  owner = nullptr;
   if (closing) return;
   closing = true;
   uv_poll_stop(&poll);
@@ -63,6 +67,7 @@ Watch::Watch(const Napi::CallbackInfo& info) : ObjectWrap(info), handle_(nullptr
 
   auto handle = std::make_unique<Handle>();
   handle->env = env;
+  handle->owner = this;
   handle->poll.data = handle.get();
   const int initialised = uv_poll_init(loop, &handle->poll, fd);
   if (initialised < 0) {
@@ -80,7 +85,6 @@ Watch::Watch(const Napi::CallbackInfo& info) : ObjectWrap(info), handle_(nullptr
     const int started = uv_poll_start(&owned->poll, UV_READABLE, Handle::OnReadable);
     if (started < 0) throw SystemError(env, -started, "epoll_ctl", "watching fd " + std::to_string(fd));
   } catch (...) {
-    handle_ = nullptr;
     owned->Close();
     throw;
   }
@@ -88,14 +92,12 @@ Watch::Watch(const Napi::CallbackInfo& info) : ObjectWrap(info), handle_(nullptr
 }
 
 Watch::~Watch() {
-  // Collected, or the environment goes down. In the latter case the hook has closed it, and it may be gone.
+  // Collected, or the environment goes down; in the latter case the hook has closed it, mostly.
   if (handle_ != nullptr) handle_->Close();
 }
 
 void Watch::Close(const Napi::CallbackInfo&) {
-  if (handle_ == nullptr) return;
-  handle_->Close();
-  handle_ = nullptr;
+  if (handle_ != nullptr) handle_->Close();
 }
 
 }  // namespace isthmus

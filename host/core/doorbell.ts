@@ -21,11 +21,17 @@ const keyOf = ({ slot, generation }: Attachment): string => `${slot}/${generatio
 const CALLERS = 64;
 const KNOWN = 4096;
 
+/** Out of descriptors: how long those who call wait for the next try, in milliseconds. */
+const PAUSE = 500;
+
 /** Ours. */
 export class Doorbell {
   readonly #bell: number;
   readonly #listening: number;
-  readonly #watches: Watch[] = [];
+  readonly #rings: Watch;
+  /** Undefined: no descriptor was left for a caller. */
+  #calls: Watch | undefined;
+  #pause: NodeJS.Timeout | undefined;
   /** Those who have called and not said who they are. */
   readonly #callers = new Map<number, Watch>();
   readonly #held = new Set<string>();
@@ -34,13 +40,26 @@ export class Doorbell {
     this.#bell = bell;
     this.#listening = listening;
     const native = mapper();
-    this.#watches.push(
-      native.watch(bell, () => {
-        native.quiet(bell);
-        rung();
-      }),
-      native.watch(listening, () => this.#accept()),
-    );
+    this.#rings = native.watch(bell, () => {
+      native.quiet(bell);
+      rung();
+    });
+    this.#listen();
+  }
+
+  #listen(): void {
+    try {
+      this.#calls = mapper().watch(this.#listening, () => this.#accept());
+    } catch {
+      this.#later();
+    }
+  }
+
+  /** Who calls stays there: to look at once again would be to do nothing else. */
+  #later(): void {
+    this.#calls?.close();
+    this.#calls = undefined;
+    this.#pause = setTimeout(() => this.#listen(), PAUSE).unref();
   }
 
   /** @returns undefined if there cannot be one here: then nobody rings, and we look by a timer */
@@ -82,6 +101,7 @@ export class Doorbell {
       }
     } catch {
       // Out of descriptors: whoever gets none is looked for by a timer.
+      this.#later();
     }
   }
 
@@ -105,7 +125,9 @@ export class Doorbell {
   }
 
   close(): void {
-    for (const watch of this.#watches.splice(0)) watch.close();
+    clearTimeout(this.#pause);
+    this.#rings.close();
+    this.#calls?.close();
     for (const [caller, watch] of this.#callers) {
       watch.close();
       closeSync(caller);
