@@ -101,6 +101,7 @@ export const L = pick(
   'RING_CAPACITY',
   'RING_READY',
   'RING_START',
+  'RECORD_EXTRA',
   'RECORD_HEADER',
   'RECORD_PAD',
   'RECORD_FIRST',
@@ -362,7 +363,7 @@ export class Pair {
 
   /** Largest payload of a record. */
   get recordMax(): number {
-    return this.capacity / 4 - L.RECORD_HEADER;
+    return this.capacity / 4 + L.RECORD_EXTRA - L.RECORD_HEADER;
   }
 
   /** Where the record at a position lies. */
