@@ -60,6 +60,7 @@ export const L = pick(
   'HEADER_STATE',
   'HEADER_SIZE',
   'HEADER_VERSION',
+  'LAYOUT_VERSION',
   'HEADER_MAGIC',
   'HEADER_FRAMES',
   'HEADER_SLOTS',

@@ -480,7 +480,18 @@ test(
     const pair = new Pair(core);
     const cases: [string, number, (position: number) => bigint][] = [];
     const over = pair.recordMax + 1;
-    for (const length of [over, over + 1, over + 7, 4088, 4096, 0x7fffffff, 0x80000000, 0xfffffff0, 0xfffffff1, 0xffffffff]) {
+    for (const length of [
+      over,
+      over + 1,
+      over + 7,
+      4088,
+      4096,
+      0x7fffffff,
+      0x80000000,
+      0xfffffff0,
+      0xfffffff1,
+      0xffffffff,
+    ]) {
       for (const kind of [RECORD_FIRST, RECORD_MORE]) {
         cases.push([`length ${length}, kind ${kind}`, 0, (at) => recordHeader(length, kind, at)]);
       }
