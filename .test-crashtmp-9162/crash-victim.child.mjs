@@ -1,14 +1,13 @@
-var __toBinaryNode = Uint8Array.fromBase64 || ((base64) => new Uint8Array(Buffer.from(base64, "base64")));
-
-// test/crash/victim.child.ts
-import { readFileSync as readFileSync4, writeSync as writeSync3 } from "node:fs";
+var __toBinaryNode = Uint8Array.fromBase64 || ((base64) => new Uint8Array(Buffer.from(base64, 'base64')));
 
 // host/runtime.ts
-import { setMaxListeners } from "node:events";
+import { setMaxListeners } from 'node:events';
+// test/crash/victim.child.ts
+import { readFileSync as readFileSync4, writeSync as writeSync3 } from 'node:fs';
 
 // host/errors.ts
 var IsthmusError = class extends Error {
-  name = "IsthmusError";
+  name = 'IsthmusError';
   code;
   constructor(code, message2, details = {}) {
     const { cause, ...rest } = details;
@@ -21,21 +20,21 @@ var IsthmusError = class extends Error {
 };
 
 // host/control/broker-url.ts
-var BROKER_URL = "mqtt://[user:password@]host[:port], or mqtts:// for TLS";
+var BROKER_URL = 'mqtt://[user:password@]host[:port], or mqtts:// for TLS';
 function readBroker(text2) {
   try {
     const url = new URL(text2);
     const { protocol: protocol2, hostname: hostname4, pathname, search, hash } = url;
-    if (protocol2 !== "mqtt:" && protocol2 !== "mqtts:" || hostname4 === "") return void 0;
-    if (pathname !== "" && pathname !== "/" || search || hash) return void 0;
-    const secure = protocol2 === "mqtts:";
-    if (url.port === "0") return void 0;
+    if ((protocol2 !== 'mqtt:' && protocol2 !== 'mqtts:') || hostname4 === '') return void 0;
+    if ((pathname !== '' && pathname !== '/') || search || hash) return void 0;
+    const secure = protocol2 === 'mqtts:';
+    if (url.port === '0') return void 0;
     return {
       secure,
-      host: hostname4.replace(/^\[(.*)\]$/, "$1"),
-      port: url.port === "" ? secure ? 8883 : 1883 : Number(url.port),
-      username: url.username === "" ? void 0 : decodeURIComponent(url.username),
-      password: url.password === "" ? void 0 : decodeURIComponent(url.password)
+      host: hostname4.replace(/^\[(.*)\]$/, '$1'),
+      port: url.port === '' ? (secure ? 8883 : 1883) : Number(url.port),
+      username: url.username === '' ? void 0 : decodeURIComponent(url.username),
+      password: url.password === '' ? void 0 : decodeURIComponent(url.password),
     };
   } catch {
     return void 0;
@@ -44,15 +43,18 @@ function readBroker(text2) {
 function brokerAddress(text2) {
   const address = readBroker(text2);
   if (address) return address;
-  throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `'${maskBroker(text2)}' is no broker: ${BROKER_URL} is wanted`);
+  throw new IsthmusError(
+    'ERR_ISTHMUS_INVALID_ARGUMENT',
+    `'${maskBroker(text2)}' is no broker: ${BROKER_URL} is wanted`,
+  );
 }
 function maskBroker(text2) {
-  const scheme = /^[a-z]+:\/\//i.exec(text2)?.[0] ?? "";
-  return scheme + text2.slice(scheme.length).replace(/^([^:@]*):.*@/s, "$1:***@");
+  const scheme = /^[a-z]+:\/\//i.exec(text2)?.[0] ?? '';
+  return scheme + text2.slice(scheme.length).replace(/^([^:@]*):.*@/s, '$1:***@');
 }
 
 // host/control/payload.ts
-var ANY_PROC = "any_proc";
+var ANY_PROC = 'any_proc';
 var MAX_PAYLOAD = 16384;
 var MAX_PLUGINS = 256;
 var MAX_REASON = 400;
@@ -61,27 +63,27 @@ var topics = {
   requests: (host) => `fast/pscom/${host}/+/request`,
   request: (host, id) => `fast/pscom/${host}/${id}/request`,
   response: (host, id) => `fast/pscom/${host}/${id}/response`,
-  status: (host, id) => `fast/pscom/${host}/${id}/status`
+  status: (host, id) => `fast/pscom/${host}/${id}/status`,
 };
 function idOfTopic(topic) {
-  const levels = topic.split("/");
+  const levels = topic.split('/');
   return levels.length === 5 ? levels[3] : void 0;
 }
 function isControlId(text2) {
-  return /^[\w.:-]{1,64}$/.test(text2) && ![ANY_PROC, "suspend", "resume"].includes(text2);
+  return /^[\w.:-]{1,64}$/.test(text2) && ![ANY_PROC, 'suspend', 'resume'].includes(text2);
 }
 function trimmed(payload) {
-  const text2 = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString("latin1");
+  const text2 = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString('latin1');
   const start = text2.search(/[^\0\s]/);
-  if (start < 0) return "";
-  const end2 = text2.indexOf("\0", start);
+  if (start < 0) return '';
+  const end2 = text2.indexOf('\0', start);
   return text2.slice(start, end2 < 0 ? void 0 : end2).trimEnd();
 }
 var TASK = /^(["']?)task\1\s*:\s+(["']?)([a-z]+)\2\s*(?:#.*)?$/;
 var BESIDES = /^(?:\s*|\s*#.*|---.*|\.\.\.|\s+.*|["']?[\w-]+["']?\s*:(?:\s.*)?)$/;
 function taskOf(text2) {
   let task;
-  for (const line of text2.replace(/^---[ \t]+(?=\S)/, "").split(/\r?\n/)) {
+  for (const line of text2.replace(/^---[ \t]+(?=\S)/, '').split(/\r?\n/)) {
     const found = TASK.exec(line);
     if (found && task === void 0) task = found[3];
     else if (found || /^["']?task\b/.test(line) || !BESIDES.test(line)) return void 0;
@@ -89,48 +91,54 @@ function taskOf(text2) {
   return task;
 }
 function parseRequest(payload, id) {
-  if (payload.byteLength > MAX_PAYLOAD) return { kind: "unknown", why: `${payload.byteLength} bytes` };
+  if (payload.byteLength > MAX_PAYLOAD) return { kind: 'unknown', why: `${payload.byteLength} bytes` };
   const text2 = trimmed(payload);
-  if (text2 === "" || text2 === "*") return { kind: "toggle" };
+  if (text2 === '' || text2 === '*') return { kind: 'toggle' };
   const word = /^(["']?)(suspend|resume)\1$/.exec(text2)?.[2] ?? taskOf(text2);
-  if (word === "suspend" || word === "resume") return { kind: word };
+  if (word === 'suspend' || word === 'resume') return { kind: word };
   const ids = text2.split(/\s+/);
   if (ids.every(isControlId)) {
-    if (ids.includes(id)) return { kind: "toggle" };
-    if (ids.every((each) => /^\d+$/.test(each))) return { kind: "others" };
+    if (ids.includes(id)) return { kind: 'toggle' };
+    if (ids.every((each) => /^\d+$/.test(each))) return { kind: 'others' };
   }
-  return { kind: "unknown", why: `'${excerpt(text2, 60)}'` };
+  return { kind: 'unknown', why: `'${excerpt(text2, 60)}'` };
 }
 function excerpt(text2, length) {
-  const line = text2.replace(/[^\x20-\x7e]+/g, " ");
+  const line = text2.replace(/[^\x20-\x7e]+/g, ' ');
   return line.length > length ? `${line.slice(0, length)}…` : line;
 }
-function feedback(id, { outcome, reason = "" }) {
-  const line = reason.replace(new RegExp("\\p{Cc}+", "gu"), " ").trim().slice(0, MAX_REASON);
-  return outcome === "FAILED" ? `${id} : FAILED ${line || "no reason given"}` : `${id} : ${outcome}`;
+function feedback(id, { outcome, reason = '' }) {
+  const line = reason
+    .replace(/\p{Cc}+/gu, ' ')
+    .trim()
+    .slice(0, MAX_REASON);
+  return outcome === 'FAILED' ? `${id} : FAILED ${line || 'no reason given'}` : `${id} : ${outcome}`;
 }
 
 // host/network.ts
-import { isIPv4 } from "node:net";
-import { networkInterfaces } from "node:os";
-var NONE = "127.0.0.1";
+import { isIPv4 } from 'node:net';
+import { networkInterfaces } from 'node:os';
+
+var NONE = '127.0.0.1';
 function numberOf(address) {
-  return address.split(".").reduce((number, byte) => (number << 8 | Number(byte)) >>> 0, 0);
+  return address.split('.').reduce((number, byte) => ((number << 8) | Number(byte)) >>> 0, 0);
 }
 function parseNetworks(text2) {
   const networks = [];
   for (const item of text2.split(/[\s,]+/)) {
-    if (item === "") continue;
-    const [address = "", length, ...more] = item.split("/");
+    if (item === '') continue;
+    const [address = '', length, ...more] = item.split('/');
     if (!isIPv4(address) || more.length > 0) return void 0;
     if (length !== void 0 && (!/^\d{1,2}$/.test(length) || Number(length) > 32)) return void 0;
-    const mask = length === void 0 ? void 0 : length === "0" ? 0 : -1 << 32 - Number(length) >>> 0;
+    const mask = length === void 0 ? void 0 : length === '0' ? 0 : (-1 << (32 - Number(length))) >>> 0;
     networks.push({ address: numberOf(address), mask });
   }
   return networks;
 }
 function addressIn(networks, interfaces = networkInterfaces()) {
-  const own2 = Object.values(interfaces).flatMap((addresses) => addresses ?? []).filter(({ family }) => family === "IPv4");
+  const own2 = Object.values(interfaces)
+    .flatMap((addresses) => addresses ?? [])
+    .filter(({ family }) => family === 'IPv4');
   for (const { address, mask } of networks) {
     const found = own2.find((each) => {
       const bits = mask ?? numberOf(each.netmask);
@@ -144,13 +152,13 @@ function ownAddress(networks, interfaces = networkInterfaces()) {
   const chosen = addressIn(parseNetworks(networks) ?? [], interfaces);
   if (chosen !== void 0) return chosen;
   for (const addresses of Object.values(interfaces)) {
-    for (const { family, internal, address } of addresses ?? []) if (family === "IPv4" && !internal) return address;
+    for (const { family, internal, address } of addresses ?? []) if (family === 'IPv4' && !internal) return address;
   }
   return NONE;
 }
 function isOwn(address) {
-  const ip = address.replace(/^::ffff:(?=\d+\.)/i, "").replace(/%.*$/, "");
-  if (ip.startsWith("127.") || ip === "::1") return true;
+  const ip = address.replace(/^::ffff:(?=\d+\.)/i, '').replace(/%.*$/, '');
+  if (ip.startsWith('127.') || ip === '::1') return true;
   return Object.values(networkInterfaces()).some((addresses) => addresses?.some((own2) => own2.address === ip));
 }
 
@@ -165,8 +173,8 @@ function integer(group, variable, fallback, meaning, limits = {}) {
     default: fallback,
     takes: unit ? `${range} (${unit})` : range,
     meaning,
-    read: (text2) => /^-?\d+$/.test(text2.trim()) && check2(Number(text2)) ? Number(text2) : void 0,
-    check: check2
+    read: (text2) => (/^-?\d+$/.test(text2.trim()) && check2(Number(text2)) ? Number(text2) : void 0),
+    check: check2,
   };
 }
 function flag(group, variable, fallback, meaning) {
@@ -174,41 +182,41 @@ function flag(group, variable, fallback, meaning) {
     variable,
     group,
     default: fallback,
-    takes: "0 or 1",
+    takes: '0 or 1',
     meaning,
-    read: (text2) => text2.trim() === "1" ? true : text2.trim() === "0" ? false : void 0,
-    check: (value) => typeof value === "boolean"
+    read: (text2) => (text2.trim() === '1' ? true : text2.trim() === '0' ? false : void 0),
+    check: (value) => typeof value === 'boolean',
   };
 }
-function text(group, variable, takes, meaning, { fallback = "", readable = () => true } = {}) {
+function text(group, variable, takes, meaning, { fallback = '', readable = () => true } = {}) {
   return {
     variable,
     group,
     default: fallback,
     takes,
     meaning,
-    read: (value) => readable(value) ? value : void 0,
-    check: (value) => typeof value === "string" && readable(value)
+    read: (value) => (readable(value) ? value : void 0),
+    check: (value) => typeof value === 'string' && readable(value),
   };
 }
-var WAITS = ["spin", "adaptive", "block"];
+var WAITS = ['spin', 'adaptive', 'block'];
 function choice(group, variable, all, fallback, meaning) {
   const found = (value) => all.find((one) => one === value);
   return {
     variable,
     group,
     default: fallback,
-    takes: all.join(", "),
+    takes: all.join(', '),
     meaning,
     read: (value) => found(value.trim()),
-    check: (value) => typeof value === "string" && found(value) !== void 0
+    check: (value) => typeof value === 'string' && found(value) !== void 0,
   };
 }
 function size(group, variable, fallback, meaning, { min, max, zero }) {
   const check2 = (value) => {
     const bytes = value;
     if (!Number.isSafeInteger(bytes)) return false;
-    return bytes === 0 && zero !== void 0 || bytes >= min && bytes <= max && Number.isInteger(Math.log2(bytes));
+    return (bytes === 0 && zero !== void 0) || (bytes >= min && bytes <= max && Number.isInteger(Math.log2(bytes)));
   };
   const range = `a power of two from ${min} to ${max} (bytes)`;
   return {
@@ -217,216 +225,226 @@ function size(group, variable, fallback, meaning, { min, max, zero }) {
     default: fallback,
     takes: zero === void 0 ? range : `${range}, or 0: ${zero}`,
     meaning,
-    read: (value) => /^\d+$/.test(value.trim()) && check2(Number(value)) ? Number(value) : void 0,
-    check: check2
+    read: (value) => (/^\d+$/.test(value.trim()) && check2(Number(value)) ? Number(value) : void 0),
+    check: check2,
   };
 }
-var ringSize = (group, variable, fallback, zero, meaning) => size(group, variable, fallback, meaning, { min: 4096, max: 67108864, zero });
+var ringSize = (group, variable, fallback, zero, meaning) =>
+  size(group, variable, fallback, meaning, { min: 4096, max: 67108864, zero });
 function namePart(group, variable, takes, meaning) {
-  const check2 = (value) => typeof value === "string" && /^[\w.-]{0,200}$/.test(value);
-  return { group, variable, default: "", takes, meaning, read: (value) => check2(value) ? value : void 0, check: check2 };
+  const check2 = (value) => typeof value === 'string' && /^[\w.-]{0,200}$/.test(value);
+  return {
+    group,
+    variable,
+    default: '',
+    takes,
+    meaning,
+    read: (value) => (check2(value) ? value : void 0),
+    check: check2,
+  };
 }
 var NEVER = 4294967295;
 function rendezvous(variable, fallback, meaning, follows) {
-  const setting = integer("messages", variable, fallback, meaning, { max: NEVER });
+  const setting = integer('messages', variable, fallback, meaning, { max: NEVER });
   return {
     ...setting,
     takes: `an integer from 0 to ${NEVER} (bytes), or inf: never, as ${NEVER}`,
-    read: (value) => value.trim() === "inf" ? NEVER : setting.read(value),
-    ...follows === void 0 ? {} : { follows }
+    read: (value) => (value.trim() === 'inf' ? NEVER : setting.read(value)),
+    ...(follows === void 0 ? {} : { follows }),
   };
 }
-var priority = (name, variable, fallback) => integer("plugins", variable, fallback, `priority of plugin ${name}: higher first, 0 disables it`, { max: 1e3 });
+var priority = (name, variable, fallback) =>
+  integer('plugins', variable, fallback, `priority of plugin ${name}: higher first, 0 disables it`, { max: 1e3 });
 var SETTINGS = {
-  loop: priority("loop", "PSP_LOOP", 100),
-  shm: priority("shm", "PSP_SHM", 90),
-  ivshmem: priority("ivshmem", "PSP_IVSHMEM", 80),
-  tcp: priority("tcp", "PSP_TCP", 2),
+  loop: priority('loop', 'PSP_LOOP', 100),
+  shm: priority('shm', 'PSP_SHM', 90),
+  ivshmem: priority('ivshmem', 'PSP_IVSHMEM', 80),
+  tcp: priority('tcp', 'PSP_TCP', 2),
   regions: text(
-    "regions",
-    "PSP_IVSHMEM_REGIONS",
-    "names in /dev/shm or paths, blank-separated; * and ? match formatted regions; empty: none",
-    "region files that stand for ivshmem devices",
-    { fallback: "*" }
+    'regions',
+    'PSP_IVSHMEM_REGIONS',
+    'names in /dev/shm or paths, blank-separated; * and ? match formatted regions; empty: none',
+    'region files that stand for ivshmem devices',
+    { fallback: '*' },
   ),
   pci: flag(
-    "regions",
-    "PSP_IVSHMEM_PCI",
+    'regions',
+    'PSP_IVSHMEM_PCI',
     true,
-    "whether ivshmem devices without a driver are used, through resource2 in sysfs: slow, uncached, for root only"
+    'whether ivshmem devices without a driver are used, through resource2 in sysfs: slow, uncached, for root only',
   ),
   shmSize: size(
-    "regions",
-    "PSP_SHM_SIZE",
+    'regions',
+    'PSP_SHM_SIZE',
     33554432,
     "size of the user's region of shm, for the process that creates it",
-    { min: 1048576, max: 1073741824 }
+    { min: 1048576, max: 1073741824 },
   ),
   shmName: namePart(
-    "regions",
-    "PSP_SHM_NAME",
-    "up to 200 letters, digits, dots, - and _; empty: the user id",
-    "what follows isthmus-shm- in the name of that region; processes with different ones do not meet over shm"
+    'regions',
+    'PSP_SHM_NAME',
+    'up to 200 letters, digits, dots, - and _; empty: the user id',
+    'what follows isthmus-shm- in the name of that region; processes with different ones do not meet over shm',
   ),
   wait: choice(
-    "regions",
-    "PSP_WAIT",
+    'regions',
+    'PSP_WAIT',
     WAITS,
-    "adaptive",
-    "what to do while nothing comes: look again and again (spin), sleep at once (block), or spin for 2 ms and sleep then"
+    'adaptive',
+    'what to do while nothing comes: look again and again (spin), sleep at once (block), or spin for 2 ms and sleep then',
   ),
-  guard: flag("regions", "PSP_GUARD", true, "whether the end of a peer's guard socket is the end of the peer"),
+  guard: flag('regions', 'PSP_GUARD', true, "whether the end of a peer's guard socket is the end of the peer"),
   stallTimeout: integer(
-    "regions",
-    "PSP_STALL_TIMEOUT",
+    'regions',
+    'PSP_STALL_TIMEOUT',
     3e3,
-    "how long a peer may show no sign of life before its connections are called stalled, and go on; 0: for ever. A sign comes twice a second",
-    { max: 2147483647, unit: "ms" }
+    'how long a peer may show no sign of life before its connections are called stalled, and go on; 0: for ever. A sign comes twice a second',
+    { max: 2147483647, unit: 'ms' },
   ),
   peerTimeout: integer(
-    "regions",
-    "PSP_PEER_TIMEOUT",
+    'regions',
+    'PSP_PEER_TIMEOUT',
     0,
-    "how long a peer may show no sign of life before its connections end with ERR_ISTHMUS_PEER_TIMEOUT; 0: for ever. A paused virtual machine, or an event loop that is blocked, shows none either",
-    { max: 2147483647, unit: "ms" }
+    'how long a peer may show no sign of life before its connections end with ERR_ISTHMUS_PEER_TIMEOUT; 0: for ever. A paused virtual machine, or an event loop that is blocked, shows none either',
+    { max: 2147483647, unit: 'ms' },
   ),
   ringSize: ringSize(
-    "regions",
-    "PSP_RING_SIZE",
+    'regions',
+    'PSP_RING_SIZE',
     0,
-    "by the size of the region",
-    "capacity of the ring that a connection reads from"
+    'by the size of the region',
+    'capacity of the ring that a connection reads from',
   ),
   tcpRingSize: ringSize(
-    "tcp",
-    "PSP_TCP_RING_SIZE",
+    'tcp',
+    'PSP_TCP_RING_SIZE',
     65536,
-    "the default",
-    "capacity of the ring in private memory that a connection over tcp or loop reads from"
+    'the default',
+    'capacity of the ring in private memory that a connection over tcp or loop reads from',
   ),
-  noDelay: flag("tcp", "PSP_TCP_NODELAY", true, "TCP_NODELAY on the sockets of tcp"),
-  sendBuffer: integer("tcp", "PSP_SO_SNDBUF", 0, "SO_SNDBUF of the sockets of tcp; 0: the kernel sizes it", {
+  noDelay: flag('tcp', 'PSP_TCP_NODELAY', true, 'TCP_NODELAY on the sockets of tcp'),
+  sendBuffer: integer('tcp', 'PSP_SO_SNDBUF', 0, 'SO_SNDBUF of the sockets of tcp; 0: the kernel sizes it', {
     max: 1073741823,
-    unit: "bytes"
+    unit: 'bytes',
   }),
-  receiveBuffer: integer("tcp", "PSP_SO_RCVBUF", 0, "SO_RCVBUF of the sockets of tcp; 0: the kernel sizes it", {
+  receiveBuffer: integer('tcp', 'PSP_SO_RCVBUF', 0, 'SO_RCVBUF of the sockets of tcp; 0: the kernel sizes it', {
     max: 1073741823,
-    unit: "bytes"
+    unit: 'bytes',
   }),
   network: text(
-    "connecting",
-    "PSP_NETWORK",
-    "IPv4 addresses, or networks as 10.0.0.0/8, separated by blanks or commas",
-    "which of our addresses others are told: the first that lies in one of these networks; without a length, as wide as the netmask of the interface says",
-    { readable: (value) => parseNetworks(value) !== void 0 }
+    'connecting',
+    'PSP_NETWORK',
+    'IPv4 addresses, or networks as 10.0.0.0/8, separated by blanks or commas',
+    'which of our addresses others are told: the first that lies in one of these networks; without a length, as wide as the netmask of the interface says',
+    { readable: (value) => parseNetworks(value) !== void 0 },
   ),
-  retry: integer("connecting", "PSP_RETRY", 10, "how often a refused connect is tried again", { max: 1e6 }),
+  retry: integer('connecting', 'PSP_RETRY', 10, 'how often a refused connect is tried again', { max: 1e6 }),
   backlog: integer(
-    "connecting",
-    "PSP_TCP_BACKLOG",
+    'connecting',
+    'PSP_TCP_BACKLOG',
     262144,
-    "backlog of a listening socket; the kernel has a limit of its own",
-    { min: 1, max: 2147483647 }
+    'backlog of a listening socket; the kernel has a limit of its own',
+    { min: 1, max: 2147483647 },
   ),
-  handshakeTimeout: integer("connecting", "PSP_HANDSHAKE_TIMEOUT", 1e4, "limit of one handshake", {
+  handshakeTimeout: integer('connecting', 'PSP_HANDSHAKE_TIMEOUT', 1e4, 'limit of one handshake', {
     min: 1,
     max: 36e5,
-    unit: "ms"
+    unit: 'ms',
   }),
   closeTimeout: integer(
-    "connecting",
-    "PSP_CLOSE_TIMEOUT",
+    'connecting',
+    'PSP_CLOSE_TIMEOUT',
     5e3,
-    "how long the peer may take for its part in an orderly close; then the connection is cut. `close({ timeout })` goes first",
-    { min: 1, max: 2147483647, unit: "ms" }
+    'how long the peer may take for its part in an orderly close; then the connection is cut. `close({ timeout })` goes first',
+    { min: 1, max: 2147483647, unit: 'ms' },
   ),
   suspendTimeout: integer(
-    "migration",
-    "PSP_SUSPEND_TIMEOUT",
+    'migration',
+    'PSP_SUSPEND_TIMEOUT',
     1e4,
-    "how long all connections together may take to be suspended; then the runtime goes on as if never asked",
-    { min: 1, max: 36e5, unit: "ms" }
+    'how long all connections together may take to be suspended; then the runtime goes on as if never asked',
+    { min: 1, max: 36e5, unit: 'ms' },
   ),
   resumeTimeout: integer(
-    "migration",
-    "PSP_RESUME_TIMEOUT",
+    'migration',
+    'PSP_RESUME_TIMEOUT',
     6e5,
-    "how long a suspended connection waits for its peer; then it fails",
-    { min: 1, max: 2147483647, unit: "ms" }
+    'how long a suspended connection waits for its peer; then it fails',
+    { min: 1, max: 2147483647, unit: 'ms' },
   ),
   unread: integer(
-    "messages",
-    "PSP_UNREAD_LIMIT",
+    'messages',
+    'PSP_UNREAD_LIMIT',
     1 << 20,
-    "unread messages of a connection that are taken out of its ring; then the sender waits",
-    { unit: "bytes" }
+    'unread messages of a connection that are taken out of its ring; then the sender waits',
+    { unit: 'bytes' },
   ),
   unexpectedReceives: flag(
-    "messages",
-    "PSP_UNEXPECTED_RECEIVES",
+    'messages',
+    'PSP_UNEXPECTED_RECEIVES',
     false,
-    "read on however much is unread, so that no sender waits for the application; takes as much memory as comes"
+    'read on however much is unread, so that no sender waits for the application; takes as much memory as comes',
   ),
-  maxMessageSize: integer("messages", "PSP_MAX_MESSAGE", 2 ** 30, "largest message taken and sent, xheader included", {
+  maxMessageSize: integer('messages', 'PSP_MAX_MESSAGE', 2 ** 30, 'largest message taken and sent, xheader included', {
     max: 2 ** 32 - 1,
-    unit: "bytes"
+    unit: 'bytes',
   }),
-  rendezvous: rendezvous("PSP_RENDEZVOUS", NEVER, "size from which a message over tcp goes by rendezvous"),
-  rendezvousShm: rendezvous("PSP_RENDEZVOUS_SHM", 1 << 20, "the same for shm", "rendezvous"),
-  rendezvousIvshmem: rendezvous("PSP_RENDEZVOUS_IVSHMEM", 1 << 20, "the same for ivshmem", "rendezvous"),
+  rendezvous: rendezvous('PSP_RENDEZVOUS', NEVER, 'size from which a message over tcp goes by rendezvous'),
+  rendezvousShm: rendezvous('PSP_RENDEZVOUS_SHM', 1 << 20, 'the same for shm', 'rendezvous'),
+  rendezvousIvshmem: rendezvous('PSP_RENDEZVOUS_IVSHMEM', 1 << 20, 'the same for ivshmem', 'rendezvous'),
   suspendResume: flag(
-    "migration",
-    "PSP_SUSPEND_RESUME",
+    'migration',
+    'PSP_SUSPEND_RESUME',
     false,
-    "whether requests to suspend and to resume are taken over MQTT, and answered"
+    'whether requests to suspend and to resume are taken over MQTT, and answered',
   ),
   broker: {
-    ...text("migration", "PSP_MQTT_BROKER", BROKER_URL, "the MQTT broker that requests come over", {
-      fallback: "mqtt://localhost:1883",
-      readable: (value) => readBroker(value) !== void 0
+    ...text('migration', 'PSP_MQTT_BROKER', BROKER_URL, 'the MQTT broker that requests come over', {
+      fallback: 'mqtt://localhost:1883',
+      readable: (value) => readBroker(value) !== void 0,
     }),
-    shown: maskBroker
+    shown: maskBroker,
   },
   mqttKeepalive: integer(
-    "migration",
-    "PSP_MQTT_KEEPALIVE",
+    'migration',
+    'PSP_MQTT_KEEPALIVE',
     15,
-    "after how long without a word from us, and half as much again, the broker takes us for dead; longer where machines are slow or paused",
-    { min: 1, max: 65535, unit: "s" }
+    'after how long without a word from us, and half as much again, the broker takes us for dead; longer where machines are slow or paused',
+    { min: 1, max: 65535, unit: 's' },
   ),
   controlId: text(
-    "migration",
-    "PSP_CONTROL_ID",
-    "up to 64 letters, digits, dots, colons, - and _; empty: the pid",
-    "what stands for the process in topics and answers, where pids of one host name collide",
-    { readable: (value) => value === "" || isControlId(value) }
+    'migration',
+    'PSP_CONTROL_ID',
+    'up to 64 letters, digits, dots, colons, - and _; empty: the pid',
+    'what stands for the process in topics and answers, where pids of one host name collide',
+    { readable: (value) => value === '' || isControlId(value) },
   ),
   postponeFeedback: flag(
-    "migration",
-    "PSP_POSTPONE_FEEDBACK",
+    'migration',
+    'PSP_POSTPONE_FEEDBACK',
     false,
-    "whether COMPLETED is held back until the application calls completeMigration()"
+    'whether COMPLETED is held back until the application calls completeMigration()',
   ),
   debug: integer(
-    "insight",
-    "PSP_DEBUG",
+    'insight',
+    'PSP_DEBUG',
     2,
-    "how much is logged: 0 nothing, 1 errors, 2 warnings, 3 what happens, 4 everything",
-    { max: 10 }
+    'how much is logged: 0 nothing, 1 errors, 2 warnings, 3 what happens, 4 everything',
+    { max: 10 },
   ),
   debugOut: text(
-    "insight",
-    "PSP_DEBUG_OUT",
-    "a path, in which $$ is the pid and $NAME a variable of the environment; empty or -: standard error",
-    "file that the log is appended to",
-    { readable: (value) => !value.includes("\0") }
+    'insight',
+    'PSP_DEBUG_OUT',
+    'a path, in which $$ is the pid and $NAME a variable of the environment; empty or -: standard error',
+    'file that the log is appended to',
+    { readable: (value) => !value.includes('\0') },
   ),
   control: flag(
-    "insight",
-    "PSP_CONTROL",
+    'insight',
+    'PSP_CONTROL',
     true,
-    "whether the runtime serves a control socket, for 'isthmus ps', 'inspect' and 'debug'"
-  )
+    "whether the runtime serves a control socket, for 'isthmus ps', 'inspect' and 'debug'",
+  ),
 };
 function explain(options = {}, environment = process.env) {
   return Object.keys(SETTINGS).map((name) => {
@@ -437,38 +455,38 @@ function explain(options = {}, environment = process.env) {
 function settle(name, options, environment) {
   const setting = SETTINGS[name];
   const { variable, takes, follows } = setting;
-  const shown = (value) => setting.shown ? setting.shown(String(value)) : String(value);
+  const shown = (value) => (setting.shown ? setting.shown(String(value)) : String(value));
   const option = options[name];
   if (option !== void 0) {
     if (!setting.check(option)) {
-      throw new IsthmusError("ERR_ISTHMUS_CONFIG", `option ${name}: '${shown(option)}' is not ${takes}`);
+      throw new IsthmusError('ERR_ISTHMUS_CONFIG', `option ${name}: '${shown(option)}' is not ${takes}`);
     }
-    return { value: option, origin: "option" };
+    return { value: option, origin: 'option' };
   }
   const entry = environment[variable];
   if (entry !== void 0) {
     const value = setting.read(entry);
     if (value === void 0) {
-      throw new IsthmusError("ERR_ISTHMUS_CONFIG", `${variable}: '${shown(entry)}' is not ${takes}`);
+      throw new IsthmusError('ERR_ISTHMUS_CONFIG', `${variable}: '${shown(entry)}' is not ${takes}`);
     }
-    return { value, origin: "environment" };
+    return { value, origin: 'environment' };
   }
   if (follows !== void 0) {
     const followed = settle(follows, options, environment);
-    if (followed.origin !== "default") return followed;
+    if (followed.origin !== 'default') return followed;
   }
-  return { value: setting.default, origin: "default" };
+  return { value: setting.default, origin: 'default' };
 }
 function pluginPriority(name, own2, environment = process.env) {
   const variable = `PSP_${name.toUpperCase()}`;
   if (Object.values(SETTINGS).some((setting) => setting.variable === variable)) {
-    throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `plugin ${name}: ${variable} is another setting's variable`);
+    throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `plugin ${name}: ${variable} is another setting's variable`);
   }
   const { read: read2, takes } = priority(name, variable, own2);
   const entry = environment[variable];
   if (entry === void 0) return own2;
   const value = read2(entry);
-  if (value === void 0) throw new IsthmusError("ERR_ISTHMUS_CONFIG", `${variable}: '${entry}' is not ${takes}`);
+  if (value === void 0) throw new IsthmusError('ERR_ISTHMUS_CONFIG', `${variable}: '${entry}' is not ${takes}`);
   return value;
 }
 function configure(options = {}, environment = process.env) {
@@ -476,156 +494,158 @@ function configure(options = {}, environment = process.env) {
 }
 
 // build/wasm/core.release.wasm
-var core_release_default = __toBinaryNode("AGFzbQEAAAABUgxgAX8Bf2ACf38Bf2ABfwBgAAF/YAJ/fwBgAABgA39/fwBgBH9/f38Bf2AGf39/f39/AX9gCH9/f39/f39/AX9gA39/fwF/YAd/f39/f39/AX8CDwEDZW52Bm1lbW9yeQIAAQNiYQYFAAABBwAHAQkABwACBAYEBQICAAQECAgDAAMCBQAAAAAAAAMAAwMCAAECAQUBAQEEAAACAAAABAABAwMCAgMAAgEAAAICAAEBAAMEBQEBAQEBAwAAAAADAAEGAwQCCgsGpwrqAX8BQQALfwFBAAt/AUEAC38BQQALfwFBAAt/AUEAC38BQQALfwFBAAt/AUEAC38BQQALfwFBAAt/AUEAC38BQQALfwFBAAt/AUEAC38AQYCABAt/AEGAoAQLfwBBgIAIC38AQYCAyAALfwBBgIDMAAt/AEGAgNAAC38AQYCA1AALfwBBgIAEC38AQYCA2AALfwBBgICo/wcLfwBBgIDAAAt/AEGAAQt/AEGAgAQLfwBBhIAEC38AQYiABAt/AEGMgAQLfwBBkIAEC38AQZSABAt/AEEBC38AQQILfwBBgCALfwBBDAt+AELJptHC1KnVKQt/AEEBC38AQYCA2AALfwBBiIDYAAt/AEGMgNgAC38AQZCA2AALfwBBmIDYAAt/AEGcgNgAC38AQaCA2AALfwBBpIDYAAt/AEGogNgAC38AQayA2AALfwBBsIDYAAt/AEG0gNgAC38AQbiA2AALfwBBvIDYAAt/AEHAgNgAC38AQdCA2AALfwBBwAALfwBBAAt/AEEBC38AQQILfwBBgAgLfwBBgAILfwBBAAt/AEEIC38AQRALfwBBGAt/AEEgC38AQSgLfwBBOAt/AEHAAAt/AEHEAAt/AEGAAQt/AEHAAQt/AEHAAAt/AEGAAgt/AEGAAwt/AEGABAt/AEEAC38AQQELfwBBAgt/AEEDC38AQYAIC38AQYEIC38AQYIIC38AQQELfwBBAgt+AEJ/C38AQQALfwBBCAt/AEEQC38AQQALfwBBCAt/AEEMC38AQRALfwBBgAELfwBBgAILfwBBgAMLfwBBgCALfwBBgCALfwBBgICAIAt/AEEIC38AQQELfwBBAgt/AEEDC38AQQgLfwBBAAt/AEEBC38AQQILfwBBAwt/AEEEC38AQQULfwBBBgt/AEEHC38AQQgLfwBBCQt/AEEKC38AQQsLfwBBIAt/AEGAAQt/AEEAC38AQQgLfwBBDAt/AEEQC38AQQELfwBBAgt/AEGAIAt/AEGAAgt/AEEAC38AQQQLfwBBCAt/AEEMC38AQRALfwBBFAt/AEEYC38AQRwLfwBBIAt/AEEkC38AQSgLfwBBMAt/AEE0C38AQTgLfwBBPAt/AEHAAAt/AEHEAAt/AEHIAAt/AEHMAAt/AEHQAAt/AEHUAAt/AEHYAAt/AEHgAAt/AEHoAAt/AEHsAAt/AEHwAAt/AEH4AAt/AEH8AAt/AEGAAQt/AEGIAQt/AEGQAQt/AEGYAQt/AEGgAQt/AEGoAQt/AEGsAQt/AEGwAQt/AEG0AQt/AEG4AQt/AEEDC38AQQILfwBBAAt/AEEBC38AQQILfwBBAwt/AEEEC38AQQULfwBBBgt/AEEHC38AQQALfwBBAQt/AEECC38AQQMLfwBBBAt/AEEAC38AQQELfwBBAgt/AEEDC38AQQQLfwBBBQt/AEEGC38AQQALfwBBAQt/AEECC38AQQMLfwBBBAt/AEEFC38AQQYLfwBBAAt/AEEBC38AQQILfwBBAwt/AEEEC38AQQULfwBBBgt/AEEAC38AQQELfwBBAgt/AEEDC38AQQQLfwBBBQt/AEEGC38AQQcLfwBBAAt/AEEBC38AQQILfwBBAwt/AEEEC38AQQALfwBBAAt/AEEBC38AQQILfwBBAAt/AEEBC38AQQILfwBBfwt/AEEBC38AQQILfwBBAAt/AEEBC38AQQILfwBBAwt/AEEEC38AQQULfwBBBgt/AEEAC38AQQELfwBBAgt/AEEDCwfVIrkCBGZpdHMAPwZteVNsb3QAOwxteUdlbmVyYXRpb24APAVzdGFydAA0BGxvc2UAPQVzdGF0ZQAzC3JpbmdBZGRyZXNzADYMcmluZ0NhcGFjaXR5ADUFZW50cnkAQAh3YW50Um9vbQAxCHJlYWRhYmxlADcGdW5yZWFkADINY2xhaW1Nb3JlU3BpbgBCA2FybQBDBmRpc2FybQBBCHBvc2l0aW9uADkEaG9sZAA+B3B1Ymxpc2gAOAhwZWVrU3BpbgA6C2JlZ2luRm9ybWF0AB4MZmluaXNoRm9ybWF0AB0GZm9ybWF0ABwJZm9ybWF0dGVyABsMcmVnaW9uRnJhbWVzAwYIZ2VvbWV0cnkAGgdpbnNwZWN0ABkLcmVnaW9uU2xvdHMDBwVhbGl2ZQAuBGJlYXQALQljbGFpbVNsb3QALARjb29sACsLZGVjbGFyZURlYWQAKgloZWFydGJlYXQAKQRoZWF0ACgJaG9sZHNTbG90ACcDaG90ACYEcG9sbAAlC3B1Ymxpc2hTbG90ACQEcmVzdAAjC3Nsb3RBZGRyZXNzACIOc2xvdEdlbmVyYXRpb24AIQpzbG90S2VybmVsACAJc2xvdFN0YXRlAB8JYWRkcmVzc09mAFkFYWRvcHQABwdjb2xsZWN0ABEMZXh0ZW50RnJhbWVzAFgQZXh0ZW50R2VuZXJhdGlvbgBXC2V4dGVudFBsYWluAFYKZXh0ZW50U2xvdABVCWV4dGVudFVzZQBUCmZyZWVGcmFtZXMAUwhnaXZlQmFjawAPCmhhbGZGcmFtZXMAUghoYWxmRnJlZQBRDmhhbGZHZW5lcmF0aW9uAFAIaGFsZktpbmQATwhoYWxmU2xvdABOBWxlYXZlAE0FbGV0R28AAAdyZWNsYWltAEwFc3dlZXAAAQp0YWJsZUJ5dGVzAEsEdGFrZQAECmF0dGFjaFJpbmcAYApjcmVhdGVSaW5nAF8LZHJvcFJlY2VpdmUAEwxkcm9wVHJhbnNtaXQAEgRmcmVlAF4Eam9pbgBdBG9wZW4AXAhzZXROb25jZQBbCnRyYW5zaXRpb24AWgltaWdyYXRpb24AMApzdXNwZW5zaW9uAC8MYWRvcHRHcmFudGVkABgFZ3JhbnQAFwdncmFudGVkAAkIbGV0R29SdW4AFgZyZXZva2UAFQlydW5MZW5ndGgACAd0YWtlUnVuABQIYXRCb3JkZXIASgVjbGFpbQALCWNsYWltTW9yZQADBmNvbW1pdAACBmRlY29kZQBJB2RlY29kZWQASAVkcmFpbgBHB2RyYWluZWQARgRwZWVrAAoHcmVsZWFzZQBFB3NlbmRFb2YARAdQUklWQVRFAw8DSE9UAxAFVEFCTEUDEQVPV05FRAMSBFVTRUQDEwVIRUFEUwMUB1BFTkRJTkcDFQZCSVRNQVADFgZXSU5ET1cDFwpSRUdJT05fTUFYAxgKUkVHSU9OX01JTgMZBExJTkUDGgtSRVNVTFRfVFlQRQMbDlJFU1VMVF9YTEVOR1RIAxwOUkVTVUxUX0RMRU5HVEgDHQ1SRVNVTFRfT0ZGU0VUAx4NUkVTVUxUX0xFTkdUSAMfDFJFU1VMVF9GTEFHUwMgCkZMQUdfRklSU1QDIQlGTEFHX0xBU1QDIgVGUkFNRQMjC0ZSQU1FX1NISUZUAyQFTUFHSUMDJQ5MQVlPVVRfVkVSU0lPTgMmDEhFQURFUl9NQUdJQwMnDkhFQURFUl9WRVJTSU9OAygMSEVBREVSX1NUQVRFAykLSEVBREVSX1NJWkUDKgxIRUFERVJfRlJBTUUDKw1IRUFERVJfRlJBTUVTAywMSEVBREVSX1NMT1RTAy0LSEVBREVSX1NMT1QDLg9IRUFERVJfU0xPVFNfQVQDLxFIRUFERVJfRVhURU5UU19BVAMwDkhFQURFUl9FWFRFTlRTAzENSEVBREVSX0VYVEVOVAMyDUhFQURFUl9NQVBfQVQDMwxIRUFERVJfRklSU1QDNAtIRUFERVJfVVVJRAM1C0hFQURFUl9IT1NUAzYSSEVBREVSX0hPU1RfTEVOR1RIAzcMUkVHSU9OX0JMQU5LAzgRUkVHSU9OX0ZPUk1BVFRJTkcDOQxSRUdJT05fUkVBRFkDOglTTE9UX1NJWkUDOwlTTE9UU19NQVgDPAlTTE9UX1dPUkQDPQ5TTE9UX0hFQVJUQkVBVAM+DVNMT1RfSU5TVEFOQ0UDPwhTTE9UX0RFVgNACFNMT1RfSU5PA0EJU0xPVF9CT09UA0IKU0xPVF9QSUROUwNDCFNMT1RfUElEA0QQU0xPVF9DT05ORUNUSU9OUwNFCVNMT1RfSE9TVANGCVNMT1RfTkFNRQNHEFNMT1RfVEVYVF9MRU5HVEgDSA1TTE9UX1NMRUVQSU5HA0kMU0xPVF9TVU1NQVJZA0oKU0xPVF9SRUFEWQNLCVNMT1RfRlJFRQNMDFNMT1RfQ0xBSU1FRANNDVNMT1RfQVRUQUNIRUQDTglTTE9UX0RFQUQDTwtMT0NLX0ZPUk1BVANQC0xPQ0tfU0VSVkVSA1EOTE9DS19MSUZFQ1lDTEUDUglLSU5EX0hFTEQDUwxLSU5EX09GRkVSRUQDVAxUQUdfUkVTRVJWRUQDVQ1IQUxGX0NPTlNVTUVSA1YNSEFMRl9QUk9EVUNFUgNXBkhBTFZFUwNYClJJTkdfTk9OQ0UDWQ1SSU5HX0NBUEFDSVRZA1oKUklOR19SRUFEWQNbClJJTkdfU1RBUlQDXAlSSU5HX1RBSUwDXQlSSU5HX0hFQUQDXgpSSU5HX0FSTUVEA18JUklOR19EQVRBA2AIUklOR19NSU4DYQhSSU5HX01BWANiDVJFQ09SRF9IRUFERVIDYwpSRUNPUkRfUEFEA2QMUkVDT1JEX0ZJUlNUA2ULUkVDT1JEX01PUkUDZgpORVRfSEVBREVSA2cMTUVTU0FHRV9VU0VSA2gRTUVTU0FHRV9STUFfV1JJVEUDaRBNRVNTQUdFX1JNQV9SRUFEA2oXTUVTU0FHRV9STUFfUkVBRF9BTlNXRVIDaxZNRVNTQUdFX1JFTkRFWlZPVVNfUkVRA2wWTUVTU0FHRV9SRU5ERVpWT1VTX0ZJTgNtDU1FU1NBR0VfQkNBU1QDbg9NRVNTQUdFX0JBUlJJRVIDbwtNRVNTQUdFX0VPRgNwFE1FU1NBR0VfU0hVVERPV05fUkVRA3EUTUVTU0FHRV9TSFVURE9XTl9BQ0sDcg9NRVNTQUdFX1NVU1BFTkQDcwpHUkFOVF9TSVpFA3QGR1JBTlRTA3ULR1JBTlRfVE9LRU4DdgxHUkFOVF9PRkZTRVQDdwxHUkFOVF9MRU5HVEgDeAxHUkFOVF9SSUdIVFMDeQpHUkFOVF9SRUFEA3oLR1JBTlRfV1JJVEUDewtDT05ORUNUSU9OUwN8D0NPTk5FQ1RJT05fU0laRQN9B0NfU1RBVEUDfglDX0ZBSUxVUkUDfwlDX0lHTk9SRUQDgAEFQ19IT1QDgQEHVFhfUklORwOCAQdUWF9NQVNLA4MBB1RYX1RBSUwDhAEHVFhfSEVBRAOFAQpUWF9DTEFJTUVEA4YBBlRYX1BBRAOHAQdUWF9SRVNUA4gBB1RYX1NMT1QDiQEIVFhfUkVBRFkDigEHVFhfS0lORAOLAQhUWF9XQU5UUwOMAQdSWF9SSU5HA40BB1JYX01BU0sDjgEHUlhfUkVBRAOPAQdSWF9IRUFEA5ABB1JYX1NQQU4DkQEIUlhfQVJNRUQDkgEHUlhfUkVTVAOTAQZSWF9ORVQDlAEHUlhfQk9EWQOVAQhSWF9IT0xEUwOWAQ1ERUNPREVfSEVBREVSA5cBC0RFQ09ERV9IQVZFA5gBC0RFQ09ERV9CT0RZA5kBCkNPVU5UX1NFTlQDmgEQQ09VTlRfU0VOVF9CWVRFUwObAQ5DT1VOVF9SRUNFSVZFRAOcARRDT1VOVF9SRUNFSVZFRF9CWVRFUwOdAQpDT1VOVF9GVUxMA54BCFJYX0ZSQU1FA58BCFRYX0ZSQU1FA6ABCFRYX09XTkVSA6EBE1RYX09XTkVSX0dFTkVSQVRJT04DogEHVFhfTkVFRAOjAQ1QVUJMSVNIX1NISUZUA6QBDFJFQ09SRF9TSElGVAOlAQpTVEFURV9GUkVFA6YBDVNUQVRFX09QRU5JTkcDpwEKU1RBVEVfT1BFTgOoAQ1TVEFURV9DTE9TSU5HA6kBEVNUQVRFX1BFRVJfQ0xPU0VEA6oBDFNUQVRFX0NMT1NFRAOrAQxTVEFURV9CUk9LRU4DrAEGU1RBVEVTA60BCkVWRU5UX09QRU4DrgEORVZFTlRfRU9GX1NFTlQDrwESRVZFTlRfRU9GX1JFQ0VJVkVEA7ABCkVWRU5UX0ZBSUwDsQEGRVZFTlRTA7IBD1NVU1BFTlNJT05fTk9ORQOzARVTVVNQRU5TSU9OX1NVU1BFTkRJTkcDtAEPU1VTUEVOU0lPTl9TRU5UA7UBE1NVU1BFTlNJT05fUkVDRUlWRUQDtgEUU1VTUEVOU0lPTl9TVVNQRU5ERUQDtwETU1VTUEVOU0lPTl9SRVNVTUlORwO4ARFTVVNQRU5TSU9OX1NUQVRFUwO5ARhTVVNQRU5TSU9OX0VWRU5UX1NVU1BFTkQDugEVU1VTUEVOU0lPTl9FVkVOVF9TRU5UA7sBFFNVU1BFTlNJT05fRVZFTlRfUkVRA7wBFFNVU1BFTlNJT05fRVZFTlRfQUNLA70BF1NVU1BFTlNJT05fRVZFTlRfUkVTVU1FA74BE1NVU1BFTlNJT05fRVZFTlRfVVADvwERU1VTUEVOU0lPTl9FVkVOVFMDwAESTUlHUkFUSU9OX0lOQUNUSVZFA8EBE01JR1JBVElPTl9SRVFVRVNURUQDwgETTUlHUkFUSU9OX1BSRVBBUklORwPDARFNSUdSQVRJT05fQUxMT1dFRAPEARJNSUdSQVRJT05fRklOSVNIRUQDxQESTUlHUkFUSU9OX1JFU1VNSU5HA8YBEE1JR1JBVElPTl9TVEFURVMDxwEXTUlHUkFUSU9OX0VWRU5UX1JFUVVFU1QDyAEXTUlHUkFUSU9OX0VWRU5UX1BSRVBBUkUDyQEVTUlHUkFUSU9OX0VWRU5UX0FMTE9XA8oBFE1JR1JBVElPTl9FVkVOVF9GQUlMA8sBFk1JR1JBVElPTl9FVkVOVF9SRVNVTUUDzAEYTUlHUkFUSU9OX0VWRU5UX0FUVEFDSEVEA80BFE1JR1JBVElPTl9FVkVOVF9CQUNLA84BEE1JR1JBVElPTl9FVkVOVFMDzwEMRkFJTFVSRV9OT05FA9ABDEZBSUxVUkVfSEVBRAPRAQ5GQUlMVVJFX1JFQ09SRAPSAQ9GQUlMVVJFX01FU1NBR0UD0wEMRkFJTFVSRV9MT1NUA9QBB05PVEhJTkcD1QENQ09NTUlUX1BPTExFRAPWAQtDT01NSVRfVE9MRAPXAQ1DT01NSVRfQVNMRUVQA9gBCVJFU1RfQlVTWQPZAQpSRVNUX1FVSUVUA9oBC1JFU1RfQVNMRUVQA9sBBkJST0tFTgPcAQ5ERUNPREVEX1JFQ09SRAPdAQ1ERUNPREVEX0VNUFRZA94BDUlOU1BFQ1RfUkVBRFkD3wENSU5TUEVDVF9CTEFOSwPgARJJTlNQRUNUX0ZPUk1BVFRJTkcD4QEPSU5TUEVDVF9WRVJTSU9OA+IBD0lOU1BFQ1RfRk9SRUlHTgPjAQ9JTlNQRUNUX0NPUlJVUFQD5AEMSU5TUEVDVF9TSVpFA+UBCUFUVEFDSF9PSwPmAQxBVFRBQ0hfT0ZGRVID5wEMQVRUQUNIX05PTkNFA+gBDEFUVEFDSF9TSEFQRQPpAQZtZW1vcnkCAAwBAwqgYmFnAQF+IwJBgIDYAGogAEEEdGogAWojA0EUdEGAgICABHIgAnKtIwWtQiCGhCIDQgD+SQMAIANSBEAPCyAAIAJqQQFrIwF2IQEgACMBdiEAA0AgACABTQRAIAAQDSAAQQFqIQAMAQsLCyABAX8jCiEAA0AgACMJSQRAIAAQDSAAQQFqIQAMAQsLC+MCAQh/IABBCHRBgIAIaiIDKAI4QQJGBEAgAyADKQOAAUIBfDcDgAEgAyADKQOIASADNQIgfEIIfTcDiAEFIAMgAykDiAEgAzUCIHw3A4gBCyADKAIQIgRBgCBqIgUgAygCFCIGIAMoAhgiByADKAIkIghqIgAgAygCICICQQ9qQXhxaiIBcWpCADcDACAFIAAgBnFqIAKtIABBA3ZB////B3EgAygCOEEYdHKtQiCGhP4YAwAgCARAIAUgBiAHcWogCEEIa60gB0EDdkH///8HcUGAgIAIcq1CIIaE/hgDAAsgAyABNgIYIAQgATYCgAEgBP4QAoADRQRAQQAPCyMAQYCA2ABqIAMoAjBBCnRqIgBBgARqIAMoAjQiAUEGdiICQQN0akIBIAFBP3Gthv40AwAaIABBgANqQgEgAq2G/jQDABpBAkEBIABBgAJqIgD+EAIABH8gAEEA/kECAAVBAAsbC58DAgF+CH8gAEEIdEGAgAhqIgQoAgBBBU8EQEF/DwsgBCkDKCIBUARAQX8PCyABpyAEKAIUIgBBAWoiA0ECdkEIayICIAEgAq1YGyEFAn9BfyAEKAIQIgZFDQAaIAMgACAEKAIYIgJxayIHQQAgBUEPakF4cSIIIAdLGyIHIAhqQQhqIQggAyACIAhqIAQoAhwiCWtJBEAgBv4QAoACIgNBB3EgAyAJayACIAlrS3IEf0EABSAEIAM2AhxBAQtFBEAgBCgCBEUEQCAEQQE2AgQLQX8MAgsgAEEBaiACIAhqIAQoAhxrSQRAIAQgBCkDoAFCAXw3A6ABIAQgCDYCuAFBAAwCCwsgBCAFNgIgIAQgBzYCJCAEQQM2AjggAiAHaiAAcSAGakGIIGoLIgBFBEBBAA8LIABBf0YEQCAEKAIERQRAIARBAjYCBAsgBCgCACIAQQJ0QaMIai0AACECIAAgAiACQf8BRhsiAiAARgRAIAQgBCgCCEEBajYCCAUgBCACNgIAC0F/DwsgBCABIAWtfTcDKEGQgAQgBTYCACAAC4kDAgZ/AX4gAEUgACMGT3IEf0EABSMFBH8jAyICIwdPBH9BAAUjAEGAgNgAaiACQQp0av4RAwAiCKdB/wFxIQIjBSAIQiCIp0YEfyACQQFGIAJBAkZyBUEACwsFQQALC0UEQEEADwsgABAGIgJFBEAQESAAEAYhAgsgAkUEQCAAQQEjAXRqQQFrIwF2IgQQDCIFRQRAEAEgBBAMIgVFBEBBAA8LCyAAEAYiAkUEQEEADwsLIAIiAyAAaiEGA0AgAyAGSQRAIANBA3ZBgIDMAGoiByAHLQAAQQEgA0EHcXRyOgAAIANBAWohAwwBCwsgAiIDQQFqIQYDQCADIAZJBEAgA0EDdkGAgNAAaiIHIActAABBASADQQdxdHI6AAAgA0EBaiEDDAELCyAFBEAgBSMBdCAEIwF0EA4LIwJBgIDYAGogAkEEdGoiAyABQQhzaiMFrUIghiIIIwNBFHQiBEGAgICAeHIgAHKthP4YAwAgASADaiAEQYCAgIAEciAAcq0gCIT+GAMAIAILpAECAX8BfiAAIwojAXRJIAAjBk9yIAIjB09yBEBBAA8LIwJBgIDYAGogAEEEdGogAUEIc2r+EQMAIgWnQf//P3EiBEUgBCMGIABrS3IEQEEADwsgBSACQRR0QYCAgIAEciAEcq0gA61CIIaEUgRAQQAPCyAEQQAjAkGAgNgAaiAAQQR0aiABav4RAwAgAkEUdEGAgICAeHIgBHKtIAOtQiCGhFEbC4wBAgN/AX4DQCACIwZJBEACQCACQQN2IgFBgIDIAGopAwAgAUGAgMwAaikDAEJ/hYMiBFAEQEEAIQMMAQtBACEBA0AgAUHAAEkEQCADQQFqQQAgBEIBg6cbIgMgAEYEQCABIAJqQQFqIABrDwsgAUEBaiEBIARCAYghBAwBCwsLIAJBQGshAgwBCwtBAAtpAgF/AX4gACABIAIgAxAFIgRFBEBBAA8LIwJBgIDYAGogAEEEdGogAWogAkEUdEGAgICAeHIgBHKtIAOtQiCGhCIFIwNBFHRBgICAgARyIARyrSMFrUIghoT+SQMAIAVSBEBBAA8LIAQLLgAgAUEAIABBCHRBgIAIaiIAKAKwASAAKAK0ARAFIgBBAWtBDHRBACAAQQJPGwucAQAgAkGAAU8EQEEADwsgBiAAIAEQCCIAIAVrSyAAIAVJcgRAQQAPCyABQQx0QYCA2ABqIAJBBXRqIgD+EQMAIAOtIAStQiCGhFIEfkIABSADrSAErUIghoQLUARAQQAPCyAA/hACCCAFRwR/QQEFIAD+EAIMIAZHCwRAQQAPCyAA/hACECAHRwRAQQAPCyABQQx0QYCg2ABqIAVqC54GAgV/A34gAEEIdEGAgAhqIgQoAkQhAQJAIAQoAkBBgCBqIgMgASAEKAJIIgBxav4RAwAiBlAEQCAAIAQoAkxHBEAgBCgCbEUEQCAEIAA2AkwgBCgCQCAA/hcCgAILC0IAIQYMAQsgBkI4iKdBAUYEQCAGIAFBAWogACABcWsiBUEIa60gAEEDdkH///8HcUGAgIAIcq1CIIaEUgRAIAQoAgRFBEAgBEECNgIEC0J/IQYMAgsgBCAAIAVqIgA2AkggAyAAIAFxav4RAwAiBlAEQCAEKAIERQRAIARBAjYCBAtCfyEGDAILCyAGpyIDIAFBAWpBAnZBCGtLBH9BAQUgAUEBaiAAIAFxayADQQ9qQXhxSQsEf0EBBSAGQiCIp0H///8HcSAAQQN2Qf///wdxRwsEf0EBBSAGQjiIp0EBRgsEQCAEKAIERQRAIARBAjYCBAtCfyEGDAELIAQgA0EPakF4cTYCUAsgBlAEQEEADwsgBkJ/hVAEQCAEKAIERQRAIARBAjYCBAsgBCgCACIAQQJ0QaMIai0AACEBIAAgASABQf8BRhsiASAARgRAIAQgBCgCCEEBajYCCAUgBCABNgIAC0F/DwsgBCgCVARAIARBADYCVCAEKAJAQQD+FwKAAwsgBqchACAEKAJAIAQoAkggBCgCRHFqQYggaiEBIAQpA1ghBwJAIAZCOIinQQJGBEAgAEEISSAHQgBScg0BIAQgAf4RAwAiBjcDYCAGQhCIQv//A4MgBkIgiHwhByABQQhqIQEgAEEIayEAQQEhAgUgAEUgB1AgBkI4iKdBA0dycg0BIAQpA2AhBgsgAK0iCCAHVg0AIAQgADYCaEGAgAQgBqciA0H//wNxNgIAQYSABCADQRB2NgIAQYiABCAGQiCIPgIAQYyABCABNgIAQZCABCAANgIAQZSABCACQQJyIAIgByAIURs2AgAgAQ8LIAQoAgRFBEAgBEEDNgIECyAEKAIAIgBBAnRBowhqLQAAIQEgACABIAFB/wFGGyIBIABGBEAgBCAEKAIIQQFqNgIIBSAEIAE2AgALQX8L3AMCAX4JfyAAQQh0QYCACGoiCCgCACIAQQNGIABBAU1yIABBBU9yBEBBfw8LIAgpAyhCAFIEQEF/DwsgAq0gA618IgSnIAgoAhQiCUEBaiIHQQJ2QRBrIgAgBCAArVgbIgpBCGohAAJ/QX8gCCgCECIFRQ0AGiAHIAkgCCgCGCIGcWsiC0EAIABBD2pBeHEiDCALSxsiCyAMakEIaiEMIAcgBiAMaiAIKAIcIg1rSQRAIAX+EAKAAiIHQQdxIAcgDWsgBiANa0tyBH9BAAUgCCAHNgIcQQELRQRAIAgoAgRFBEAgCEEBNgIEC0F/DAILIAlBAWogBiAMaiAIKAIca0kEQCAIIAgpA6ABQgF8NwOgASAIIAw2ArgBQQAMAgsLIAggADYCICAIIAs2AiQgCEECNgI4IAYgC2ogCXEgBWpBiCBqCyIARQRAQQAPCyAAQX9GBEAgCCgCBEUEQCAIQQI2AgQLIAgoAgAiAEECdEGjCGotAAAhASAAIAEgAUH/AUYbIgEgAEYEQCAIIAgoAghBAWo2AggFIAggATYCAAtBfw8LIAAgAUH//wNxrSACQf//A3GtQhCGhCADrUIghoQ3AwAgCCAEIAqtfTcDKEGQgAQgCjYCACAAQQhqC/IBAgN/AX4jA0EUdEGAgICABHKtIwWtQiCGhCEEIwohAgNAIwkgACACak8EQEEAIQEDQCAAIAFLBH4jCEGAgNgAaiABIAJqQQN0akIAIAT+SQMABUIBC1AEQCABQQFqIQEMAQsLIAAgAUYEQCACIwF0IgEgACMBdGohAANAIAAgAUsEQCABQQN2QYCAyABqIgMgAy0AAEEBIAFBB3F0cjoAACABQQFqIQEMAQsLIAIPC0EAIQMDQCABIANLBEAjCEGAgNgAaiACIANqQQN0aiAEQgD+SQMAGiADQQFqIQMMAQsLIAIgAUEBamohAgwBCwtBAAv7AgIDfwJ+IwhBgIDYAGogAEEDdGr+EQMAIgVQIAVCf1FyBH9BAQUgBadBFHZB/wdxIgEjB08Ef0EABSMAQYCA2ABqIAFBCnRq/hEDACIEp0H/AXEhASAEQiCIpyAFQiCIp0YEfyABQQFGIAFBAkZyBUEACwsLBEAPCyAAIwF0IgJBASMBdGoiASMGIgMgASADSRshAyACIQEDQCABIANJBEAjAkGAgNgAaiABQQR0av4RAwBCAFIEf0EBBSMCIAFBBHRqQYiA2ABq/hEDAEIAUgsEQA8LIAFBAWohAQwBCwsgAiEBA0AgAQRAAkAgAUEBayIBQQR0IgMjAkGAgNgAamr+EQMAIgRQBEAjAiADakGIgNgAav4RAwAhBAsgBFAEQCABQQEjAXRBAWtxBH9BAAUjCEGAgNgAaiABIwF2QQN0av4RAwAgBVILDQEMAwsgAiABayAEp0H//z9xSQRADwsLCwsjCEGAgNgAaiAAQQN0aiAFQgD+SQMAGguAAgIDfwF+IwNBFHRBgICAgARyrSMFrUIghoQhBSAAIAFqQQFrIwF2IQMgACMBdiECA0AgAiADTQRAIAIjAXQiAEEDdkGAgMgAai0AAEEBIABBB3F0cQR/IAAhASAAQQEjAXRqIQQCfwNAIAEgBEkEQEEBIAFBA3ZBgIDMAGotAABBASABQQdxdHENAhogAUEBaiEBDAELC0EACwVBAQtFBEBBASMBdCAAaiEBA0AgACABSQRAIABBA3ZBgIDIAGoiBCAELQAAQX4gAEEHcXdxOgAAIABBAWohAAwBCwsjCEGAgNgAaiACQQN0aiAFQgD+SQMAGgsgAkEBaiECDAELCwunAQICfgJ/IwJBgIDYAGogAEEEdGoiBSACaiMFrUIghiIDIwNBFHQiBkGAgICABHIgAXKthEIA/kkDABogBSACQQhzaiAGQYCAgIB4ciABcq0gA4QiA0IA/kkDACIEUCADIARRcgRAIAAgARAQBSAAQQFqIQEDQCAAIAFJBEAgAEEDdkGAgNQAaiICIAItAABBASAAQQdxdHI6AAAgAEEBaiEADAELCwsLgAEBA38gACICQQFqIQMDQCACIANJBEAgAkEDdkGAgNAAaiIEIAQtAABBfiACQQdxd3E6AAAgAkEBaiECDAELCyAAIgIgAWohAwNAIAIgA0kEQCACQQN2QYCAzABqIgQgBC0AAEF+IAJBB3F3cToAACACQQFqIQIMAQsLIAAgARAOC50CAgZ/AX4DQCADIwZJBEAgA0EDdkGAgNQAaikDACEGA0AgBkIAUgRAIAMgBnqnaiEBIAYgBkIBfYMhBiMCQYCA2ABqIAFBBHRq/hEDAEIAUgR/QQEFIwIgAUEEdGpBiIDYAGr+EQMAQgBSCw0BQQEhAgNAIAEgAmoiACMGSQR/IABBA3ZBgIDMAGotAABBASAAQQdxdHEFQQALBH8gASACaiIAQQN2QYCA0ABqLQAAQQEgAEEHcXRxQQBHBUEBC0UEQCACQQFqIQIMAQsLIAEiAEEBaiEEA0AgACAESQRAIABBA3ZBgIDUAGoiBSAFLQAAQX4gAEEHcXdxOgAAIABBAWohAAwBCwsgASACEBAMAQsLIANBQGshAwwBCwsLPAEBfyAAQQh0QYCACGoiACgCrAEiAQRAIAFBCCAAKAIUQQFqQQx2QQFqEAALIABBADYCrAEgAEEANgIQCz4BAX8gAEEIdEGAgAhqIgAoAqgBIQEgAEEANgKoASAAQQA2AkAgAQRAIAEgACgCREEBakEMdkEBakEAEA8LCzIAIABBDHZBAWogAEH/H3FBAEdqQQgQBCIABEAgAEEMdEGAgNgAakEAQYAg/AsACyAACxkAIABBDHRBgIDYAGogAUEFdGpCAP4YAwALGgAgAEEAIAFBDHZBAWogAUH/H3FBAEdqEAALYQECfwNAIAZBgAFJBEAgAEEMdEGAgNgAaiAGQQV0aiIH/hEDAFAEQCAHIAM2AgggByAENgIMIAcgBTYCECAHIAGtIAKtQiCGhP4YAwAgBkEBag8LIAZBAWohBgwBCwtBAAuNAQEBfyAAIAEgAiADIARBACAFQQEQCSIGRQRAQQAPCyABQQAgAEEIdEGAgAhqIgAoArABIAAoArQBEAciAEUEQEEADwsgAEECTwR/IAUgAEEBa0EMdE0FQQALBEAgAUEMdEGAgNgAaiACQQV0av4RAwAgA60gBK1CIIaEUQRAIAYPCwsgAUEAIAAQAEEAC/ECAgJ/AX5BjIDYAP4QAgAhAUECAn9BgIDYAP4RAwAiAkLJptHC1KnVKVIEQEEEIAJCAFINARpBAiABQf8BcUEBRg0BGgNAIABBgCBJBEBBBCAAQYCA2ABq/hEDAEIAUg0DGiAAQQhqIQAMAQsLQQEMAQtBA0GIgNgAKAIAQQFHDQAaQQIgAUH/AXFBAUYNABpBBSABQQJHDQAaQQZBkIDYACkDACMNrVINABpBmIDYACgCAEGAIEYiAARAIwZBnIDYACgCAEYhAAsgAARAIwdBoIDYACgCAEYhAAsgAARAQaSA2AAoAgBBgAhGIQALIAAEQCMAQaiA2AAoAgBGIQALIAAEQCMIQayA2AAoAgBGIQALIAAEQCMJQbCA2AAoAgBGIQALIAAEQEG0gNgAKAIAQQEjAXRGIQALIAAEQCMCQbiA2AAoAgBGIQALQQBBBSAABH8jCkG8gNgAKAIARgUgAAsbC0GMgNgA/hACACABRxsLuAEAQQEgAEH//z9xIABBgIDAAEkgAEGAgKj/B0tyGwRAQQAPCyAAJA0gAEEMdiQGQYACQRAgAEEQdiIAIABBEE0bIgAgAEGAAk8bJAdBCEECQRcjBmdrIgAgAEECTBsiACAAQQhOGyQBIwYjAXYkCUGAICQAIwdBCnRB/z9qQYBgcSQIIwgjCUEDdGpB/x9qQYBgcSQCQQEjAXQjAiMGQQR0akH/H2pBgGBxQQx2akEBayMBdiQKQQELHgEBf0GMgNgA/hACACIAQQh2QQAgAEH/AXFBAUYbC98BAEGMgNgAIABBCHRBAXL+FwIAQYCA2ABCAP4YAwAjAEGAgNgAakEAIwojAUEManQjAGv8CwBBACEAA0AgACMKSQRAIwhBgIDYAGogAEEDdGpCfzcDACAAQQFqIQAMAQsLQYiA2ABBATYCAEGQgNgAIw2tNwMAQZiA2ABBgCA2AgBBnIDYACMGNgIAQaCA2AAjBzYCAEGkgNgAQYAINgIAQaiA2AAjADYCAEGsgNgAIwg2AgBBsIDYACMJNgIAQbSA2ABBASMBdDYCAEG4gNgAIwI2AgBBvIDYACMKNgIACx8AQYCA2ABCyabRwtSp1Sn+GAMAQYyA2ABBAv4XAgALFgBBjIDYAEEAIABBCHRBAXL+SAIARQskACAAIwdJBH8jAEGAgNgAaiAAQQp0av4RAwCnQf8BcQVBAAsLIwAgACMHSQR/IwBBgIDYAGogAEEKdGr+EQMAp0EIdgVBAAsLIwAgACMHSQR/IwBBgIDYAGogAEEKdGr+EQMAQiCIpwVBAAsLEAAjAEGAgNgAaiAAQQp0agvcAgEGf0EBIQIjBCEBA0AgAQRAIAFBAXRB/p8Eai8BACIEQQh0QYCACGoiBSgCQCEDIAUoAkghBiAFKAJsRQRAIAUgBjYCTCAFKAJAIAb+FwKAAgsgA0EB/hcCgAMCfyAFKAJAQYAgaiAFKAJIIAUoAkRxav4RAwBCAFIEQCADQQD+FwKAA0EADAELIAVBATYCVEEBCwRAIAUoAjxFBEAgBEEIdEGAgAhqIgMoAgwiBARAIwRBAWskBCAEQQF0Qf6fBGojBEEBdEGAoARqLwEAIgU7AQAgBUEIdEGAgAhqIAQ2AgwgA0EANgIMCwsFQQAhAgsgAUEBayEBDAELCyACRQRAQQAPC0EAIwUjBCAARXIbRQRAQQEPCyMAQYCA2ABqIwNBCnRqIgBBAf4XAoACQQEkDCAA/hEDgANQBEBBAg8LQQAkDCMAQYCA2ABqIwNBCnRqQQD+FwKAAkEAC1UBAX4jBSMAQYCA2ABqIwNBCnRq/hEDACIAQiCIp0cEf0EBBSAAp0H/AXFBAUcLBEBBAA8LIwBBgIDYAGojA0EKdGogACAAQoB+g0IChP5JAwAgAFEL+gMCCH8CfiMAQYCA2ABqIwNBCnRqIQcjDARAQQAkDCAHQQD+FwKAAgsDQCMFBH8gB/4RA4ADQgBSBUEACwRAIwBBgIDYAGojA0EKdGoiBUGAA2pCAP5CAwAhCgNAIApCAFIEQCAKeqchBCAKIApCAX2DIQogBUGABGogBEEDdGpCAP5CAwAhCQNAIAlCAFIEQCAJeqcgBEEGdGohAyAJIAlCAX2DIQkgA0EIdEGAgAhqIgEoAkAEfyABKAIAQQJPBUEACwRAIAEoAlQEQCABQQA2AlQgASgCQEEA/hcCgAMLIANBCHRBgIAIaiIBKAIMRQRAIwRBAXRBgKAEaiADOwEAIwRBAWokBCABIwQ2AgwLCwwBCwsMAQsLC0EAIQgDQCAIIwRJBEAjC0EBaiQLIwsjBE8EQEEAJAsLIwtBAXRBgKAEai8BACIEQQh0QYCACGoiBigCQEGAIGogBigCSCAGKAJEcWr+EQMAQgBSBEAgBEEBag8LIAYoAjwEfyAGKAIQ/hACgAIiBUEHcSAFIAYoAhwiA2sgBigCGCIBIANrS3IEf0EABSAGIAU2AhxBAQsEfyAGKAIUQQFqIAEgBigCuAFqIAYoAhxrTwVBAQsFQQALBEAgBEEBag8LIAhBAWohCAwBCwsgAiIBQQFqIQIgACABSw0AC0EACwQAIwQLUAIBfwF+IwUEfyMDIgAjB08Ef0EABSMAQYCA2ABqIABBCnRq/hEDACIBp0H/AXEhACMFIAFCIIinRgR/IABBAUYgAEECRnIFQQALCwVBAAsLNAEBfyAAQQh0QYCACGoiASgCDARADwsjBEEBdEGAoARqIAA7AQAjBEEBaiQEIAEjBDYCDAsgACAAIwdJBH8jAEGAgNgAaiAAQQp0av4RAwinBUEACwt7AQF+IAAjB08Ef0EBBSAAIwNGQQAjBRsLBEBBAA8LIwBBgIDYAGogAEEKdGr+EQMAIgJCIIinIAFHBEBBAA8LIAKnQf8BcSIBQQNGBEBBAQ8LIAFFBEBBAA8LIwBBgIDYAGogAEEKdGogAiACQoB+g0IDhP5JAwAgAlELUwECfyAAQQh0QYCACGoiAigCDCIBRQRADwsjBEEBayQEIAFBAXRB/p8EaiMEQQF0QYCgBGovAQAiADsBACAAQQh0QYCACGogATYCDCACQQA2AgwLlAEBAX4gACMHTwRAQQAPCyMAQYCA2ABqIABBCnRq/hEDACICp0H/AXEEQEEADwsjAEGAgNgAaiAAQQp0aiACIAFB////B3FBCHRBAXKtIAJCIIinQQFqIgFFBEBBASEBCyABrUIghoT+SQMAIAJSBEBBAA8LIwAgAEEKdGpBiIDYAGpBAEH4B/wLACAAJAMgASQFQQELIAEBfyMAIwNBCnRqQYiA2ABqIgAgACkDAEIBfP4YAwALRAEBfiAAIwdPBEBBAA8LIwBBgIDYAGogAEEKdGr+EQMAIgKnQf8BcSEAIAJCIIinIAFGBH8gAEEBRiAAQQJGcgVBAAsLHAAgACAAQQZsIAFqQdAIai0AACIAIABB/wFGGwscACAAIABBB2wgAWpBkAlqLQAAIgAgAEH/AUYbCxQAIABBCHRBgIAIaiABQQBHNgI8C8YBAQN/IABBCHRBgIAIaiIAKAIQRQRAQQAPCwJ/IAAoAhD+EAKAAiIBQQdxIAEgACgCHCICayAAKAIYIgMgAmtLcgR/QQAFIAAgATYCHEEBC0UEQCAAKAIERQRAIABBATYCBAtBfwwBCyADIAAoAhxrCyIBQX9GBEAgACgCBEUEQCAAQQE2AgQLIAAoAgAiAkECdEGjCGotAAAhAyACIAMgA0H/AUYbIgMgAkYEQCAAIAAoAghBAWo2AggFIAAgAzYCAAsLIAELDwAgAEEIdEGAgAhqKAIAC0kBAn8gAEEIdEGAgAhqIgAoAgAiAUECdEGgCGotAAAhAiABIAIgAkH/AUYbIgIgAUYEQCAAIAAoAghBAWo2AggFIAAgAjYCAAsLEgAgAEEIdEGAgAhqKAJEQQFqCw8AIABBCHRBgIAIaigCQAsoACAAQQh0QYCACGoiACgCQEGAIGogACgCSCAAKAJEcWr+EQMAQgBSC00BAX8gAEEIdEGAgAhqIgAoAmxBAWshAiAAQQA2AmwgASAAKAJMRwRAIAAoAmxFBEAgACABNgJMIAAoAkAgAf4XAoACCwsgACACNgJsCw8AIABBCHRBgIAIaigCSAtQAQF/IABBCHRBgIAIaiECA0AgAQR/IAIoAkBBgCBqIAIoAkggAigCRHFq/hEDAEIAUgVBAQtFBEAgAUEBayEBDAELCyABBH8gABAKBUEACwsEACMDCwQAIwULWQECfyAAQQh0QYCACGoiACgCBEUEQCAAQQQ2AgQLIAAoAgAiAUECdEGjCGotAAAhAiABIAIgAkH/AUYbIgIgAUYEQCAAIAAoAghBAWo2AggFIAAgAjYCAAsLRAECfyAAQQh0QYCACGoiASgCbCICRQRAAkAgASgCSCEAIAINACABIAA2AkwgASgCQCAA/hcCgAILCyABIAJBAWo2AmwLBABBAQsMACAAQQh0QYCACGoLJwAgAEEIdEGAgAhqIgAoAlQEQCAAQQA2AlQgACgCQEEA/hcCgAMLC5ABAQV/IABBCHRBgIAIaiEEIAAQAyECA0AgAgRAQQAhAwUgASIDQQFrIQELIAMEQCAEKAIQ/hACgAIiBUEHcSAFIAQoAhwiBmsgBCgCGCIDIAZrS3IEf0EABSAEIAU2AhxBAQsEfyAEKAIUQQFqIAMgBCgCuAFqIAQoAhxrTwVBAQsEQCAAEAMhAgsMAQsLIAILeQECfyAAQQh0QYCACGoiASgCQCECIAEoAkghACABKAJsRQRAIAEgADYCTCABKAJAIAD+FwKAAgsgAkEB/hcCgAMCfyABKAJAQYAgaiABKAJIIAEoAkRxav4RAwBCAFIEQCACQQD+FwKAA0EADAELIAFBATYCVEEBCwtpAQN/IABBCEEAQQAQCyIBRSABQX9GcgRAIAEPCyAAEAIgAEEIdEGAgAhqIgIoAgAiAEECdEGhCGotAAAhAyAAIAMgA0H/AUYbIgMgAEYEQCACIAIoAghBAWo2AggFIAIgAzYCAAtBAWoL/AECAX4DfyAAQQh0QYCACGoiACgCaCEDIAApA1giAVAEQCAAKQNgIgFCEIhC//8DgyABQiCIfCEBIAAgACkDkAFCAXw3A5ABIAApA2CnQf//A3FBCEYEQCAAKAIAIgJBAnRBoghqLQAAIQQgAiAEIARB/wFGGyIEIAJGBEAgACAAKAIIQQFqNgIIBSAAIAQ2AgALCwsgACABIAOtIgF9NwNYIAAgACkDmAEgAXw3A5gBIAAgACgCSCAAKAJQaiICNgJIIABBADYCUCACIAAoAkxrIAAoAkRBAWpBA3ZLBEAgACgCbEUEQCAAIAI2AkwgACgCQCAC/hcCgAILCwt/AQF/IABBCHRBgIAIaiIAKAJIIAAoAlBqIQEgACABNgJIIABBADYCUCABIAAoAkxrIAAoAkRBAWpBA3ZLBEAgACgCbEUEQCAAIAE2AkwgACgCQCAB/hcCgAILCyAAKAJIIQEgACgCbEUEQCAAIAE2AkwgACgCQCAB/hcCgAILC+YDAgR/AX4gAEEIdEGAgAhqIgEoAkQhAgJAIAEoAkBBgCBqIgMgAiABKAJIIgBxav4RAwAiBVAEQCAAIAEoAkxHBEAgASgCbEUEQCABIAA2AkwgASgCQCAA/hcCgAILC0IAIQUMAQsgBUI4iKdBAUYEQCAFIAJBAWogACACcWsiBEEIa60gAEEDdkH///8HcUGAgIAIcq1CIIaEUgRAIAEoAgRFBEAgAUECNgIEC0J/IQUMAgsgASAAIARqIgA2AkggAyAAIAJxav4RAwAiBVAEQCABKAIERQRAIAFBAjYCBAtCfyEFDAILCyAFpyIDIAJBAWpBAnZBCGtLBH9BAQUgAkEBaiAAIAJxayADQQ9qQXhxSQsEf0EBBSAFQiCIp0H///8HcSAAQQN2Qf///wdxRwsEf0EBBSAFQjiIp0EBRgsEQCABKAIERQRAIAFBAjYCBAtCfyEFDAELIAEgA0EPakF4cTYCUAsgBVAEQEEADwsgBUJ/hVAEQCABKAIERQRAIAFBAjYCBAsgASgCACIAQQJ0QaMIai0AACECIAAgAiACQf8BRhsiAiAARgRAIAEgASgCCEEBajYCCAUgASACNgIAC0F/DwtBkIAEIAU+AgAgASgCQCABKAJIIAEoAkRxakGIIGoL0QECAn8BfiAAQQh0QYCACGoiAigCeCIDQQhJBEAgAiABIANqIgA2AnggAEEISQRAQQAPCyACIAIpA3AiBEIQiEL//wODIARCIIh8IgQ3AyhBAkEAIARQGw8LIAAQAhogAiACKQMoIAGtfSIENwMoIAJBATYCfCAEUARAIAIvAXBBCEYEQCACKAIAIgBBAnRBoQhqLQAAIQEgACABIAFB/wFGGyIBIABGBEAgAiACKAIIQQFqNgIIBSACIAE2AgALCyACQQA2AnggAkEANgJ8C0EBC4gEAgt/AX4gAEEIdEGAgAhqIgIoAgAiAEEDRiAAQQFNciAAQQVPcgRAQX8PCyACKAJ4IgBBCEkEQEGQgAQgAUEIIABrIgMgASADSRs2AgAgAkHwAGogAGoPCyACKQMoIg2nIAEgDSABrVQbIgMgAigCFEEBakECdkEIa0EIQQAgAigCfEUiCBsiAWsiAE0EQCADIQALIAAgAWohCUECQQMgCBshBAJ/QX8gAigCECIDRQ0AGiACKAIUIgVBAWoiByAFIAIoAhgiBnFrIgpBACAJQQ9qQXhxIgsgCksbIgogC2pBCGohCyAHIAYgC2ogAigCHCIMa0kEQCAD/hACgAIiB0EHcSAHIAxrIAYgDGtLcgR/QQAFIAIgBzYCHEEBC0UEQCACKAIERQRAIAJBATYCBAtBfwwCCyAFQQFqIAYgC2ogAigCHGtJBEAgAiACKQOgAUIBfDcDoAEgAiALNgK4AUEADAILCyACIAk2AiAgAiAKNgIkIAIgBDYCOCAGIApqIAVxIANqQYggagsiA0UEQEEADwsgA0F/RgRAIAIoAgRFBEAgAkECNgIECyACKAIAIgBBAnRBowhqLQAAIQEgACABIAFB/wFGGyIBIABGBEAgAiACKAIIQQFqNgIIBSACIAE2AgALQX8PCyAIBEAgAyACKQNwNwMAC0GQgAQgADYCACABIANqCxAAIABBCHRBgIAIaigCeEULCgAjCiMBQQxqdAvkAQIBfgN/A0AgBCMGSQRAQQAhAwNAIANBEEkEQCMCQYCA2ABqIARBBHRqIANq/hEDACICQiCIpyABRiEFIAJCf1IgAkIAUnEEfyAAIAKnQRR2Qf8HcUYFQQALIAVxBEAjAkGAgNgAaiAEQQR0aiADaiACQgD+SQMAGgsgA0EIaiEDDAELCyAEQQFqIQQMAQsLEAECQCAAIwdPDQAjAEGAgNgAaiAAQQp0av4RAwAiAkIgiKcgAUcEf0EBBSACp0H/AXFBA0cLDQAjAEGAgNgAaiAAQQp0aiACIAGtQiCG/kkDABoLC/4BAgF+BX8DQCACIwZJBEAjAyEDIwUhBEEAIQEDQCABQRBJBEAjAkGAgNgAaiACQQR0aiABav4RAwAiAEIgiKcgBEYhBSAAQn9SIABCAFJxBH8gAyAAp0EUdkH/B3FGBUEACyAFcQRAIwJBgIDYAGogAkEEdGogAWogAEIA/kkDABoLIAFBCGohAQwBCwsgAkEBaiECDAELC0GAgMgAQQBBgIAQ/AsAQQAkDCMFBEAjBSMAQYCA2ABqIwNBCnRq/hEDACIAQiCIp0YEfyAAp0H/AXFBA0cFQQALBEAjAEGAgNgAaiMDQQp0aiAAIwWtQiCG/kkDABoLQQAkBQsQAQsqACAAIwZJBH8jAkGAgNgAaiAAQQR0aiABav4RAwCnQRR2Qf8HcQVBAAsLJgAgACMGSQR/IwJBgIDYAGogAEEEdGogAWr+EQMAp0EedgVBAAsLJgAgACMGSQR/IwJBgIDYAGogAEEEdGogAWr+EQMAQiCIpwVBAAsLIwAgACMGTwR+QgAFIwJBgIDYAGogAEEEdGogAWr+EQMAC1ALKAAgACMGSQR/IwJBgIDYAGogAEEEdGogAWr+EQMAp0H//z9xBUEACwujAQEFfyMKIQEDQCABIwlJBEAgASMBdCIDQQN2QYCAyABqLQAAQQEgA0EHcXRxBEBBACECQQEjAXQhBANAIAIgBEkEQCAAIABBAWogAiADaiIAQQN2QYCAzABqLQAAQQEgAEEHcXRxGyEAIAJBAWohAgwBCwsFIABBASMBdGogACMIQYCA2ABqIAFBA3Rq/hEDAFAbIQALIAFBAWohAQwBCwsgAAs0AQF+IAAjCUkEfiMIQYCA2ABqIABBA3Rq/hEDAAVCAAsiAVAEf0EABUEBQQIgAUJ/URsLCycAIAAjCUkEfyMIQYCA2ABqIABBA3Rq/hEDAKdBFHZB/wdxBUEACwszACAAIwlPBEBBAA8LQQEjCEGAgNgAaiAAQQN0av4RAwCnIgBB//8/cSAAQR52QQFHG0ULIwAgACMJSQR/IwhBgIDYAGogAEEDdGr+EQMAQiCIpwVBAAsLBwBBASMBdAsNACAAQQx0QYCA2ABqCxwAIAAgAEECdCABakGgCGotAAAiACAAQf8BRhsLHQAgAEEIdEGAgAhqKAJAIAGtIAKtQiCGhP4YAwALVAEDfwNAIABBgCBJBEAjDiAAakH/H3EiAkEIdEGAgAhqIgEoAgBFBEAgAUEAQYAC/AsAIAFBATYCACACQQFqIgAkDiAADwsgAEEBaiEADAELC0EAC8IBAQN/IAFBCHRBgIAIaiIBKAJAIQMgASgCREEBaiEEIAMoAhAhAiAAQQh0QYCACGoiACADNgIQIAAgBEEBazYCFCAAIAI2AhggACACNgIcIABBADYCICAAQQA2AiQgACADKAIMNgI0IAAjAzYCMCAAKAJEQQFqIQIgACgCQCIAKAIQIQMgASAANgIQIAEgAkEBazYCFCABIAM2AhggASADNgIcIAFBADYCICABQQA2AiQgASAAKAIMNgI0IAEjAzYCMAtgAQN/IABBCHRBgIAIaiIBKAIMIgIEQCMEQQFrJAQgAkEBdEH+nwRqIwRBAXRBgKAEai8BACIDOwEAIANBCHRBgIAIaiACNgIMIAFBADYCDAsgABASIAAQEyABQQA2AgAL2gEBAn8gAkEHcSABIAFBAWtxQQEgAUGAgIAgTSABQYAgT3EbcgRAQQAPCyABQQx2QQFqQQAQBCIERQRAQQAPCyAEQQx0QYCA2ABqIgNCADcDACADIAE2AgggAyAANgIMIAMgAjYCECADIAI2AoABIAMgAjYCgAIgA0EANgKAAyADQYAgaiABQQFrIgEgAnFqQgD+GAMAIABBCHRBgIAIaiIAIAM2AkAgACABNgJEIAAgAjYCSCAAIAI2AkwgAEEANgJQIABBADYCVCAAQQA2AmwgACAENgKoASADC60CAQR/IAFBCCADIAQQBUUEQEEBDwsgAUEMdEGAgNgAaiIH/hEDACAFrSAGrUIghoRSBEBBAg8LIAFBCCADIAQQByIJRQRAQQEPCyAHKAIMIQogBygCECEIIAf+EQMAIAWtIAatQiCGhFIEf0ECBSAKQYAgTyEFQQNBACAIQQdxIAIgAkEBa3FBASACQYCAgCBNIAJBgCBPcRtyBH9BAQUgBygCCCACRwsEf0EBBSACQQx2QQFqIAlHCyAFchsLIgUEQCABQQggCRAAIAUPCyAAQQh0QYCACGoiACAHNgIQIAAgAkEBazYCFCAAIAg2AhggACAINgIcIABBADYCICAAQQA2AiQgACABNgKsASAAIAM2ArABIAAgBDYCtAEgACADNgIwIAAgCjYCNEEACwvDAQMAQYwICzAsAAAAAAAAAAAAAAAEAAAAHAAAAP////8C//8G/wMEBv//BQb/Bf8G//////////8AQbwIC0A8AAAAAAAAAAAAAAAEAAAAJAAAAAH/A/////8CA///////BAT///8E//////////8FAAT/////AAAAAAAAAAAAAEH8CAtAPAAAAAAAAAAAAAAABAAAACoAAAAB/////////wL/BAT/////AwQE////////BP////////8F/////////wAAAA==");
+var core_release_default = __toBinaryNode(
+  'AGFzbQEAAAABUgxgAX8Bf2ACf38Bf2ABfwBgAAF/YAJ/fwBgAABgA39/fwBgBH9/f38Bf2AGf39/f39/AX9gCH9/f39/f39/AX9gA39/fwF/YAd/f39/f39/AX8CDwEDZW52Bm1lbW9yeQIAAQNiYQYFAAABBwAHAQkABwACBAYEBQICAAQECAgDAAMCBQAAAAAAAAMAAwMCAAECAQUBAQEEAAACAAAABAABAwMCAgMAAgEAAAICAAEBAAMEBQEBAQEBAwAAAAADAAEGAwQCCgsGpwrqAX8BQQALfwFBAAt/AUEAC38BQQALfwFBAAt/AUEAC38BQQALfwFBAAt/AUEAC38BQQALfwFBAAt/AUEAC38BQQALfwFBAAt/AUEAC38AQYCABAt/AEGAoAQLfwBBgIAIC38AQYCAyAALfwBBgIDMAAt/AEGAgNAAC38AQYCA1AALfwBBgIAEC38AQYCA2AALfwBBgICo/wcLfwBBgIDAAAt/AEGAAQt/AEGAgAQLfwBBhIAEC38AQYiABAt/AEGMgAQLfwBBkIAEC38AQZSABAt/AEEBC38AQQILfwBBgCALfwBBDAt+AELJptHC1KnVKQt/AEEBC38AQYCA2AALfwBBiIDYAAt/AEGMgNgAC38AQZCA2AALfwBBmIDYAAt/AEGcgNgAC38AQaCA2AALfwBBpIDYAAt/AEGogNgAC38AQayA2AALfwBBsIDYAAt/AEG0gNgAC38AQbiA2AALfwBBvIDYAAt/AEHAgNgAC38AQdCA2AALfwBBwAALfwBBAAt/AEEBC38AQQILfwBBgAgLfwBBgAILfwBBAAt/AEEIC38AQRALfwBBGAt/AEEgC38AQSgLfwBBOAt/AEHAAAt/AEHEAAt/AEGAAQt/AEHAAQt/AEHAAAt/AEGAAgt/AEGAAwt/AEGABAt/AEEAC38AQQELfwBBAgt/AEEDC38AQYAIC38AQYEIC38AQYIIC38AQQELfwBBAgt+AEJ/C38AQQALfwBBCAt/AEEQC38AQQALfwBBCAt/AEEMC38AQRALfwBBgAELfwBBgAILfwBBgAMLfwBBgCALfwBBgCALfwBBgICAIAt/AEEIC38AQQELfwBBAgt/AEEDC38AQQgLfwBBAAt/AEEBC38AQQILfwBBAwt/AEEEC38AQQULfwBBBgt/AEEHC38AQQgLfwBBCQt/AEEKC38AQQsLfwBBIAt/AEGAAQt/AEEAC38AQQgLfwBBDAt/AEEQC38AQQELfwBBAgt/AEGAIAt/AEGAAgt/AEEAC38AQQQLfwBBCAt/AEEMC38AQRALfwBBFAt/AEEYC38AQRwLfwBBIAt/AEEkC38AQSgLfwBBMAt/AEE0C38AQTgLfwBBPAt/AEHAAAt/AEHEAAt/AEHIAAt/AEHMAAt/AEHQAAt/AEHUAAt/AEHYAAt/AEHgAAt/AEHoAAt/AEHsAAt/AEHwAAt/AEH4AAt/AEH8AAt/AEGAAQt/AEGIAQt/AEGQAQt/AEGYAQt/AEGgAQt/AEGoAQt/AEGsAQt/AEGwAQt/AEG0AQt/AEG4AQt/AEEDC38AQQILfwBBAAt/AEEBC38AQQILfwBBAwt/AEEEC38AQQULfwBBBgt/AEEHC38AQQALfwBBAQt/AEECC38AQQMLfwBBBAt/AEEAC38AQQELfwBBAgt/AEEDC38AQQQLfwBBBQt/AEEGC38AQQALfwBBAQt/AEECC38AQQMLfwBBBAt/AEEFC38AQQYLfwBBAAt/AEEBC38AQQILfwBBAwt/AEEEC38AQQULfwBBBgt/AEEAC38AQQELfwBBAgt/AEEDC38AQQQLfwBBBQt/AEEGC38AQQcLfwBBAAt/AEEBC38AQQILfwBBAwt/AEEEC38AQQALfwBBAAt/AEEBC38AQQILfwBBAAt/AEEBC38AQQILfwBBfwt/AEEBC38AQQILfwBBAAt/AEEBC38AQQILfwBBAwt/AEEEC38AQQULfwBBBgt/AEEAC38AQQELfwBBAgt/AEEDCwfVIrkCBGZpdHMAPwZteVNsb3QAOwxteUdlbmVyYXRpb24APAVzdGFydAA0BGxvc2UAPQVzdGF0ZQAzC3JpbmdBZGRyZXNzADYMcmluZ0NhcGFjaXR5ADUFZW50cnkAQAh3YW50Um9vbQAxCHJlYWRhYmxlADcGdW5yZWFkADINY2xhaW1Nb3JlU3BpbgBCA2FybQBDBmRpc2FybQBBCHBvc2l0aW9uADkEaG9sZAA+B3B1Ymxpc2gAOAhwZWVrU3BpbgA6C2JlZ2luRm9ybWF0AB4MZmluaXNoRm9ybWF0AB0GZm9ybWF0ABwJZm9ybWF0dGVyABsMcmVnaW9uRnJhbWVzAwYIZ2VvbWV0cnkAGgdpbnNwZWN0ABkLcmVnaW9uU2xvdHMDBwVhbGl2ZQAuBGJlYXQALQljbGFpbVNsb3QALARjb29sACsLZGVjbGFyZURlYWQAKgloZWFydGJlYXQAKQRoZWF0ACgJaG9sZHNTbG90ACcDaG90ACYEcG9sbAAlC3B1Ymxpc2hTbG90ACQEcmVzdAAjC3Nsb3RBZGRyZXNzACIOc2xvdEdlbmVyYXRpb24AIQpzbG90S2VybmVsACAJc2xvdFN0YXRlAB8JYWRkcmVzc09mAFkFYWRvcHQABwdjb2xsZWN0ABEMZXh0ZW50RnJhbWVzAFgQZXh0ZW50R2VuZXJhdGlvbgBXC2V4dGVudFBsYWluAFYKZXh0ZW50U2xvdABVCWV4dGVudFVzZQBUCmZyZWVGcmFtZXMAUwhnaXZlQmFjawAPCmhhbGZGcmFtZXMAUghoYWxmRnJlZQBRDmhhbGZHZW5lcmF0aW9uAFAIaGFsZktpbmQATwhoYWxmU2xvdABOBWxlYXZlAE0FbGV0R28AAAdyZWNsYWltAEwFc3dlZXAAAQp0YWJsZUJ5dGVzAEsEdGFrZQAECmF0dGFjaFJpbmcAYApjcmVhdGVSaW5nAF8LZHJvcFJlY2VpdmUAEwxkcm9wVHJhbnNtaXQAEgRmcmVlAF4Eam9pbgBdBG9wZW4AXAhzZXROb25jZQBbCnRyYW5zaXRpb24AWgltaWdyYXRpb24AMApzdXNwZW5zaW9uAC8MYWRvcHRHcmFudGVkABgFZ3JhbnQAFwdncmFudGVkAAkIbGV0R29SdW4AFgZyZXZva2UAFQlydW5MZW5ndGgACAd0YWtlUnVuABQIYXRCb3JkZXIASgVjbGFpbQALCWNsYWltTW9yZQADBmNvbW1pdAACBmRlY29kZQBJB2RlY29kZWQASAVkcmFpbgBHB2RyYWluZWQARgRwZWVrAAoHcmVsZWFzZQBFB3NlbmRFb2YARAdQUklWQVRFAw8DSE9UAxAFVEFCTEUDEQVPV05FRAMSBFVTRUQDEwVIRUFEUwMUB1BFTkRJTkcDFQZCSVRNQVADFgZXSU5ET1cDFwpSRUdJT05fTUFYAxgKUkVHSU9OX01JTgMZBExJTkUDGgtSRVNVTFRfVFlQRQMbDlJFU1VMVF9YTEVOR1RIAxwOUkVTVUxUX0RMRU5HVEgDHQ1SRVNVTFRfT0ZGU0VUAx4NUkVTVUxUX0xFTkdUSAMfDFJFU1VMVF9GTEFHUwMgCkZMQUdfRklSU1QDIQlGTEFHX0xBU1QDIgVGUkFNRQMjC0ZSQU1FX1NISUZUAyQFTUFHSUMDJQ5MQVlPVVRfVkVSU0lPTgMmDEhFQURFUl9NQUdJQwMnDkhFQURFUl9WRVJTSU9OAygMSEVBREVSX1NUQVRFAykLSEVBREVSX1NJWkUDKgxIRUFERVJfRlJBTUUDKw1IRUFERVJfRlJBTUVTAywMSEVBREVSX1NMT1RTAy0LSEVBREVSX1NMT1QDLg9IRUFERVJfU0xPVFNfQVQDLxFIRUFERVJfRVhURU5UU19BVAMwDkhFQURFUl9FWFRFTlRTAzENSEVBREVSX0VYVEVOVAMyDUhFQURFUl9NQVBfQVQDMwxIRUFERVJfRklSU1QDNAtIRUFERVJfVVVJRAM1C0hFQURFUl9IT1NUAzYSSEVBREVSX0hPU1RfTEVOR1RIAzcMUkVHSU9OX0JMQU5LAzgRUkVHSU9OX0ZPUk1BVFRJTkcDOQxSRUdJT05fUkVBRFkDOglTTE9UX1NJWkUDOwlTTE9UU19NQVgDPAlTTE9UX1dPUkQDPQ5TTE9UX0hFQVJUQkVBVAM+DVNMT1RfSU5TVEFOQ0UDPwhTTE9UX0RFVgNACFNMT1RfSU5PA0EJU0xPVF9CT09UA0IKU0xPVF9QSUROUwNDCFNMT1RfUElEA0QQU0xPVF9DT05ORUNUSU9OUwNFCVNMT1RfSE9TVANGCVNMT1RfTkFNRQNHEFNMT1RfVEVYVF9MRU5HVEgDSA1TTE9UX1NMRUVQSU5HA0kMU0xPVF9TVU1NQVJZA0oKU0xPVF9SRUFEWQNLCVNMT1RfRlJFRQNMDFNMT1RfQ0xBSU1FRANNDVNMT1RfQVRUQUNIRUQDTglTTE9UX0RFQUQDTwtMT0NLX0ZPUk1BVANQC0xPQ0tfU0VSVkVSA1EOTE9DS19MSUZFQ1lDTEUDUglLSU5EX0hFTEQDUwxLSU5EX09GRkVSRUQDVAxUQUdfUkVTRVJWRUQDVQ1IQUxGX0NPTlNVTUVSA1YNSEFMRl9QUk9EVUNFUgNXBkhBTFZFUwNYClJJTkdfTk9OQ0UDWQ1SSU5HX0NBUEFDSVRZA1oKUklOR19SRUFEWQNbClJJTkdfU1RBUlQDXAlSSU5HX1RBSUwDXQlSSU5HX0hFQUQDXgpSSU5HX0FSTUVEA18JUklOR19EQVRBA2AIUklOR19NSU4DYQhSSU5HX01BWANiDVJFQ09SRF9IRUFERVIDYwpSRUNPUkRfUEFEA2QMUkVDT1JEX0ZJUlNUA2ULUkVDT1JEX01PUkUDZgpORVRfSEVBREVSA2cMTUVTU0FHRV9VU0VSA2gRTUVTU0FHRV9STUFfV1JJVEUDaRBNRVNTQUdFX1JNQV9SRUFEA2oXTUVTU0FHRV9STUFfUkVBRF9BTlNXRVIDaxZNRVNTQUdFX1JFTkRFWlZPVVNfUkVRA2wWTUVTU0FHRV9SRU5ERVpWT1VTX0ZJTgNtDU1FU1NBR0VfQkNBU1QDbg9NRVNTQUdFX0JBUlJJRVIDbwtNRVNTQUdFX0VPRgNwFE1FU1NBR0VfU0hVVERPV05fUkVRA3EUTUVTU0FHRV9TSFVURE9XTl9BQ0sDcg9NRVNTQUdFX1NVU1BFTkQDcwpHUkFOVF9TSVpFA3QGR1JBTlRTA3ULR1JBTlRfVE9LRU4DdgxHUkFOVF9PRkZTRVQDdwxHUkFOVF9MRU5HVEgDeAxHUkFOVF9SSUdIVFMDeQpHUkFOVF9SRUFEA3oLR1JBTlRfV1JJVEUDewtDT05ORUNUSU9OUwN8D0NPTk5FQ1RJT05fU0laRQN9B0NfU1RBVEUDfglDX0ZBSUxVUkUDfwlDX0lHTk9SRUQDgAEFQ19IT1QDgQEHVFhfUklORwOCAQdUWF9NQVNLA4MBB1RYX1RBSUwDhAEHVFhfSEVBRAOFAQpUWF9DTEFJTUVEA4YBBlRYX1BBRAOHAQdUWF9SRVNUA4gBB1RYX1NMT1QDiQEIVFhfUkVBRFkDigEHVFhfS0lORAOLAQhUWF9XQU5UUwOMAQdSWF9SSU5HA40BB1JYX01BU0sDjgEHUlhfUkVBRAOPAQdSWF9IRUFEA5ABB1JYX1NQQU4DkQEIUlhfQVJNRUQDkgEHUlhfUkVTVAOTAQZSWF9ORVQDlAEHUlhfQk9EWQOVAQhSWF9IT0xEUwOWAQ1ERUNPREVfSEVBREVSA5cBC0RFQ09ERV9IQVZFA5gBC0RFQ09ERV9CT0RZA5kBCkNPVU5UX1NFTlQDmgEQQ09VTlRfU0VOVF9CWVRFUwObAQ5DT1VOVF9SRUNFSVZFRAOcARRDT1VOVF9SRUNFSVZFRF9CWVRFUwOdAQpDT1VOVF9GVUxMA54BCFJYX0ZSQU1FA58BCFRYX0ZSQU1FA6ABCFRYX09XTkVSA6EBE1RYX09XTkVSX0dFTkVSQVRJT04DogEHVFhfTkVFRAOjAQ1QVUJMSVNIX1NISUZUA6QBDFJFQ09SRF9TSElGVAOlAQpTVEFURV9GUkVFA6YBDVNUQVRFX09QRU5JTkcDpwEKU1RBVEVfT1BFTgOoAQ1TVEFURV9DTE9TSU5HA6kBEVNUQVRFX1BFRVJfQ0xPU0VEA6oBDFNUQVRFX0NMT1NFRAOrAQxTVEFURV9CUk9LRU4DrAEGU1RBVEVTA60BCkVWRU5UX09QRU4DrgEORVZFTlRfRU9GX1NFTlQDrwESRVZFTlRfRU9GX1JFQ0VJVkVEA7ABCkVWRU5UX0ZBSUwDsQEGRVZFTlRTA7IBD1NVU1BFTlNJT05fTk9ORQOzARVTVVNQRU5TSU9OX1NVU1BFTkRJTkcDtAEPU1VTUEVOU0lPTl9TRU5UA7UBE1NVU1BFTlNJT05fUkVDRUlWRUQDtgEUU1VTUEVOU0lPTl9TVVNQRU5ERUQDtwETU1VTUEVOU0lPTl9SRVNVTUlORwO4ARFTVVNQRU5TSU9OX1NUQVRFUwO5ARhTVVNQRU5TSU9OX0VWRU5UX1NVU1BFTkQDugEVU1VTUEVOU0lPTl9FVkVOVF9TRU5UA7sBFFNVU1BFTlNJT05fRVZFTlRfUkVRA7wBFFNVU1BFTlNJT05fRVZFTlRfQUNLA70BF1NVU1BFTlNJT05fRVZFTlRfUkVTVU1FA74BE1NVU1BFTlNJT05fRVZFTlRfVVADvwERU1VTUEVOU0lPTl9FVkVOVFMDwAESTUlHUkFUSU9OX0lOQUNUSVZFA8EBE01JR1JBVElPTl9SRVFVRVNURUQDwgETTUlHUkFUSU9OX1BSRVBBUklORwPDARFNSUdSQVRJT05fQUxMT1dFRAPEARJNSUdSQVRJT05fRklOSVNIRUQDxQESTUlHUkFUSU9OX1JFU1VNSU5HA8YBEE1JR1JBVElPTl9TVEFURVMDxwEXTUlHUkFUSU9OX0VWRU5UX1JFUVVFU1QDyAEXTUlHUkFUSU9OX0VWRU5UX1BSRVBBUkUDyQEVTUlHUkFUSU9OX0VWRU5UX0FMTE9XA8oBFE1JR1JBVElPTl9FVkVOVF9GQUlMA8sBFk1JR1JBVElPTl9FVkVOVF9SRVNVTUUDzAEYTUlHUkFUSU9OX0VWRU5UX0FUVEFDSEVEA80BFE1JR1JBVElPTl9FVkVOVF9CQUNLA84BEE1JR1JBVElPTl9FVkVOVFMDzwEMRkFJTFVSRV9OT05FA9ABDEZBSUxVUkVfSEVBRAPRAQ5GQUlMVVJFX1JFQ09SRAPSAQ9GQUlMVVJFX01FU1NBR0UD0wEMRkFJTFVSRV9MT1NUA9QBB05PVEhJTkcD1QENQ09NTUlUX1BPTExFRAPWAQtDT01NSVRfVE9MRAPXAQ1DT01NSVRfQVNMRUVQA9gBCVJFU1RfQlVTWQPZAQpSRVNUX1FVSUVUA9oBC1JFU1RfQVNMRUVQA9sBBkJST0tFTgPcAQ5ERUNPREVEX1JFQ09SRAPdAQ1ERUNPREVEX0VNUFRZA94BDUlOU1BFQ1RfUkVBRFkD3wENSU5TUEVDVF9CTEFOSwPgARJJTlNQRUNUX0ZPUk1BVFRJTkcD4QEPSU5TUEVDVF9WRVJTSU9OA+IBD0lOU1BFQ1RfRk9SRUlHTgPjAQ9JTlNQRUNUX0NPUlJVUFQD5AEMSU5TUEVDVF9TSVpFA+UBCUFUVEFDSF9PSwPmAQxBVFRBQ0hfT0ZGRVID5wEMQVRUQUNIX05PTkNFA+gBDEFUVEFDSF9TSEFQRQPpAQZtZW1vcnkCAAwBAwqgYmFnAQF+IwJBgIDYAGogAEEEdGogAWojA0EUdEGAgICABHIgAnKtIwWtQiCGhCIDQgD+SQMAIANSBEAPCyAAIAJqQQFrIwF2IQEgACMBdiEAA0AgACABTQRAIAAQDSAAQQFqIQAMAQsLCyABAX8jCiEAA0AgACMJSQRAIAAQDSAAQQFqIQAMAQsLC+MCAQh/IABBCHRBgIAIaiIDKAI4QQJGBEAgAyADKQOAAUIBfDcDgAEgAyADKQOIASADNQIgfEIIfTcDiAEFIAMgAykDiAEgAzUCIHw3A4gBCyADKAIQIgRBgCBqIgUgAygCFCIGIAMoAhgiByADKAIkIghqIgAgAygCICICQQ9qQXhxaiIBcWpCADcDACAFIAAgBnFqIAKtIABBA3ZB////B3EgAygCOEEYdHKtQiCGhP4YAwAgCARAIAUgBiAHcWogCEEIa60gB0EDdkH///8HcUGAgIAIcq1CIIaE/hgDAAsgAyABNgIYIAQgATYCgAEgBP4QAoADRQRAQQAPCyMAQYCA2ABqIAMoAjBBCnRqIgBBgARqIAMoAjQiAUEGdiICQQN0akIBIAFBP3Gthv40AwAaIABBgANqQgEgAq2G/jQDABpBAkEBIABBgAJqIgD+EAIABH8gAEEA/kECAAVBAAsbC58DAgF+CH8gAEEIdEGAgAhqIgQoAgBBBU8EQEF/DwsgBCkDKCIBUARAQX8PCyABpyAEKAIUIgBBAWoiA0ECdkEIayICIAEgAq1YGyEFAn9BfyAEKAIQIgZFDQAaIAMgACAEKAIYIgJxayIHQQAgBUEPakF4cSIIIAdLGyIHIAhqQQhqIQggAyACIAhqIAQoAhwiCWtJBEAgBv4QAoACIgNBB3EgAyAJayACIAlrS3IEf0EABSAEIAM2AhxBAQtFBEAgBCgCBEUEQCAEQQE2AgQLQX8MAgsgAEEBaiACIAhqIAQoAhxrSQRAIAQgBCkDoAFCAXw3A6ABIAQgCDYCuAFBAAwCCwsgBCAFNgIgIAQgBzYCJCAEQQM2AjggAiAHaiAAcSAGakGIIGoLIgBFBEBBAA8LIABBf0YEQCAEKAIERQRAIARBAjYCBAsgBCgCACIAQQJ0QaMIai0AACECIAAgAiACQf8BRhsiAiAARgRAIAQgBCgCCEEBajYCCAUgBCACNgIAC0F/DwsgBCABIAWtfTcDKEGQgAQgBTYCACAAC4kDAgZ/AX4gAEUgACMGT3IEf0EABSMFBH8jAyICIwdPBH9BAAUjAEGAgNgAaiACQQp0av4RAwAiCKdB/wFxIQIjBSAIQiCIp0YEfyACQQFGIAJBAkZyBUEACwsFQQALC0UEQEEADwsgABAGIgJFBEAQESAAEAYhAgsgAkUEQCAAQQEjAXRqQQFrIwF2IgQQDCIFRQRAEAEgBBAMIgVFBEBBAA8LCyAAEAYiAkUEQEEADwsLIAIiAyAAaiEGA0AgAyAGSQRAIANBA3ZBgIDMAGoiByAHLQAAQQEgA0EHcXRyOgAAIANBAWohAwwBCwsgAiIDQQFqIQYDQCADIAZJBEAgA0EDdkGAgNAAaiIHIActAABBASADQQdxdHI6AAAgA0EBaiEDDAELCyAFBEAgBSMBdCAEIwF0EA4LIwJBgIDYAGogAkEEdGoiAyABQQhzaiMFrUIghiIIIwNBFHQiBEGAgICAeHIgAHKthP4YAwAgASADaiAEQYCAgIAEciAAcq0gCIT+GAMAIAILpAECAX8BfiAAIwojAXRJIAAjBk9yIAIjB09yBEBBAA8LIwJBgIDYAGogAEEEdGogAUEIc2r+EQMAIgWnQf//P3EiBEUgBCMGIABrS3IEQEEADwsgBSACQRR0QYCAgIAEciAEcq0gA61CIIaEUgRAQQAPCyAEQQAjAkGAgNgAaiAAQQR0aiABav4RAwAgAkEUdEGAgICAeHIgBHKtIAOtQiCGhFEbC4wBAgN/AX4DQCACIwZJBEACQCACQQN2IgFBgIDIAGopAwAgAUGAgMwAaikDAEJ/hYMiBFAEQEEAIQMMAQtBACEBA0AgAUHAAEkEQCADQQFqQQAgBEIBg6cbIgMgAEYEQCABIAJqQQFqIABrDwsgAUEBaiEBIARCAYghBAwBCwsLIAJBQGshAgwBCwtBAAtpAgF/AX4gACABIAIgAxAFIgRFBEBBAA8LIwJBgIDYAGogAEEEdGogAWogAkEUdEGAgICAeHIgBHKtIAOtQiCGhCIFIwNBFHRBgICAgARyIARyrSMFrUIghoT+SQMAIAVSBEBBAA8LIAQLLgAgAUEAIABBCHRBgIAIaiIAKAKwASAAKAK0ARAFIgBBAWtBDHRBACAAQQJPGwucAQAgAkGAAU8EQEEADwsgBiAAIAEQCCIAIAVrSyAAIAVJcgRAQQAPCyABQQx0QYCA2ABqIAJBBXRqIgD+EQMAIAOtIAStQiCGhFIEfkIABSADrSAErUIghoQLUARAQQAPCyAA/hACCCAFRwR/QQEFIAD+EAIMIAZHCwRAQQAPCyAA/hACECAHRwRAQQAPCyABQQx0QYCg2ABqIAVqC54GAgV/A34gAEEIdEGAgAhqIgQoAkQhAQJAIAQoAkBBgCBqIgMgASAEKAJIIgBxav4RAwAiBlAEQCAAIAQoAkxHBEAgBCgCbEUEQCAEIAA2AkwgBCgCQCAA/hcCgAILC0IAIQYMAQsgBkI4iKdBAUYEQCAGIAFBAWogACABcWsiBUEIa60gAEEDdkH///8HcUGAgIAIcq1CIIaEUgRAIAQoAgRFBEAgBEECNgIEC0J/IQYMAgsgBCAAIAVqIgA2AkggAyAAIAFxav4RAwAiBlAEQCAEKAIERQRAIARBAjYCBAtCfyEGDAILCyAGpyIDIAFBAWpBAnZBCGtLBH9BAQUgAUEBaiAAIAFxayADQQ9qQXhxSQsEf0EBBSAGQiCIp0H///8HcSAAQQN2Qf///wdxRwsEf0EBBSAGQjiIp0EBRgsEQCAEKAIERQRAIARBAjYCBAtCfyEGDAELIAQgA0EPakF4cTYCUAsgBlAEQEEADwsgBkJ/hVAEQCAEKAIERQRAIARBAjYCBAsgBCgCACIAQQJ0QaMIai0AACEBIAAgASABQf8BRhsiASAARgRAIAQgBCgCCEEBajYCCAUgBCABNgIAC0F/DwsgBCgCVARAIARBADYCVCAEKAJAQQD+FwKAAwsgBqchACAEKAJAIAQoAkggBCgCRHFqQYggaiEBIAQpA1ghBwJAIAZCOIinQQJGBEAgAEEISSAHQgBScg0BIAQgAf4RAwAiBjcDYCAGQhCIQv//A4MgBkIgiHwhByABQQhqIQEgAEEIayEAQQEhAgUgAEUgB1AgBkI4iKdBA0dycg0BIAQpA2AhBgsgAK0iCCAHVg0AIAQgADYCaEGAgAQgBqciA0H//wNxNgIAQYSABCADQRB2NgIAQYiABCAGQiCIPgIAQYyABCABNgIAQZCABCAANgIAQZSABCACQQJyIAIgByAIURs2AgAgAQ8LIAQoAgRFBEAgBEEDNgIECyAEKAIAIgBBAnRBowhqLQAAIQEgACABIAFB/wFGGyIBIABGBEAgBCAEKAIIQQFqNgIIBSAEIAE2AgALQX8L3AMCAX4JfyAAQQh0QYCACGoiCCgCACIAQQNGIABBAU1yIABBBU9yBEBBfw8LIAgpAyhCAFIEQEF/DwsgAq0gA618IgSnIAgoAhQiCUEBaiIHQQJ2QRBrIgAgBCAArVgbIgpBCGohAAJ/QX8gCCgCECIFRQ0AGiAHIAkgCCgCGCIGcWsiC0EAIABBD2pBeHEiDCALSxsiCyAMakEIaiEMIAcgBiAMaiAIKAIcIg1rSQRAIAX+EAKAAiIHQQdxIAcgDWsgBiANa0tyBH9BAAUgCCAHNgIcQQELRQRAIAgoAgRFBEAgCEEBNgIEC0F/DAILIAlBAWogBiAMaiAIKAIca0kEQCAIIAgpA6ABQgF8NwOgASAIIAw2ArgBQQAMAgsLIAggADYCICAIIAs2AiQgCEECNgI4IAYgC2ogCXEgBWpBiCBqCyIARQRAQQAPCyAAQX9GBEAgCCgCBEUEQCAIQQI2AgQLIAgoAgAiAEECdEGjCGotAAAhASAAIAEgAUH/AUYbIgEgAEYEQCAIIAgoAghBAWo2AggFIAggATYCAAtBfw8LIAAgAUH//wNxrSACQf//A3GtQhCGhCADrUIghoQ3AwAgCCAEIAqtfTcDKEGQgAQgCjYCACAAQQhqC/IBAgN/AX4jA0EUdEGAgICABHKtIwWtQiCGhCEEIwohAgNAIwkgACACak8EQEEAIQEDQCAAIAFLBH4jCEGAgNgAaiABIAJqQQN0akIAIAT+SQMABUIBC1AEQCABQQFqIQEMAQsLIAAgAUYEQCACIwF0IgEgACMBdGohAANAIAAgAUsEQCABQQN2QYCAyABqIgMgAy0AAEEBIAFBB3F0cjoAACABQQFqIQEMAQsLIAIPC0EAIQMDQCABIANLBEAjCEGAgNgAaiACIANqQQN0aiAEQgD+SQMAGiADQQFqIQMMAQsLIAIgAUEBamohAgwBCwtBAAv7AgIDfwJ+IwhBgIDYAGogAEEDdGr+EQMAIgVQIAVCf1FyBH9BAQUgBadBFHZB/wdxIgEjB08Ef0EABSMAQYCA2ABqIAFBCnRq/hEDACIEp0H/AXEhASAEQiCIpyAFQiCIp0YEfyABQQFGIAFBAkZyBUEACwsLBEAPCyAAIwF0IgJBASMBdGoiASMGIgMgASADSRshAyACIQEDQCABIANJBEAjAkGAgNgAaiABQQR0av4RAwBCAFIEf0EBBSMCIAFBBHRqQYiA2ABq/hEDAEIAUgsEQA8LIAFBAWohAQwBCwsgAiEBA0AgAQRAAkAgAUEBayIBQQR0IgMjAkGAgNgAamr+EQMAIgRQBEAjAiADakGIgNgAav4RAwAhBAsgBFAEQCABQQEjAXRBAWtxBH9BAAUjCEGAgNgAaiABIwF2QQN0av4RAwAgBVILDQEMAwsgAiABayAEp0H//z9xSQRADwsLCwsjCEGAgNgAaiAAQQN0aiAFQgD+SQMAGguAAgIDfwF+IwNBFHRBgICAgARyrSMFrUIghoQhBSAAIAFqQQFrIwF2IQMgACMBdiECA0AgAiADTQRAIAIjAXQiAEEDdkGAgMgAai0AAEEBIABBB3F0cQR/IAAhASAAQQEjAXRqIQQCfwNAIAEgBEkEQEEBIAFBA3ZBgIDMAGotAABBASABQQdxdHENAhogAUEBaiEBDAELC0EACwVBAQtFBEBBASMBdCAAaiEBA0AgACABSQRAIABBA3ZBgIDIAGoiBCAELQAAQX4gAEEHcXdxOgAAIABBAWohAAwBCwsjCEGAgNgAaiACQQN0aiAFQgD+SQMAGgsgAkEBaiECDAELCwunAQICfgJ/IwJBgIDYAGogAEEEdGoiBSACaiMFrUIghiIDIwNBFHQiBkGAgICABHIgAXKthEIA/kkDABogBSACQQhzaiAGQYCAgIB4ciABcq0gA4QiA0IA/kkDACIEUCADIARRcgRAIAAgARAQBSAAQQFqIQEDQCAAIAFJBEAgAEEDdkGAgNQAaiICIAItAABBASAAQQdxdHI6AAAgAEEBaiEADAELCwsLgAEBA38gACICQQFqIQMDQCACIANJBEAgAkEDdkGAgNAAaiIEIAQtAABBfiACQQdxd3E6AAAgAkEBaiECDAELCyAAIgIgAWohAwNAIAIgA0kEQCACQQN2QYCAzABqIgQgBC0AAEF+IAJBB3F3cToAACACQQFqIQIMAQsLIAAgARAOC50CAgZ/AX4DQCADIwZJBEAgA0EDdkGAgNQAaikDACEGA0AgBkIAUgRAIAMgBnqnaiEBIAYgBkIBfYMhBiMCQYCA2ABqIAFBBHRq/hEDAEIAUgR/QQEFIwIgAUEEdGpBiIDYAGr+EQMAQgBSCw0BQQEhAgNAIAEgAmoiACMGSQR/IABBA3ZBgIDMAGotAABBASAAQQdxdHEFQQALBH8gASACaiIAQQN2QYCA0ABqLQAAQQEgAEEHcXRxQQBHBUEBC0UEQCACQQFqIQIMAQsLIAEiAEEBaiEEA0AgACAESQRAIABBA3ZBgIDUAGoiBSAFLQAAQX4gAEEHcXdxOgAAIABBAWohAAwBCwsgASACEBAMAQsLIANBQGshAwwBCwsLPAEBfyAAQQh0QYCACGoiACgCrAEiAQRAIAFBCCAAKAIUQQFqQQx2QQFqEAALIABBADYCrAEgAEEANgIQCz4BAX8gAEEIdEGAgAhqIgAoAqgBIQEgAEEANgKoASAAQQA2AkAgAQRAIAEgACgCREEBakEMdkEBakEAEA8LCzIAIABBDHZBAWogAEH/H3FBAEdqQQgQBCIABEAgAEEMdEGAgNgAakEAQYAg/AsACyAACxkAIABBDHRBgIDYAGogAUEFdGpCAP4YAwALGgAgAEEAIAFBDHZBAWogAUH/H3FBAEdqEAALYQECfwNAIAZBgAFJBEAgAEEMdEGAgNgAaiAGQQV0aiIH/hEDAFAEQCAHIAM2AgggByAENgIMIAcgBTYCECAHIAGtIAKtQiCGhP4YAwAgBkEBag8LIAZBAWohBgwBCwtBAAuNAQEBfyAAIAEgAiADIARBACAFQQEQCSIGRQRAQQAPCyABQQAgAEEIdEGAgAhqIgAoArABIAAoArQBEAciAEUEQEEADwsgAEECTwR/IAUgAEEBa0EMdE0FQQALBEAgAUEMdEGAgNgAaiACQQV0av4RAwAgA60gBK1CIIaEUQRAIAYPCwsgAUEAIAAQAEEAC/ECAgJ/AX5BjIDYAP4QAgAhAUECAn9BgIDYAP4RAwAiAkLJptHC1KnVKVIEQEEEIAJCAFINARpBAiABQf8BcUEBRg0BGgNAIABBgCBJBEBBBCAAQYCA2ABq/hEDAEIAUg0DGiAAQQhqIQAMAQsLQQEMAQtBA0GIgNgAKAIAQQFHDQAaQQIgAUH/AXFBAUYNABpBBSABQQJHDQAaQQZBkIDYACkDACMNrVINABpBmIDYACgCAEGAIEYiAARAIwZBnIDYACgCAEYhAAsgAARAIwdBoIDYACgCAEYhAAsgAARAQaSA2AAoAgBBgAhGIQALIAAEQCMAQaiA2AAoAgBGIQALIAAEQCMIQayA2AAoAgBGIQALIAAEQCMJQbCA2AAoAgBGIQALIAAEQEG0gNgAKAIAQQEjAXRGIQALIAAEQCMCQbiA2AAoAgBGIQALQQBBBSAABH8jCkG8gNgAKAIARgUgAAsbC0GMgNgA/hACACABRxsLuAEAQQEgAEH//z9xIABBgIDAAEkgAEGAgKj/B0tyGwRAQQAPCyAAJA0gAEEMdiQGQYACQRAgAEEQdiIAIABBEE0bIgAgAEGAAk8bJAdBCEECQRcjBmdrIgAgAEECTBsiACAAQQhOGyQBIwYjAXYkCUGAICQAIwdBCnRB/z9qQYBgcSQIIwgjCUEDdGpB/x9qQYBgcSQCQQEjAXQjAiMGQQR0akH/H2pBgGBxQQx2akEBayMBdiQKQQELHgEBf0GMgNgA/hACACIAQQh2QQAgAEH/AXFBAUYbC98BAEGMgNgAIABBCHRBAXL+FwIAQYCA2ABCAP4YAwAjAEGAgNgAakEAIwojAUEManQjAGv8CwBBACEAA0AgACMKSQRAIwhBgIDYAGogAEEDdGpCfzcDACAAQQFqIQAMAQsLQYiA2ABBATYCAEGQgNgAIw2tNwMAQZiA2ABBgCA2AgBBnIDYACMGNgIAQaCA2AAjBzYCAEGkgNgAQYAINgIAQaiA2AAjADYCAEGsgNgAIwg2AgBBsIDYACMJNgIAQbSA2ABBASMBdDYCAEG4gNgAIwI2AgBBvIDYACMKNgIACx8AQYCA2ABCyabRwtSp1Sn+GAMAQYyA2ABBAv4XAgALFgBBjIDYAEEAIABBCHRBAXL+SAIARQskACAAIwdJBH8jAEGAgNgAaiAAQQp0av4RAwCnQf8BcQVBAAsLIwAgACMHSQR/IwBBgIDYAGogAEEKdGr+EQMAp0EIdgVBAAsLIwAgACMHSQR/IwBBgIDYAGogAEEKdGr+EQMAQiCIpwVBAAsLEAAjAEGAgNgAaiAAQQp0agvcAgEGf0EBIQIjBCEBA0AgAQRAIAFBAXRB/p8Eai8BACIEQQh0QYCACGoiBSgCQCEDIAUoAkghBiAFKAJsRQRAIAUgBjYCTCAFKAJAIAb+FwKAAgsgA0EB/hcCgAMCfyAFKAJAQYAgaiAFKAJIIAUoAkRxav4RAwBCAFIEQCADQQD+FwKAA0EADAELIAVBATYCVEEBCwRAIAUoAjxFBEAgBEEIdEGAgAhqIgMoAgwiBARAIwRBAWskBCAEQQF0Qf6fBGojBEEBdEGAoARqLwEAIgU7AQAgBUEIdEGAgAhqIAQ2AgwgA0EANgIMCwsFQQAhAgsgAUEBayEBDAELCyACRQRAQQAPC0EAIwUjBCAARXIbRQRAQQEPCyMAQYCA2ABqIwNBCnRqIgBBAf4XAoACQQEkDCAA/hEDgANQBEBBAg8LQQAkDCMAQYCA2ABqIwNBCnRqQQD+FwKAAkEAC1UBAX4jBSMAQYCA2ABqIwNBCnRq/hEDACIAQiCIp0cEf0EBBSAAp0H/AXFBAUcLBEBBAA8LIwBBgIDYAGojA0EKdGogACAAQoB+g0IChP5JAwAgAFEL+gMCCH8CfiMAQYCA2ABqIwNBCnRqIQcjDARAQQAkDCAHQQD+FwKAAgsDQCMFBH8gB/4RA4ADQgBSBUEACwRAIwBBgIDYAGojA0EKdGoiBUGAA2pCAP5CAwAhCgNAIApCAFIEQCAKeqchBCAKIApCAX2DIQogBUGABGogBEEDdGpCAP5CAwAhCQNAIAlCAFIEQCAJeqcgBEEGdGohAyAJIAlCAX2DIQkgA0EIdEGAgAhqIgEoAkAEfyABKAIAQQJPBUEACwRAIAEoAlQEQCABQQA2AlQgASgCQEEA/hcCgAMLIANBCHRBgIAIaiIBKAIMRQRAIwRBAXRBgKAEaiADOwEAIwRBAWokBCABIwQ2AgwLCwwBCwsMAQsLC0EAIQgDQCAIIwRJBEAjC0EBaiQLIwsjBE8EQEEAJAsLIwtBAXRBgKAEai8BACIEQQh0QYCACGoiBigCQEGAIGogBigCSCAGKAJEcWr+EQMAQgBSBEAgBEEBag8LIAYoAjwEfyAGKAIQ/hACgAIiBUEHcSAFIAYoAhwiA2sgBigCGCIBIANrS3IEf0EABSAGIAU2AhxBAQsEfyAGKAIUQQFqIAEgBigCuAFqIAYoAhxrTwVBAQsFQQALBEAgBEEBag8LIAhBAWohCAwBCwsgAiIBQQFqIQIgACABSw0AC0EACwQAIwQLUAIBfwF+IwUEfyMDIgAjB08Ef0EABSMAQYCA2ABqIABBCnRq/hEDACIBp0H/AXEhACMFIAFCIIinRgR/IABBAUYgAEECRnIFQQALCwVBAAsLNAEBfyAAQQh0QYCACGoiASgCDARADwsjBEEBdEGAoARqIAA7AQAjBEEBaiQEIAEjBDYCDAsgACAAIwdJBH8jAEGAgNgAaiAAQQp0av4RAwinBUEACwt7AQF+IAAjB08Ef0EBBSAAIwNGQQAjBRsLBEBBAA8LIwBBgIDYAGogAEEKdGr+EQMAIgJCIIinIAFHBEBBAA8LIAKnQf8BcSIBQQNGBEBBAQ8LIAFFBEBBAA8LIwBBgIDYAGogAEEKdGogAiACQoB+g0IDhP5JAwAgAlELUwECfyAAQQh0QYCACGoiAigCDCIBRQRADwsjBEEBayQEIAFBAXRB/p8EaiMEQQF0QYCgBGovAQAiADsBACAAQQh0QYCACGogATYCDCACQQA2AgwLlAEBAX4gACMHTwRAQQAPCyMAQYCA2ABqIABBCnRq/hEDACICp0H/AXEEQEEADwsjAEGAgNgAaiAAQQp0aiACIAFB////B3FBCHRBAXKtIAJCIIinQQFqIgFFBEBBASEBCyABrUIghoT+SQMAIAJSBEBBAA8LIwAgAEEKdGpBiIDYAGpBAEH4B/wLACAAJAMgASQFQQELIAEBfyMAIwNBCnRqQYiA2ABqIgAgACkDAEIBfP4YAwALRAEBfiAAIwdPBEBBAA8LIwBBgIDYAGogAEEKdGr+EQMAIgKnQf8BcSEAIAJCIIinIAFGBH8gAEEBRiAAQQJGcgVBAAsLHAAgACAAQQZsIAFqQdAIai0AACIAIABB/wFGGwscACAAIABBB2wgAWpBkAlqLQAAIgAgAEH/AUYbCxQAIABBCHRBgIAIaiABQQBHNgI8C8YBAQN/IABBCHRBgIAIaiIAKAIQRQRAQQAPCwJ/IAAoAhD+EAKAAiIBQQdxIAEgACgCHCICayAAKAIYIgMgAmtLcgR/QQAFIAAgATYCHEEBC0UEQCAAKAIERQRAIABBATYCBAtBfwwBCyADIAAoAhxrCyIBQX9GBEAgACgCBEUEQCAAQQE2AgQLIAAoAgAiAkECdEGjCGotAAAhAyACIAMgA0H/AUYbIgMgAkYEQCAAIAAoAghBAWo2AggFIAAgAzYCAAsLIAELDwAgAEEIdEGAgAhqKAIAC0kBAn8gAEEIdEGAgAhqIgAoAgAiAUECdEGgCGotAAAhAiABIAIgAkH/AUYbIgIgAUYEQCAAIAAoAghBAWo2AggFIAAgAjYCAAsLEgAgAEEIdEGAgAhqKAJEQQFqCw8AIABBCHRBgIAIaigCQAsoACAAQQh0QYCACGoiACgCQEGAIGogACgCSCAAKAJEcWr+EQMAQgBSC00BAX8gAEEIdEGAgAhqIgAoAmxBAWshAiAAQQA2AmwgASAAKAJMRwRAIAAoAmxFBEAgACABNgJMIAAoAkAgAf4XAoACCwsgACACNgJsCw8AIABBCHRBgIAIaigCSAtQAQF/IABBCHRBgIAIaiECA0AgAQR/IAIoAkBBgCBqIAIoAkggAigCRHFq/hEDAEIAUgVBAQtFBEAgAUEBayEBDAELCyABBH8gABAKBUEACwsEACMDCwQAIwULWQECfyAAQQh0QYCACGoiACgCBEUEQCAAQQQ2AgQLIAAoAgAiAUECdEGjCGotAAAhAiABIAIgAkH/AUYbIgIgAUYEQCAAIAAoAghBAWo2AggFIAAgAjYCAAsLRAECfyAAQQh0QYCACGoiASgCbCICRQRAAkAgASgCSCEAIAINACABIAA2AkwgASgCQCAA/hcCgAILCyABIAJBAWo2AmwLBABBAQsMACAAQQh0QYCACGoLJwAgAEEIdEGAgAhqIgAoAlQEQCAAQQA2AlQgACgCQEEA/hcCgAMLC5ABAQV/IABBCHRBgIAIaiEEIAAQAyECA0AgAgRAQQAhAwUgASIDQQFrIQELIAMEQCAEKAIQ/hACgAIiBUEHcSAFIAQoAhwiBmsgBCgCGCIDIAZrS3IEf0EABSAEIAU2AhxBAQsEfyAEKAIUQQFqIAMgBCgCuAFqIAQoAhxrTwVBAQsEQCAAEAMhAgsMAQsLIAILeQECfyAAQQh0QYCACGoiASgCQCECIAEoAkghACABKAJsRQRAIAEgADYCTCABKAJAIAD+FwKAAgsgAkEB/hcCgAMCfyABKAJAQYAgaiABKAJIIAEoAkRxav4RAwBCAFIEQCACQQD+FwKAA0EADAELIAFBATYCVEEBCwtpAQN/IABBCEEAQQAQCyIBRSABQX9GcgRAIAEPCyAAEAIgAEEIdEGAgAhqIgIoAgAiAEECdEGhCGotAAAhAyAAIAMgA0H/AUYbIgMgAEYEQCACIAIoAghBAWo2AggFIAIgAzYCAAtBAWoL/AECAX4DfyAAQQh0QYCACGoiACgCaCEDIAApA1giAVAEQCAAKQNgIgFCEIhC//8DgyABQiCIfCEBIAAgACkDkAFCAXw3A5ABIAApA2CnQf//A3FBCEYEQCAAKAIAIgJBAnRBoghqLQAAIQQgAiAEIARB/wFGGyIEIAJGBEAgACAAKAIIQQFqNgIIBSAAIAQ2AgALCwsgACABIAOtIgF9NwNYIAAgACkDmAEgAXw3A5gBIAAgACgCSCAAKAJQaiICNgJIIABBADYCUCACIAAoAkxrIAAoAkRBAWpBA3ZLBEAgACgCbEUEQCAAIAI2AkwgACgCQCAC/hcCgAILCwt/AQF/IABBCHRBgIAIaiIAKAJIIAAoAlBqIQEgACABNgJIIABBADYCUCABIAAoAkxrIAAoAkRBAWpBA3ZLBEAgACgCbEUEQCAAIAE2AkwgACgCQCAB/hcCgAILCyAAKAJIIQEgACgCbEUEQCAAIAE2AkwgACgCQCAB/hcCgAILC+YDAgR/AX4gAEEIdEGAgAhqIgEoAkQhAgJAIAEoAkBBgCBqIgMgAiABKAJIIgBxav4RAwAiBVAEQCAAIAEoAkxHBEAgASgCbEUEQCABIAA2AkwgASgCQCAA/hcCgAILC0IAIQUMAQsgBUI4iKdBAUYEQCAFIAJBAWogACACcWsiBEEIa60gAEEDdkH///8HcUGAgIAIcq1CIIaEUgRAIAEoAgRFBEAgAUECNgIEC0J/IQUMAgsgASAAIARqIgA2AkggAyAAIAJxav4RAwAiBVAEQCABKAIERQRAIAFBAjYCBAtCfyEFDAILCyAFpyIDIAJBAWpBAnZBCGtLBH9BAQUgAkEBaiAAIAJxayADQQ9qQXhxSQsEf0EBBSAFQiCIp0H///8HcSAAQQN2Qf///wdxRwsEf0EBBSAFQjiIp0EBRgsEQCABKAIERQRAIAFBAjYCBAtCfyEFDAELIAEgA0EPakF4cTYCUAsgBVAEQEEADwsgBUJ/hVAEQCABKAIERQRAIAFBAjYCBAsgASgCACIAQQJ0QaMIai0AACECIAAgAiACQf8BRhsiAiAARgRAIAEgASgCCEEBajYCCAUgASACNgIAC0F/DwtBkIAEIAU+AgAgASgCQCABKAJIIAEoAkRxakGIIGoL0QECAn8BfiAAQQh0QYCACGoiAigCeCIDQQhJBEAgAiABIANqIgA2AnggAEEISQRAQQAPCyACIAIpA3AiBEIQiEL//wODIARCIIh8IgQ3AyhBAkEAIARQGw8LIAAQAhogAiACKQMoIAGtfSIENwMoIAJBATYCfCAEUARAIAIvAXBBCEYEQCACKAIAIgBBAnRBoQhqLQAAIQEgACABIAFB/wFGGyIBIABGBEAgAiACKAIIQQFqNgIIBSACIAE2AgALCyACQQA2AnggAkEANgJ8C0EBC4gEAgt/AX4gAEEIdEGAgAhqIgIoAgAiAEEDRiAAQQFNciAAQQVPcgRAQX8PCyACKAJ4IgBBCEkEQEGQgAQgAUEIIABrIgMgASADSRs2AgAgAkHwAGogAGoPCyACKQMoIg2nIAEgDSABrVQbIgMgAigCFEEBakECdkEIa0EIQQAgAigCfEUiCBsiAWsiAE0EQCADIQALIAAgAWohCUECQQMgCBshBAJ/QX8gAigCECIDRQ0AGiACKAIUIgVBAWoiByAFIAIoAhgiBnFrIgpBACAJQQ9qQXhxIgsgCksbIgogC2pBCGohCyAHIAYgC2ogAigCHCIMa0kEQCAD/hACgAIiB0EHcSAHIAxrIAYgDGtLcgR/QQAFIAIgBzYCHEEBC0UEQCACKAIERQRAIAJBATYCBAtBfwwCCyAFQQFqIAYgC2ogAigCHGtJBEAgAiACKQOgAUIBfDcDoAEgAiALNgK4AUEADAILCyACIAk2AiAgAiAKNgIkIAIgBDYCOCAGIApqIAVxIANqQYggagsiA0UEQEEADwsgA0F/RgRAIAIoAgRFBEAgAkECNgIECyACKAIAIgBBAnRBowhqLQAAIQEgACABIAFB/wFGGyIBIABGBEAgAiACKAIIQQFqNgIIBSACIAE2AgALQX8PCyAIBEAgAyACKQNwNwMAC0GQgAQgADYCACABIANqCxAAIABBCHRBgIAIaigCeEULCgAjCiMBQQxqdAvkAQIBfgN/A0AgBCMGSQRAQQAhAwNAIANBEEkEQCMCQYCA2ABqIARBBHRqIANq/hEDACICQiCIpyABRiEFIAJCf1IgAkIAUnEEfyAAIAKnQRR2Qf8HcUYFQQALIAVxBEAjAkGAgNgAaiAEQQR0aiADaiACQgD+SQMAGgsgA0EIaiEDDAELCyAEQQFqIQQMAQsLEAECQCAAIwdPDQAjAEGAgNgAaiAAQQp0av4RAwAiAkIgiKcgAUcEf0EBBSACp0H/AXFBA0cLDQAjAEGAgNgAaiAAQQp0aiACIAGtQiCG/kkDABoLC/4BAgF+BX8DQCACIwZJBEAjAyEDIwUhBEEAIQEDQCABQRBJBEAjAkGAgNgAaiACQQR0aiABav4RAwAiAEIgiKcgBEYhBSAAQn9SIABCAFJxBH8gAyAAp0EUdkH/B3FGBUEACyAFcQRAIwJBgIDYAGogAkEEdGogAWogAEIA/kkDABoLIAFBCGohAQwBCwsgAkEBaiECDAELC0GAgMgAQQBBgIAQ/AsAQQAkDCMFBEAjBSMAQYCA2ABqIwNBCnRq/hEDACIAQiCIp0YEfyAAp0H/AXFBA0cFQQALBEAjAEGAgNgAaiMDQQp0aiAAIwWtQiCG/kkDABoLQQAkBQsQAQsqACAAIwZJBH8jAkGAgNgAaiAAQQR0aiABav4RAwCnQRR2Qf8HcQVBAAsLJgAgACMGSQR/IwJBgIDYAGogAEEEdGogAWr+EQMAp0EedgVBAAsLJgAgACMGSQR/IwJBgIDYAGogAEEEdGogAWr+EQMAQiCIpwVBAAsLIwAgACMGTwR+QgAFIwJBgIDYAGogAEEEdGogAWr+EQMAC1ALKAAgACMGSQR/IwJBgIDYAGogAEEEdGogAWr+EQMAp0H//z9xBUEACwujAQEFfyMKIQEDQCABIwlJBEAgASMBdCIDQQN2QYCAyABqLQAAQQEgA0EHcXRxBEBBACECQQEjAXQhBANAIAIgBEkEQCAAIABBAWogAiADaiIAQQN2QYCAzABqLQAAQQEgAEEHcXRxGyEAIAJBAWohAgwBCwsFIABBASMBdGogACMIQYCA2ABqIAFBA3Rq/hEDAFAbIQALIAFBAWohAQwBCwsgAAs0AQF+IAAjCUkEfiMIQYCA2ABqIABBA3Rq/hEDAAVCAAsiAVAEf0EABUEBQQIgAUJ/URsLCycAIAAjCUkEfyMIQYCA2ABqIABBA3Rq/hEDAKdBFHZB/wdxBUEACwszACAAIwlPBEBBAA8LQQEjCEGAgNgAaiAAQQN0av4RAwCnIgBB//8/cSAAQR52QQFHG0ULIwAgACMJSQR/IwhBgIDYAGogAEEDdGr+EQMAQiCIpwVBAAsLBwBBASMBdAsNACAAQQx0QYCA2ABqCxwAIAAgAEECdCABakGgCGotAAAiACAAQf8BRhsLHQAgAEEIdEGAgAhqKAJAIAGtIAKtQiCGhP4YAwALVAEDfwNAIABBgCBJBEAjDiAAakH/H3EiAkEIdEGAgAhqIgEoAgBFBEAgAUEAQYAC/AsAIAFBATYCACACQQFqIgAkDiAADwsgAEEBaiEADAELC0EAC8IBAQN/IAFBCHRBgIAIaiIBKAJAIQMgASgCREEBaiEEIAMoAhAhAiAAQQh0QYCACGoiACADNgIQIAAgBEEBazYCFCAAIAI2AhggACACNgIcIABBADYCICAAQQA2AiQgACADKAIMNgI0IAAjAzYCMCAAKAJEQQFqIQIgACgCQCIAKAIQIQMgASAANgIQIAEgAkEBazYCFCABIAM2AhggASADNgIcIAFBADYCICABQQA2AiQgASAAKAIMNgI0IAEjAzYCMAtgAQN/IABBCHRBgIAIaiIBKAIMIgIEQCMEQQFrJAQgAkEBdEH+nwRqIwRBAXRBgKAEai8BACIDOwEAIANBCHRBgIAIaiACNgIMIAFBADYCDAsgABASIAAQEyABQQA2AgAL2gEBAn8gAkEHcSABIAFBAWtxQQEgAUGAgIAgTSABQYAgT3EbcgRAQQAPCyABQQx2QQFqQQAQBCIERQRAQQAPCyAEQQx0QYCA2ABqIgNCADcDACADIAE2AgggAyAANgIMIAMgAjYCECADIAI2AoABIAMgAjYCgAIgA0EANgKAAyADQYAgaiABQQFrIgEgAnFqQgD+GAMAIABBCHRBgIAIaiIAIAM2AkAgACABNgJEIAAgAjYCSCAAIAI2AkwgAEEANgJQIABBADYCVCAAQQA2AmwgACAENgKoASADC60CAQR/IAFBCCADIAQQBUUEQEEBDwsgAUEMdEGAgNgAaiIH/hEDACAFrSAGrUIghoRSBEBBAg8LIAFBCCADIAQQByIJRQRAQQEPCyAHKAIMIQogBygCECEIIAf+EQMAIAWtIAatQiCGhFIEf0ECBSAKQYAgTyEFQQNBACAIQQdxIAIgAkEBa3FBASACQYCAgCBNIAJBgCBPcRtyBH9BAQUgBygCCCACRwsEf0EBBSACQQx2QQFqIAlHCyAFchsLIgUEQCABQQggCRAAIAUPCyAAQQh0QYCACGoiACAHNgIQIAAgAkEBazYCFCAAIAg2AhggACAINgIcIABBADYCICAAQQA2AiQgACABNgKsASAAIAM2ArABIAAgBDYCtAEgACADNgIwIAAgCjYCNEEACwvDAQMAQYwICzAsAAAAAAAAAAAAAAAEAAAAHAAAAP////8C//8G/wMEBv//BQb/Bf8G//////////8AQbwIC0A8AAAAAAAAAAAAAAAEAAAAJAAAAAH/A/////8CA///////BAT///8E//////////8FAAT/////AAAAAAAAAAAAAEH8CAtAPAAAAAAAAAAAAAAABAAAACoAAAAB/////////wL/BAT/////AwQE////////BP////////8F/////////wAAAA==',
+);
 
 // host/core/webassembly.ts
 var wasm = globalThis.WebAssembly;
 
 // host/core/core.ts
 var NAMES = [
-  "WINDOW",
-  "REGION_MAX",
-  "REGION_MIN",
-  "FRAME",
-  "LAYOUT_VERSION",
-  "HEADER_VERSION",
-  "HEADER_STATE",
-  "HEADER_SIZE",
-  "REGION_FORMATTING",
-  "HEADER_UUID",
-  "HEADER_HOST",
-  "HEADER_HOST_LENGTH",
-  "RESULT_TYPE",
-  "RESULT_XLENGTH",
-  "RESULT_DLENGTH",
-  "RESULT_OFFSET",
-  "RESULT_LENGTH",
-  "RESULT_FLAGS",
-  "FLAG_FIRST",
-  "FLAG_LAST",
-  "SLOT_SIZE",
-  "SLOT_HEARTBEAT",
-  "SLOT_INSTANCE",
-  "SLOT_DEV",
-  "SLOT_INO",
-  "SLOT_BOOT",
-  "SLOT_PIDNS",
-  "SLOT_PID",
-  "SLOT_CONNECTIONS",
-  "SLOT_HOST",
-  "SLOT_NAME",
-  "SLOT_TEXT_LENGTH",
-  "SLOT_FREE",
-  "SLOT_CLAIMED",
-  "SLOT_ATTACHED",
-  "SLOT_DEAD",
-  "LOCK_FORMAT",
-  "LOCK_SERVER",
-  "LOCK_LIFECYCLE",
-  "SLOTS_MAX",
-  "KIND_HELD",
-  "KIND_OFFERED",
-  "HALF_CONSUMER",
-  "HALF_PRODUCER",
-  "SLOT_SLEEPING",
-  "SLOT_SUMMARY",
-  "SLOT_READY",
-  "RING_READY",
-  "RING_START",
-  "RING_DATA",
-  "RECORD_HEADER",
-  "RECORD_PAD",
-  "RECORD_FIRST",
-  "RECORD_MORE",
-  "RECORD_SHIFT",
-  "NET_HEADER",
-  "GRANTS",
-  "GRANT_SIZE",
-  "GRANT_TOKEN",
-  "GRANT_OFFSET",
-  "GRANT_LENGTH",
-  "GRANT_RIGHTS",
-  "RING_MIN",
-  "RING_MAX",
-  "RING_CAPACITY",
-  "RING_TAIL",
-  "RING_HEAD",
-  "RING_ARMED",
-  "CONNECTIONS",
-  "MESSAGE_USER",
-  "MESSAGE_RMA_WRITE",
-  "MESSAGE_RMA_READ",
-  "MESSAGE_RMA_READ_ANSWER",
-  "MESSAGE_RENDEZVOUS_REQ",
-  "MESSAGE_RENDEZVOUS_FIN",
-  "MESSAGE_BCAST",
-  "MESSAGE_BARRIER",
-  "MESSAGE_EOF",
-  "MESSAGE_SHUTDOWN_REQ",
-  "MESSAGE_SHUTDOWN_ACK",
-  "MESSAGE_SUSPEND",
-  "COUNT_SENT",
-  "COUNT_SENT_BYTES",
-  "COUNT_RECEIVED",
-  "COUNT_RECEIVED_BYTES",
-  "COUNT_FULL",
-  "TX_MASK",
-  "C_FAILURE",
-  "C_IGNORED",
-  "STATE_FREE",
-  "STATE_OPENING",
-  "STATE_OPEN",
-  "STATE_CLOSING",
-  "STATE_PEER_CLOSED",
-  "STATE_CLOSED",
-  "STATE_BROKEN",
-  "FAILURE_HEAD",
-  "FAILURE_RECORD",
-  "FAILURE_MESSAGE",
-  "FAILURE_LOST",
-  "INSPECT_READY",
-  "INSPECT_BLANK",
-  "INSPECT_FORMATTING",
-  "INSPECT_VERSION",
-  "INSPECT_FOREIGN",
-  "INSPECT_CORRUPT",
-  "INSPECT_SIZE",
-  "DECODED_RECORD",
-  "DECODED_EMPTY",
-  "COMMIT_ASLEEP",
-  "REST_BUSY",
-  "REST_ASLEEP",
-  "GRANT_READ",
-  "GRANT_WRITE",
-  "SUSPENSION_NONE",
-  "SUSPENSION_SUSPENDING",
-  "SUSPENSION_SENT",
-  "SUSPENSION_RECEIVED",
-  "SUSPENSION_SUSPENDED",
-  "SUSPENSION_RESUMING",
-  "SUSPENSION_EVENT_SUSPEND",
-  "SUSPENSION_EVENT_SENT",
-  "SUSPENSION_EVENT_REQ",
-  "SUSPENSION_EVENT_ACK",
-  "SUSPENSION_EVENT_RESUME",
-  "SUSPENSION_EVENT_UP",
-  "MIGRATION_INACTIVE",
-  "MIGRATION_REQUESTED",
-  "MIGRATION_PREPARING",
-  "MIGRATION_ALLOWED",
-  "MIGRATION_FINISHED",
-  "MIGRATION_RESUMING",
-  "MIGRATION_EVENT_REQUEST",
-  "MIGRATION_EVENT_PREPARE",
-  "MIGRATION_EVENT_ALLOW",
-  "MIGRATION_EVENT_FAIL",
-  "MIGRATION_EVENT_RESUME",
-  "MIGRATION_EVENT_ATTACHED",
-  "MIGRATION_EVENT_BACK",
-  "ATTACH_OK",
-  "ATTACH_OFFER",
-  "ATTACH_NONCE",
-  "ATTACH_SHAPE"
+  'WINDOW',
+  'REGION_MAX',
+  'REGION_MIN',
+  'FRAME',
+  'LAYOUT_VERSION',
+  'HEADER_VERSION',
+  'HEADER_STATE',
+  'HEADER_SIZE',
+  'REGION_FORMATTING',
+  'HEADER_UUID',
+  'HEADER_HOST',
+  'HEADER_HOST_LENGTH',
+  'RESULT_TYPE',
+  'RESULT_XLENGTH',
+  'RESULT_DLENGTH',
+  'RESULT_OFFSET',
+  'RESULT_LENGTH',
+  'RESULT_FLAGS',
+  'FLAG_FIRST',
+  'FLAG_LAST',
+  'SLOT_SIZE',
+  'SLOT_HEARTBEAT',
+  'SLOT_INSTANCE',
+  'SLOT_DEV',
+  'SLOT_INO',
+  'SLOT_BOOT',
+  'SLOT_PIDNS',
+  'SLOT_PID',
+  'SLOT_CONNECTIONS',
+  'SLOT_HOST',
+  'SLOT_NAME',
+  'SLOT_TEXT_LENGTH',
+  'SLOT_FREE',
+  'SLOT_CLAIMED',
+  'SLOT_ATTACHED',
+  'SLOT_DEAD',
+  'LOCK_FORMAT',
+  'LOCK_SERVER',
+  'LOCK_LIFECYCLE',
+  'SLOTS_MAX',
+  'KIND_HELD',
+  'KIND_OFFERED',
+  'HALF_CONSUMER',
+  'HALF_PRODUCER',
+  'SLOT_SLEEPING',
+  'SLOT_SUMMARY',
+  'SLOT_READY',
+  'RING_READY',
+  'RING_START',
+  'RING_DATA',
+  'RECORD_HEADER',
+  'RECORD_PAD',
+  'RECORD_FIRST',
+  'RECORD_MORE',
+  'RECORD_SHIFT',
+  'NET_HEADER',
+  'GRANTS',
+  'GRANT_SIZE',
+  'GRANT_TOKEN',
+  'GRANT_OFFSET',
+  'GRANT_LENGTH',
+  'GRANT_RIGHTS',
+  'RING_MIN',
+  'RING_MAX',
+  'RING_CAPACITY',
+  'RING_TAIL',
+  'RING_HEAD',
+  'RING_ARMED',
+  'CONNECTIONS',
+  'MESSAGE_USER',
+  'MESSAGE_RMA_WRITE',
+  'MESSAGE_RMA_READ',
+  'MESSAGE_RMA_READ_ANSWER',
+  'MESSAGE_RENDEZVOUS_REQ',
+  'MESSAGE_RENDEZVOUS_FIN',
+  'MESSAGE_BCAST',
+  'MESSAGE_BARRIER',
+  'MESSAGE_EOF',
+  'MESSAGE_SHUTDOWN_REQ',
+  'MESSAGE_SHUTDOWN_ACK',
+  'MESSAGE_SUSPEND',
+  'COUNT_SENT',
+  'COUNT_SENT_BYTES',
+  'COUNT_RECEIVED',
+  'COUNT_RECEIVED_BYTES',
+  'COUNT_FULL',
+  'TX_MASK',
+  'C_FAILURE',
+  'C_IGNORED',
+  'STATE_FREE',
+  'STATE_OPENING',
+  'STATE_OPEN',
+  'STATE_CLOSING',
+  'STATE_PEER_CLOSED',
+  'STATE_CLOSED',
+  'STATE_BROKEN',
+  'FAILURE_HEAD',
+  'FAILURE_RECORD',
+  'FAILURE_MESSAGE',
+  'FAILURE_LOST',
+  'INSPECT_READY',
+  'INSPECT_BLANK',
+  'INSPECT_FORMATTING',
+  'INSPECT_VERSION',
+  'INSPECT_FOREIGN',
+  'INSPECT_CORRUPT',
+  'INSPECT_SIZE',
+  'DECODED_RECORD',
+  'DECODED_EMPTY',
+  'COMMIT_ASLEEP',
+  'REST_BUSY',
+  'REST_ASLEEP',
+  'GRANT_READ',
+  'GRANT_WRITE',
+  'SUSPENSION_NONE',
+  'SUSPENSION_SUSPENDING',
+  'SUSPENSION_SENT',
+  'SUSPENSION_RECEIVED',
+  'SUSPENSION_SUSPENDED',
+  'SUSPENSION_RESUMING',
+  'SUSPENSION_EVENT_SUSPEND',
+  'SUSPENSION_EVENT_SENT',
+  'SUSPENSION_EVENT_REQ',
+  'SUSPENSION_EVENT_ACK',
+  'SUSPENSION_EVENT_RESUME',
+  'SUSPENSION_EVENT_UP',
+  'MIGRATION_INACTIVE',
+  'MIGRATION_REQUESTED',
+  'MIGRATION_PREPARING',
+  'MIGRATION_ALLOWED',
+  'MIGRATION_FINISHED',
+  'MIGRATION_RESUMING',
+  'MIGRATION_EVENT_REQUEST',
+  'MIGRATION_EVENT_PREPARE',
+  'MIGRATION_EVENT_ALLOW',
+  'MIGRATION_EVENT_FAIL',
+  'MIGRATION_EVENT_RESUME',
+  'MIGRATION_EVENT_ATTACHED',
+  'MIGRATION_EVENT_BACK',
+  'ATTACH_OK',
+  'ATTACH_OFFER',
+  'ATTACH_NONCE',
+  'ATTACH_SHAPE',
 ];
 var NOTHING = 0;
 var BROKEN = -1;
@@ -663,9 +683,9 @@ var Core = class {
       this.memory = new wasm.Memory({ initial: pages, maximum: pages });
     } catch (cause) {
       throw new IsthmusError(
-        "ERR_ISTHMUS_SYSCALL",
+        'ERR_ISTHMUS_SYSCALL',
         `no address space for a window of ${size2} bytes (look at 'ulimit -v' and vm.overcommit_memory)`,
-        { cause, syscall: "mmap", needed: size2 }
+        { cause, syscall: 'mmap', needed: size2 },
       );
     }
     this.layout = layout2;
@@ -674,7 +694,7 @@ var Core = class {
     this.words = new Uint32Array(this.memory.buffer);
     this.view = new DataView(this.memory.buffer);
     this.call = instantiate(compile(), this.memory);
-    if (!this.call.fits()) throw new Error("the statics of the core reach into its private part");
+    if (!this.call.fits()) throw new Error('the statics of the core reach into its private part');
   }
   /** Frames of 4 KiB that could be taken now. */
   freeFrames() {
@@ -764,7 +784,7 @@ var Carrier = class {
   /** Why the core says that the connection is broken: one of FAILURE_…. */
   get failure() {
     const { C_FAILURE } = this.core.layout;
-    return this.words[this.call.entry(this.index) + C_FAILURE >> 2];
+    return this.words[(this.call.entry(this.index) + C_FAILURE) >> 2];
   }
   /** Publish what was claimed. */
   commit() {
@@ -828,12 +848,12 @@ var BorrowedMessage = class {
   }
   /** @throws ERR_ISTHMUS_RELEASED */
   get data() {
-    if (!this.#data) throw new IsthmusError("ERR_ISTHMUS_RELEASED", "this message was released");
+    if (!this.#data) throw new IsthmusError('ERR_ISTHMUS_RELEASED', 'this message was released');
     return this.#data;
   }
   /** @throws ERR_ISTHMUS_RELEASED */
   get xheader() {
-    if (!this.#data) throw new IsthmusError("ERR_ISTHMUS_RELEASED", "this message was released");
+    if (!this.#data) throw new IsthmusError('ERR_ISTHMUS_RELEASED', 'this message was released');
     return this.#xheader;
   }
   /** Give the room back. Idempotent. */
@@ -868,10 +888,8 @@ var Borrowing = class {
     call.release(index);
     this.#records.push(record);
     const data = offset + xlength;
-    return new BorrowedMessage(
-      bytes.subarray(data, data + dlength),
-      bytes.subarray(offset, data),
-      () => this.#giveBack(record)
+    return new BorrowedMessage(bytes.subarray(data, data + dlength), bytes.subarray(offset, data), () =>
+      this.#giveBack(record),
     );
   }
   #giveBack(record) {
@@ -928,11 +946,9 @@ var Receiver = class {
     return this.target !== void 0 || this.maxLength !== Number.POSITIVE_INFINITY;
   }
   /** A message is being put into its target: from here on it cannot be taken back. */
-  begin() {
-  }
+  begin() {}
   /** As {@link complete}, for one that borrows. */
-  lend(_connection, _message) {
-  }
+  lend(_connection, _message) {}
 };
 var Matching = class {
   #any = [];
@@ -1114,7 +1130,7 @@ var AgedQueue = class extends Queue {
   }
   /** The oldest mark is that of the oldest item, or of one that came with it. */
   #forget() {
-    for (; ; ) {
+    for (;;) {
       const next = this.#marks.peek(1);
       if (!next || next.before > this.#left) break;
       this.#marks.shift();
@@ -1228,7 +1244,14 @@ var Inbound = class {
   /** Whether what comes is read. */
   get #reads() {
     const owner = this.#owner;
-    return this.#unreadBytes + owner.heldBytes < owner.unreadLimit || this.#discarding || this.#draining || this.#awaited || owner.greedy || this.#matching.probes(owner.connection);
+    return (
+      this.#unreadBytes + owner.heldBytes < owner.unreadLimit ||
+      this.#discarding ||
+      this.#draining ||
+      this.#awaited ||
+      owner.greedy ||
+      this.#matching.probes(owner.connection)
+    );
   }
   // ─── for the application ───────────────────────────────────────────────────────────────────────────────────────────
   async receive(signal) {
@@ -1252,7 +1275,7 @@ var Inbound = class {
   }
   #wait(borrows, signal) {
     return new Promise((resolve, reject) => {
-      const settle2 = () => signal?.removeEventListener("abort", abort);
+      const settle2 = () => signal?.removeEventListener('abort', abort);
       const waiting = new Waiting(
         borrows,
         (message2) => {
@@ -1262,12 +1285,12 @@ var Inbound = class {
         (error) => {
           settle2();
           reject(error);
-        }
+        },
       );
       const abort = () => {
         if (removeFrom(this.#receivers, waiting)) reject(signal?.reason);
       };
-      signal?.addEventListener("abort", abort, { once: true });
+      signal?.addEventListener('abort', abort, { once: true });
       this.#receivers.push(waiting);
       this.#owner.wake();
     });
@@ -1327,7 +1350,7 @@ var Inbound = class {
       if (!message2) {
         if (!this.#ended) return -1;
         this.#owner.endOfInput();
-        throw new IsthmusError("ERR_ISTHMUS_CLOSED", "the peer has closed the connection");
+        throw new IsthmusError('ERR_ISTHMUS_CLOSED', 'the peer has closed the connection');
       }
     }
     const { data, xheader } = message2;
@@ -1339,7 +1362,7 @@ var Inbound = class {
     return give(data, xheader, target, info);
   }
   poll(handler, limit) {
-    if (this.#polling) throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", "poll() within its own handler");
+    if (this.#polling) throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'poll() within its own handler');
     let count2 = 0;
     this.#polling = true;
     try {
@@ -1372,7 +1395,7 @@ var Inbound = class {
         if (!message2) {
           if (this.#unread.length === 0 && this.#ended && count2 === 0) {
             this.#owner.endOfInput();
-            throw new IsthmusError("ERR_ISTHMUS_CLOSED", "the peer has closed the connection");
+            throw new IsthmusError('ERR_ISTHMUS_CLOSED', 'the peer has closed the connection');
           }
           break;
         }
@@ -1513,7 +1536,7 @@ var Inbound = class {
       end(receiver, error);
     }
     const { connection } = this.#owner;
-    this.#matching.endProbes(connection, new IsthmusError("ERR_ISTHMUS_CLOSED", "no further message will come"));
+    this.#matching.endProbes(connection, new IsthmusError('ERR_ISTHMUS_CLOSED', 'no further message will come'));
   }
   /**
    * Take everything out of the ring. That is bounded: who has closed writes no more.
@@ -1602,9 +1625,9 @@ var Inbound = class {
       const dlength = words[on.dlength];
       if (xlength + dlength > this.#owner.maxMessageSize) {
         throw new IsthmusError(
-          "ERR_ISTHMUS_MESSAGE_TOO_LARGE",
+          'ERR_ISTHMUS_MESSAGE_TOO_LARGE',
           `the peer sends a message of ${dlength} bytes with an xheader of ${xlength}; the limit is ${this.#owner.maxMessageSize} for both`,
-          { needed: dlength + xlength, available: this.#owner.maxMessageSize }
+          { needed: dlength + xlength, available: this.#owner.maxMessageSize },
         );
       }
       if (flags === on.whole && type === layout2.MESSAGE_USER) return this.#whole(on, offset, xlength, dlength);
@@ -1616,7 +1639,7 @@ var Inbound = class {
         room: dlength,
         have: 0,
         routed: false,
-        receiver: void 0
+        receiver: void 0,
       };
     }
     const partial = this.#partial;
@@ -1635,7 +1658,7 @@ var Inbound = class {
       on.release();
       return void 0;
     }
-    const xheader = () => xlength === 0 ? NO_BYTES : bytes.slice(offset, at);
+    const xheader = () => (xlength === 0 ? NO_BYTES : bytes.slice(offset, at));
     if (!this.#awaited) {
       const message3 = new Message(bytes.slice(at, at + dlength), xheader());
       on.release();
@@ -1644,7 +1667,7 @@ var Inbound = class {
     const { connection } = this.#owner;
     const receiver = this.#matching.take(this.#receivers, connection, xheader, dlength);
     if (this.#on !== on) {
-      receiver?.reject(new IsthmusError("ERR_ISTHMUS_CLOSED", "the connection was closed by a match function"));
+      receiver?.reject(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed by a match function'));
       return void 0;
     }
     if (receiver?.borrows && on.polled) {
@@ -1779,18 +1802,18 @@ function give(data, xheader, target, info) {
 }
 function end(receiver, error) {
   if (error === void 0 && receiver instanceof Waiting) receiver.end();
-  else receiver.reject(error ?? new IsthmusError("ERR_ISTHMUS_CLOSED", "the connection was closed"));
+  else receiver.reject(error ?? new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed'));
 }
 function tooSmall(needed, available) {
   return new IsthmusError(
-    "ERR_ISTHMUS_BUFFER_TOO_SMALL",
+    'ERR_ISTHMUS_BUFFER_TOO_SMALL',
     `the next message has ${needed} bytes, the target ${available}`,
-    { needed, available }
+    { needed, available },
   );
 }
 function asError(error) {
   if (error instanceof IsthmusError) return error;
-  return new IsthmusError("ERR_ISTHMUS_PEER_PROTOCOL", String(error), { cause: error });
+  return new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', String(error), { cause: error });
 }
 
 // host/outbound.ts
@@ -1869,7 +1892,7 @@ var Outbound = class {
   /** {@link queue} as a promise. What has started is not given up by `signal`: the ring holds a part of it. */
   wait(type, xheader, data, sent, signal) {
     return new Promise((resolve, reject) => {
-      const settle2 = () => signal?.removeEventListener("abort", abort);
+      const settle2 = () => signal?.removeEventListener('abort', abort);
       const entry = this.queue(
         type,
         xheader,
@@ -1882,12 +1905,12 @@ var Outbound = class {
         (error) => {
           settle2();
           reject(error);
-        }
+        },
       );
       const abort = () => {
         if (this.cancel(entry)) reject(signal?.reason);
       };
-      signal?.addEventListener("abort", abort, { once: true });
+      signal?.addEventListener('abort', abort, { once: true });
     });
   }
   /** Send what finds room now. @returns false: not taken, and nothing changed */
@@ -1929,7 +1952,10 @@ var Outbound = class {
       const entry = this.#queue[0];
       const before = entry.sent;
       try {
-        entry.sent = before < 0 ? this.#begin(entry.type, entry.xheader, entry.data, 0) : this.#more(entry.xheader, entry.data, before, 0);
+        entry.sent =
+          before < 0
+            ? this.#begin(entry.type, entry.xheader, entry.data, 0)
+            : this.#more(entry.xheader, entry.data, before, 0);
       } catch {
         return true;
       }
@@ -1986,7 +2012,7 @@ var Outbound = class {
   #begin(type, xheader, data, rounds) {
     const on = this.#on;
     const offset = on.call.claim(on.index, type, xheader.length, data.length);
-    if (offset === NOTHING || offset === BROKEN && on.cutOff) return -1;
+    if (offset === NOTHING || (offset === BROKEN && on.cutOff)) return -1;
     if (offset === BROKEN) throw this.#owner.broken();
     const here = on.words[on.length];
     if (here === data.length + xheader.length) {
@@ -2007,7 +2033,7 @@ var Outbound = class {
     while (sent < total) {
       on.committed();
       const offset = on.call.claimMoreSpin(on.index, on.polled ? rounds : 0);
-      if (offset === NOTHING || offset === BROKEN && on.cutOff) break;
+      if (offset === NOTHING || (offset === BROKEN && on.cutOff)) break;
       if (offset === BROKEN) throw this.#owner.broken();
       const here = on.words[on.length];
       copyBody(on.bytes, xheader, data, sent, here, offset);
@@ -2031,7 +2057,7 @@ function copyBody(memory, xheader, data, from, length, offset) {
 }
 
 // host/rma.ts
-import { randomBytes } from "node:crypto";
+import { randomBytes } from 'node:crypto';
 
 // host/memory.ts
 var SharedMemory = class {
@@ -2049,17 +2075,17 @@ var SharedMemory = class {
   }
   /** Whether it lies in a region. False: there was none with so much room, and peers have to ask for each byte. */
   get inRegion() {
-    return this.#place !== void 0 && "region" in this.#place;
+    return this.#place !== void 0 && 'region' in this.#place;
   }
   /** @internal @throws ERR_ISTHMUS_RELEASED */
   get place() {
-    if (!this.#place) throw new IsthmusError("ERR_ISTHMUS_RELEASED", "this memory was released");
+    if (!this.#place) throw new IsthmusError('ERR_ISTHMUS_RELEASED', 'this memory was released');
     return this.#place;
   }
   /** @internal The bytes themselves: for plain copies, never to be handed to anybody. */
   view(offset, length) {
     const { place } = this;
-    if ("bytes" in place) return place.bytes.subarray(offset, offset + length);
+    if ('bytes' in place) return place.bytes.subarray(offset, offset + length);
     return place.region.core.bytes.subarray(place.address + offset, place.address + offset + length);
   }
   /**
@@ -2078,8 +2104,8 @@ var SharedMemory = class {
   #check(offset, length) {
     if (Number.isSafeInteger(offset) && offset >= 0 && offset + length <= this.length) return;
     throw new IsthmusError(
-      "ERR_ISTHMUS_INVALID_ARGUMENT",
-      `${length} bytes at ${offset} are not within the ${this.length} bytes of this memory`
+      'ERR_ISTHMUS_INVALID_ARGUMENT',
+      `${length} bytes at ${offset} are not within the ${this.length} bytes of this memory`,
     );
   }
   /** @internal Be told of the end, and of a move out of the region. @returns how not to be */
@@ -2090,7 +2116,7 @@ var SharedMemory = class {
   /** @internal The region is going away: the bytes stay, in memory of our own. */
   evacuate(region) {
     const place = this.#place;
-    if (!place || !("region" in place) || place.region !== region) return;
+    if (!place || !('region' in place) || place.region !== region) return;
     for (const holder of [...this.#holders]) holder.moved();
     const bytes = this.view(0, this.length).slice();
     giveBack(place.region, place.frame, this.length);
@@ -2103,7 +2129,7 @@ var SharedMemory = class {
     for (const holder of [...this.#holders]) holder.ended();
     this.#holders.clear();
     this.#place = void 0;
-    if ("region" in place) giveBack(place.region, place.frame, this.length);
+    if ('region' in place) giveBack(place.region, place.frame, this.length);
     this.onRelease?.();
   }
   [Symbol.dispose]() {
@@ -2124,7 +2150,7 @@ function giveBack(region, frame, length) {
 // host/rma.ts
 var READ = 1;
 var WRITE = 2;
-var TOKEN_MAGIC = "RMA1";
+var TOKEN_MAGIC = 'RMA1';
 var TOKEN_SIZE = 56;
 var PIECE = 4 << 20;
 var PIECES = 8;
@@ -2159,12 +2185,15 @@ var Rma = class {
   expose(memory, { read: read2 = true, write = false }) {
     if (this.#ended) throw this.#ended;
     if (!(memory instanceof SharedMemory || memory instanceof Uint8Array)) {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", "expose wants a Uint8Array or what allocate() gave");
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'expose wants a Uint8Array or what allocate() gave');
     }
     const rights = (read2 ? READ : 0) | (write ? WRITE : 0);
     const base = randomId();
     const { length } = memory;
-    const view = memory instanceof SharedMemory ? (offset, count2) => memory.view(offset, count2) : (offset, count2) => memory.subarray(offset, offset + count2);
+    const view =
+      memory instanceof SharedMemory
+        ? (offset, count2) => memory.view(offset, count2)
+        : (offset, count2) => memory.subarray(offset, offset + count2);
     this.#exposed.set(base, { base, length, rights, view, copy: true });
     let grant = memory instanceof SharedMemory ? this.#grant(memory, base, rights) : void 0;
     const token2 = encodeToken({ base, length, rights, grant, uuid: this.#owner.region?.uuid });
@@ -2184,13 +2213,13 @@ var Rma = class {
     return {
       token: token2,
       withdraw,
-      [Symbol.dispose]: withdraw
+      [Symbol.dispose]: withdraw,
     };
   }
   /** Write the grant beside memory that lies in the region of this connection. */
   #grant(memory, base, rights) {
     const { place } = memory;
-    if (!("region" in place) || place.region !== this.#owner.region) return void 0;
+    if (!('region' in place) || place.region !== this.#owner.region) return void 0;
     const { core } = place.region;
     const number = core.call.grant(place.frame, low(base), high(base), 0, memory.length, rights);
     return number === 0 ? void 0 : { core, frame: place.frame, place: number - 1 };
@@ -2221,7 +2250,7 @@ var Rma = class {
       if (!Number.isSafeInteger(from) || from < 0 || from + count2 > length) {
         throw denied(`${count2} bytes at ${from} of ${length}`);
       }
-      if ((rights & right) === 0) throw denied(right === READ ? "it may not be read" : "it may not be written");
+      if ((rights & right) === 0) throw denied(right === READ ? 'it may not be read' : 'it may not be written');
       if (this.#ended) throw this.#ended;
       return from;
     };
@@ -2251,7 +2280,7 @@ var Rma = class {
         const from = check2(source.length, options, WRITE);
         if (directly((memory, at) => memory.set(source, at), from)) return;
         return this.#write(base + BigInt(from), source, options.signal);
-      }
+      },
     };
   }
   /** Ask for bytes, piece by piece. */
@@ -2271,11 +2300,8 @@ var Rma = class {
       const piece = source.subarray(at, Math.min(at + PIECE, source.length));
       const xheader = Buffer.alloc(8);
       xheader.writeBigUInt64LE(BigInt.asUintN(64, address + BigInt(at)));
-      await this.#ask(
-        address + BigInt(at),
-        NO_BYTES,
-        signal,
-        () => this.#owner.sendControl(MESSAGE_RMA_WRITE, xheader, piece)
+      await this.#ask(address + BigInt(at), NO_BYTES, signal, () =>
+        this.#owner.sendControl(MESSAGE_RMA_WRITE, xheader, piece),
       );
     }
   }
@@ -2298,7 +2324,7 @@ var Rma = class {
     return new Promise((resolve, reject) => {
       let over;
       const settle2 = () => {
-        signal?.removeEventListener("abort", abort);
+        signal?.removeEventListener('abort', abort);
         over();
       };
       const read2 = {
@@ -2313,13 +2339,13 @@ var Rma = class {
         reject: (error) => {
           settle2();
           reject(error);
-        }
+        },
       };
       const abort = () => {
         read2.target = NO_BYTES;
         reject(signal?.reason);
       };
-      signal?.addEventListener("abort", abort, { once: true });
+      signal?.addEventListener('abort', abort, { once: true });
       this.#reads.set(id, read2);
       this.#owner.sendControl(MESSAGE_RMA_READ, xheader, NO_BYTES);
       this.#owner.wake();
@@ -2373,12 +2399,13 @@ var Rma = class {
     const length = request.readUInt32LE(16);
     if (length + xheader.length > this.#owner.maxMessageSize) {
       throw new IsthmusError(
-        "ERR_ISTHMUS_MESSAGE_TOO_LARGE",
+        'ERR_ISTHMUS_MESSAGE_TOO_LARGE',
         `the peer announces a message of ${length} bytes; the limit is ${this.#owner.maxMessageSize}`,
-        { needed: length + xheader.length, available: this.#owner.maxMessageSize }
+        { needed: length + xheader.length, available: this.#owner.maxMessageSize },
       );
     }
-    const reference = request.length >= 28 ? { frame: request.readUInt32LE(20), place: request.readUInt32LE(24) } : void 0;
+    const reference =
+      request.length >= 28 ? { frame: request.readUInt32LE(20), place: request.readUInt32LE(24) } : void 0;
     const adopted = reference && this.#adopt(base, length, reference);
     const done = () => {
       adopted?.letGo();
@@ -2403,7 +2430,7 @@ var Rma = class {
           return bytes;
         });
       },
-      drop: done
+      drop: done,
     };
   }
   /**
@@ -2425,7 +2452,7 @@ var Rma = class {
       },
       letGo: () => {
         if (region.usable) call.letGoRun(frame, length);
-      }
+      },
     };
   }
   /** Fetch by messages. Memory grows with what comes, not with what is announced. */
@@ -2529,20 +2556,20 @@ var Rma = class {
       this.#owner.sendControl(type, id, view);
       return;
     }
-    if (this.#answers + length > MAX_ANSWERS) throw protocol("the peer asks for more than it takes");
+    if (this.#answers + length > MAX_ANSWERS) throw protocol('the peer asks for more than it takes');
     this.#answers += length;
     this.#owner.sendControl(type, id, new Uint8Array(view), () => {
       this.#answers -= length;
     });
   }
   #answered(header, data) {
-    if (header.length < 8) throw protocol("an RMA_READ_ANSWER without an id");
+    if (header.length < 8) throw protocol('an RMA_READ_ANSWER without an id');
     const id = header.readBigUInt64LE(0);
     const read2 = this.#reads.get(id);
-    if (!read2) throw protocol("an RMA_READ_ANSWER that nobody asked for");
+    if (!read2) throw protocol('an RMA_READ_ANSWER that nobody asked for');
     this.#reads.delete(id);
-    if (header.length >= 12 && header.readUInt32LE(8) !== 0) read2.reject(denied("the peer knows no such token"));
-    else if (data.length !== read2.target.length) read2.reject(denied("the peer has sent less than was asked for"));
+    if (header.length >= 12 && header.readUInt32LE(8) !== 0) read2.reject(denied('the peer knows no such token'));
+    else if (data.length !== read2.target.length) read2.reject(denied('the peer has sent less than was asked for'));
     else read2.resolve();
   }
   // ─── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -2569,14 +2596,14 @@ var Rma = class {
 var low = (word) => Number(BigInt.asUintN(32, word));
 var high = (word) => Number(BigInt.asUintN(32, word >> 32n));
 function denied(why) {
-  return new IsthmusError("ERR_ISTHMUS_RMA_DENIED", `the memory of the peer was not to be had: ${why}`);
+  return new IsthmusError('ERR_ISTHMUS_RMA_DENIED', `the memory of the peer was not to be had: ${why}`);
 }
 function protocol(what) {
-  return new IsthmusError("ERR_ISTHMUS_PEER_PROTOCOL", what);
+  return new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', what);
 }
 function encodeToken(fields) {
   const bytes = Buffer.alloc(TOKEN_SIZE);
-  bytes.write(TOKEN_MAGIC, 0, "latin1");
+  bytes.write(TOKEN_MAGIC, 0, 'latin1');
   bytes.writeUInt32LE(fields.rights, 4);
   bytes.writeBigUInt64LE(fields.base, 8);
   bytes.writeBigUInt64LE(BigInt(fields.length), 16);
@@ -2591,8 +2618,8 @@ function encodeToken(fields) {
 function decodeToken(token2) {
   const bytes = Buffer.from(token2);
   const length = bytes.length === TOKEN_SIZE ? bytes.readBigUInt64LE(16) : -1n;
-  if (length < 0n || length > BigInt(Number.MAX_SAFE_INTEGER) || bytes.toString("latin1", 0, 4) !== TOKEN_MAGIC) {
-    throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", "these bytes are no token");
+  if (length < 0n || length > BigInt(Number.MAX_SAFE_INTEGER) || bytes.toString('latin1', 0, 4) !== TOKEN_MAGIC) {
+    throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'these bytes are no token');
   }
   return {
     base: bytes.readBigUInt64LE(8),
@@ -2601,12 +2628,12 @@ function decodeToken(token2) {
     uuid: bytes.subarray(24, 40),
     frame: bytes.readUInt32LE(40),
     place: bytes.readUInt32LE(44),
-    offset: bytes.readUInt32LE(48)
+    offset: bytes.readUInt32LE(48),
   };
 }
 
 // host/stalls.ts
-var EVENTS = ["stalled", "recovered"];
+var EVENTS = ['stalled', 'recovered'];
 var Stalls = class {
   #owner;
   #limits;
@@ -2628,16 +2655,16 @@ var Stalls = class {
     this.#silence = ms;
     if (ms === 0) {
       this.#stalled = false;
-      if (before > 0) this.#tell("recovered", before);
+      if (before > 0) this.#tell('recovered', before);
       return;
     }
     if (before === 0 && stallTimeout > 0 && ms >= stallTimeout) {
       this.#stalled = true;
-      this.#tell("stalled", ms);
+      this.#tell('stalled', ms);
     }
     if (peerTimeout > 0 && ms >= peerTimeout) {
       this.#owner.timedOut(
-        new IsthmusError("ERR_ISTHMUS_PEER_TIMEOUT", `the peer has shown no sign of life for ${ms} ms`)
+        new IsthmusError('ERR_ISTHMUS_PEER_TIMEOUT', `the peer has shown no sign of life for ${ms} ms`),
       );
     }
   }
@@ -2655,7 +2682,7 @@ var Stalls = class {
         one.listener(silence);
       } catch (error) {
         const text2 = error instanceof Error ? error.message : String(error);
-        this.#owner.log("error", `a listener for '${event}' failed: ${text2}`);
+        this.#owner.log('error', `a listener for '${event}' failed: ${text2}`);
       }
     }
   }
@@ -2663,12 +2690,12 @@ var Stalls = class {
   listen(event, listener, once) {
     if (!EVENTS.includes(event)) {
       throw new IsthmusError(
-        "ERR_ISTHMUS_INVALID_ARGUMENT",
-        `a connection has no event '${String(event)}', only ${EVENTS.join(" and ")}`
+        'ERR_ISTHMUS_INVALID_ARGUMENT',
+        `a connection has no event '${String(event)}', only ${EVENTS.join(' and ')}`,
       );
     }
-    if (typeof listener !== "function") {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `the listener for '${event}' is not a function`);
+    if (typeof listener !== 'function') {
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `the listener for '${event}' is not a function`);
     }
     this.#listening.push({ event, listener, once });
   }
@@ -2684,8 +2711,9 @@ var Stalls = class {
 };
 
 // host/stream.ts
-import { isIP } from "node:net";
-import { Duplex } from "node:stream";
+import { isIP } from 'node:net';
+import { Duplex } from 'node:stream';
+
 var END = new Uint8Array(0);
 var CHUNK_SIZE = 262144;
 var HIGH_WATER_MARK = 65536;
@@ -2731,20 +2759,20 @@ var ConnectionStream = class extends Duplex {
   constructor(connection, options = {}) {
     const { allowHalfOpen = true, chunkSize = CHUNK_SIZE, highWaterMark = HIGH_WATER_MARK } = options;
     for (const [name, value, least] of [
-      ["chunkSize", chunkSize, 1],
-      ["highWaterMark", highWaterMark, 0]
+      ['chunkSize', chunkSize, 1],
+      ['highWaterMark', highWaterMark, 0],
     ]) {
       if (!Number.isSafeInteger(value) || value < least) {
-        throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `${name} is a number of bytes from ${least} on`);
+        throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `${name} is a number of bytes from ${least} on`);
       }
     }
     super({ allowHalfOpen, highWaterMark });
     this.#connection = connection;
     this.#chunkSize = chunkSize;
-    this.once("end", () => this.#settle());
+    this.once('end', () => this.#settle());
     connection.closed.then(({ reason, error }) => {
-      if (this.destroyed || this.#inputDone && this.writableFinished) return;
-      if (reason === "peer") {
+      if (this.destroyed || (this.#inputDone && this.writableFinished)) return;
+      if (reason === 'peer') {
         this.#peerClosed = true;
         this.#settle();
       } else if (error) this.#fail(error);
@@ -2762,7 +2790,7 @@ var ConnectionStream = class extends Duplex {
     if (total > Math.min(JOINED, this.#chunkSize)) {
       this.#sendAll(
         chunks.map(({ chunk }) => chunk),
-        callback
+        callback,
       );
       return;
     }
@@ -2776,7 +2804,7 @@ var ConnectionStream = class extends Duplex {
   _final(callback) {
     const failed = (error) => {
       this.#connection.closed.then(({ reason }) => {
-        if (reason === "peer") callback();
+        if (reason === 'peer') callback();
         else this.#unsent(error, callback);
       });
     };
@@ -2831,7 +2859,7 @@ var ConnectionStream = class extends Duplex {
     this.#timer?.refresh();
   }
   #unsent(error, callback) {
-    if (this.destroyed || this.#connection.state === "open") {
+    if (this.destroyed || this.#connection.state === 'open') {
       callback(error);
       return;
     }
@@ -2871,9 +2899,8 @@ var ConnectionStream = class extends Duplex {
     this.#joined = 0;
     this.#large = void 0;
     try {
-      while (!this.#large && !this.#inputDone && this.#joined < JOINED && this.#connection.poll(this.#join, 1) > 0) ;
-    } catch {
-    }
+      while (!this.#large && !this.#inputDone && this.#joined < JOINED && this.#connection.poll(this.#join, 1) > 0);
+    } catch {}
     const length = this.#joined;
     const large = this.#large;
     this.#large = void 0;
@@ -2936,7 +2963,7 @@ var ConnectionStream = class extends Duplex {
   #endOfConnection() {
     this.#inputDone = true;
     this.#connection.closed.then(({ reason }) => {
-      if (reason === "peer") this.push(null);
+      if (reason === 'peer') this.push(null);
     });
   }
   // ─── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -2955,13 +2982,13 @@ var ConnectionStream = class extends Duplex {
       if (read2() === before) this.destroy(error);
       before = read2();
     }, PATIENCE);
-    this.once("close", () => clearInterval(patience));
+    this.once('close', () => clearInterval(patience));
     if (this.destroyed) clearInterval(patience);
   }
   /** See whether it is time for what has to wait for the reader. */
   #settle() {
     if (this.#failure) {
-      if (this.readableEnded || this.#inputBroken && this.readableLength === 0) this.destroy(this.#failure);
+      if (this.readableEnded || (this.#inputBroken && this.readableLength === 0)) this.destroy(this.#failure);
     } else if (this.#peerClosed && this.readableEnded) {
       setImmediate(() => this.end());
     }
@@ -2971,9 +2998,9 @@ var ConnectionStream = class extends Duplex {
     const connection = this.#connection;
     const unwritten = this.#unwritten;
     this.#unwritten = void 0;
-    unwritten?.(error ?? new IsthmusError("ERR_ISTHMUS_CLOSED", "the stream was destroyed"));
-    const over = this.writableFinished || this.readableEnded && this.writableLength === 0;
-    const left3 = error === null || error.code === "ABORT_ERR";
+    unwritten?.(error ?? new IsthmusError('ERR_ISTHMUS_CLOSED', 'the stream was destroyed'));
+    const over = this.writableFinished || (this.readableEnded && this.writableLength === 0);
+    const left3 = error === null || error.code === 'ABORT_ERR';
     if (!left3 || !over) {
       connection.destroy(error ?? void 0);
       callback(error);
@@ -2987,25 +3014,25 @@ var ConnectionStream = class extends Duplex {
   destroySoon() {
     if (this.writable) this.end();
     if (this.writableFinished) this.destroy();
-    else this.once("finish", () => this.destroy());
+    else this.once('finish', () => this.destroy());
   }
   /**
    * Emit `'timeout'` when so many milliseconds pass without a byte in either direction; 0: never (the default).
    * @throws ERR_ISTHMUS_INVALID_ARGUMENT
    */
   setTimeout(milliseconds, listener) {
-    if (typeof milliseconds !== "number" || !(milliseconds >= 0)) {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", "a timeout is a number of milliseconds from 0 on");
+    if (typeof milliseconds !== 'number' || !(milliseconds >= 0)) {
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'a timeout is a number of milliseconds from 0 on');
     }
     if (this.destroyed) return this;
     this.timeout = milliseconds;
     clearTimeout(this.#timer);
     this.#timer = void 0;
     if (milliseconds === 0) {
-      if (listener) this.removeListener("timeout", listener);
+      if (listener) this.removeListener('timeout', listener);
     } else {
-      this.#timer = setTimeout(() => this.emit("timeout"), Math.min(milliseconds, LONG)).unref();
-      if (listener) this.once("timeout", listener);
+      this.#timer = setTimeout(() => this.emit('timeout'), Math.min(milliseconds, LONG)).unref();
+      if (listener) this.once('timeout', listener);
     }
     return this;
   }
@@ -3034,7 +3061,7 @@ var ConnectionStream = class extends Duplex {
   }
   get remoteFamily() {
     const address = this.remoteAddress;
-    return address === void 0 ? void 0 : isIP(address) === 6 ? "IPv6" : "IPv4";
+    return address === void 0 ? void 0 : isIP(address) === 6 ? 'IPv6' : 'IPv4';
   }
   get bytesRead() {
     return this.#received;
@@ -3096,7 +3123,7 @@ var Suspension = class {
   }
   /** This side wants to. */
   start() {
-    if (this.#handle("SUSPEND") !== coreLayout().SUSPENSION_SUSPENDING) return;
+    if (this.#handle('SUSPEND') !== coreLayout().SUSPENSION_SUSPENDING) return;
     this.#asked = true;
     this.#owner.hurry();
     this.#say(coreLayout().MESSAGE_SHUTDOWN_REQ);
@@ -3105,12 +3132,12 @@ var Suspension = class {
   received(type, data) {
     const { MESSAGE_SHUTDOWN_REQ, MESSAGE_SHUTDOWN_ACK, SUSPENSION_RECEIVED, SUSPENSION_NONE } = coreLayout();
     if (type !== MESSAGE_SHUTDOWN_REQ && type !== MESSAGE_SHUTDOWN_ACK) {
-      this.#ignore("SUSPEND of the peer");
+      this.#ignore('SUSPEND of the peer');
       return;
     }
     const port = data.length >= 4 ? Buffer.from(data).readInt32LE() : 0;
     const before = this.#state;
-    const state = this.#handle(type === MESSAGE_SHUTDOWN_REQ ? "REQ" : "ACK");
+    const state = this.#handle(type === MESSAGE_SHUTDOWN_REQ ? 'REQ' : 'ACK');
     if (state === before) return;
     this.#peerPort = port > 0 && port < 65536 ? port : 0;
     if (before === SUSPENSION_NONE && state === SUSPENSION_RECEIVED) {
@@ -3121,16 +3148,16 @@ var Suspension = class {
   }
   /** A link is being made again. */
   resume() {
-    this.#handle("RESUME");
+    this.#handle('RESUME');
   }
   /** What was to make a link has been given up. */
   pause() {
-    if (this.#state === coreLayout().SUSPENSION_RESUMING) this.#handle("SUSPEND");
+    if (this.#state === coreLayout().SUSPENSION_RESUMING) this.#handle('SUSPEND');
   }
   /** There is a link again. */
   up() {
     this.#asked = false;
-    if (this.suspended) this.#handle("UP");
+    if (this.suspended) this.#handle('UP');
   }
   #say(type) {
     const say2 = (port) => {
@@ -3138,7 +3165,7 @@ var Suspension = class {
       data.writeInt32LE(port);
       const said = () => {
         clearTimeout(timer);
-        this.#handle("SENT");
+        this.#handle('SENT');
         if (this.suspended) this.#owner.letGo();
       };
       const timer = setTimeout(() => {
@@ -3157,7 +3184,7 @@ var Suspension = class {
   }
   #ignore(event) {
     this.ignored++;
-    this.#owner.log("info", `suspension: ${event} means nothing in state ${this.#state}; ignored`);
+    this.#owner.log('info', `suspension: ${event} means nothing in state ${this.#state}; ignored`);
   }
 };
 
@@ -3166,9 +3193,9 @@ var MAX_XHEADER = 65535;
 var encoder = new TextEncoder();
 function bytesOf(data) {
   if (data instanceof Uint8Array) return data;
-  if (typeof data === "string") return encoder.encode(data);
+  if (typeof data === 'string') return encoder.encode(data);
   if (data instanceof ArrayBuffer) return new Uint8Array(data);
-  throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", "data is not a Uint8Array, an ArrayBuffer or a string");
+  throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'data is not a Uint8Array, an ArrayBuffer or a string');
 }
 var NO_COUNTS = { messagesSent: 0, messagesReceived: 0, bytesSent: 0, bytesReceived: 0, stalls: 0 };
 var MAX_SHUTDOWN = 64;
@@ -3189,7 +3216,7 @@ var RuntimeConnection = class {
   /** That of the link, or of the last one. */
   #core;
   #polled = false;
-  #state = "connecting";
+  #state = 'connecting';
   #suspension;
   #stalls;
   #error;
@@ -3283,7 +3310,7 @@ var RuntimeConnection = class {
       this.#route = route;
       this.#rendezvous = this.#context.rendezvous(route.plugin);
       this.#out.attach(carrier);
-      if (this.#state === "connecting" || this.#state === "suspended") this.#state = "open";
+      if (this.#state === 'connecting' || this.#state === 'suspended') this.#state = 'open';
       this.#suspension?.up();
       this.#resolveOpened();
       up();
@@ -3291,7 +3318,7 @@ var RuntimeConnection = class {
     if (this.#referenced) link.ref();
     else link.unref();
     if (carrier.polled) this.#context.progress.join(this);
-    if (confirm === "await") {
+    if (confirm === 'await') {
       this.#tentative = () => {
         begin();
         for (const done of this.#onLetGo.splice(0)) done();
@@ -3299,7 +3326,7 @@ var RuntimeConnection = class {
       };
     } else {
       begin();
-      if (confirm === "say") this.#out.first(carrier.core.layout.MESSAGE_SUSPEND);
+      if (confirm === 'say') this.#out.first(carrier.core.layout.MESSAGE_SUSPEND);
     }
     link.start(this);
     if (!this.#freed && this.#on === carrier && !this.#tentative) this.#pumpOut();
@@ -3350,8 +3377,7 @@ var RuntimeConnection = class {
   post(data, xheader, resolve, reject) {
     const bytes = bytesOf(data);
     this.#checkSend(bytes, xheader);
-    if (bytes.length >= this.#rendezvous && this.#memory().offer(xheader, bytes, true, resolve, reject))
-      return void 0;
+    if (bytes.length >= this.#rendezvous && this.#memory().offer(xheader, bytes, true, resolve, reject)) return void 0;
     const sent = this.#out.begin(0, xheader, bytes);
     if (sent < bytes.length + xheader.length) return this.#out.queue(0, xheader, bytes, sent, resolve, reject);
     resolve();
@@ -3362,37 +3388,37 @@ var RuntimeConnection = class {
     return this.#out.cancel(entry);
   }
   #checkOpen() {
-    if (this.#state === "closing" || this.#state === "closed") throw this.#error ?? this.#closedError();
+    if (this.#state === 'closing' || this.#state === 'closed') throw this.#error ?? this.#closedError();
   }
   #checkSend(data, xheader) {
     this.#checkOpen();
     if (xheader.length > MAX_XHEADER || data.length + xheader.length > this.maxMessageSize) {
       const limit = this.maxMessageSize;
       throw new IsthmusError(
-        "ERR_ISTHMUS_MESSAGE_TOO_LARGE",
+        'ERR_ISTHMUS_MESSAGE_TOO_LARGE',
         `a message of ${data.length} bytes with an xheader of ${xheader.length}; the limits are ${limit} for both and ${MAX_XHEADER} for the xheader`,
-        { needed: data.length + xheader.length, available: limit }
+        { needed: data.length + xheader.length, available: limit },
       );
     }
   }
   #closedError() {
-    return new IsthmusError("ERR_ISTHMUS_CLOSED", `the connection is ${this.#state}`);
+    return new IsthmusError('ERR_ISTHMUS_CLOSED', `the connection is ${this.#state}`);
   }
   /** @internal Something waits to be sent. */
   stuck() {
     if (this.#on) {
       if (this.#polled) this.#context.progress.wake(this);
-    } else if (this.#state === "connecting") {
+    } else if (this.#state === 'connecting') {
       this.#context.bringUp(this);
     }
   }
   /** @internal Nothing waits any more. */
   drained() {
-    return this.#state === "closing" ? this.#finish() : false;
+    return this.#state === 'closing' ? this.#finish() : false;
   }
   async flush({ signal } = {}) {
     let pause2 = 0;
-    for (; ; ) {
+    for (;;) {
       signal?.throwIfAborted();
       this.#checkOpen();
       if (this.#out.waiting > 0) this.#out.pump();
@@ -3428,17 +3454,16 @@ var RuntimeConnection = class {
   }
   /** @internal @throws what ended it, if nothing more will come */
   throwIfEnded() {
-    if (this.#in.ended || this.#state === "closing" || this.#state === "closed") {
-      throw this.#error ?? new IsthmusError("ERR_ISTHMUS_CLOSED", "no further message will come");
+    if (this.#in.ended || this.#state === 'closing' || this.#state === 'closed') {
+      throw this.#error ?? new IsthmusError('ERR_ISTHMUS_CLOSED', 'no further message will come');
     }
   }
   /** @internal The application has seen the end: nobody waits for an answer any more. */
   endOfInput() {
     if (this.#error) throw this.#error;
-    if (this.#state === "open") {
+    if (this.#state === 'open') {
       this.#answering = true;
-      this.close().catch(() => {
-      });
+      this.close().catch(() => {});
     }
     return void 0;
   }
@@ -3469,7 +3494,13 @@ var RuntimeConnection = class {
   }
   /** @internal */
   get greedy() {
-    return this.#hurried || this.tentative || this.#suspending || this.#rma?.expects === true || this.groups > 0 && this.#context.groups.expects(this);
+    return (
+      this.#hurried ||
+      this.tentative ||
+      this.#suspending ||
+      this.#rma?.expects === true ||
+      (this.groups > 0 && this.#context.groups.expects(this))
+    );
   }
   /** @internal */
   get heldBytes() {
@@ -3485,8 +3516,8 @@ var RuntimeConnection = class {
     if (type >= layout2.MESSAGE_SHUTDOWN_REQ && type <= layout2.MESSAGE_SUSPEND && length <= MAX_SHUTDOWN)
       return void 0;
     throw new IsthmusError(
-      "ERR_ISTHMUS_PEER_PROTOCOL",
-      `the peer sent a message of type ${type}, which is not supported`
+      'ERR_ISTHMUS_PEER_PROTOCOL',
+      `the peer sent a message of type ${type}, which is not supported`,
     );
   }
   /** @internal */
@@ -3544,7 +3575,7 @@ var RuntimeConnection = class {
   }
   /** @internal What we offered has been fetched. */
   quiet() {
-    if (this.#state === "closing" && this.#out.waiting === 0) this.#finish();
+    if (this.#state === 'closing' && this.#out.waiting === 0) this.#finish();
   }
   // ─── progress ──────────────────────────────────────────────────────────────────────────────────────────────────────
   /** @internal */
@@ -3556,7 +3587,7 @@ var RuntimeConnection = class {
     const on = this.#on;
     if (!on || this.#freed) return false;
     const before = on.call.position(on.index);
-    const moved = this.#out.waiting > 0 || this.#state === "closing" ? this.#pumpOut() : false;
+    const moved = this.#out.waiting > 0 || this.#state === 'closing' ? this.#pumpOut() : false;
     this.#in.progress();
     if (this.#in.ended) this.#in.dismiss();
     return moved || this.#on !== on || on.call.position(on.index) !== before;
@@ -3579,53 +3610,58 @@ var RuntimeConnection = class {
   ended(end2) {
     if (this.#end) return;
     this.#end = end2;
-    if (end2.kind === "lost" && this.#state === "open") this.#error = end2.error;
+    if (end2.kind === 'lost' && this.#state === 'open') this.#error = end2.error;
     this.#settle();
   }
   /** Take everything out of the ring, then let go of it: the rings are bounded, and the peer writes no more. */
   #settle() {
     if (this.#freed || !this.#end) return;
     const error = this.#error;
-    this.#in.drain(this.#end.kind === "lost");
+    this.#in.drain(this.#end.kind === 'lost');
     if (this.#freed) return;
     if (this.#tentative) {
       this.revert();
       return;
     }
     if (!this.#on && this.#suspension?.suspended) return;
-    this.#state = "closed";
+    this.#state = 'closed';
     const reason = error ?? this.#closedError();
     this.#in.cut(reason);
     this.#out.rejectAll(reason);
     this.#rma?.end(reason, false);
-    if (!this.#finished && this.#end.kind === "peer-closed") {
+    if (!this.#finished && this.#end.kind === 'peer-closed') {
       this.#finished = true;
       this.#out.sendEof();
       this.#on?.link.finish();
     }
     this.#free();
-    if (this.#local) this.#resolveClosed({ reason: this.#answering ? "peer" : "local" });
-    else if (error) this.#resolveClosed({ reason: "error", error });
-    else this.#resolveClosed({ reason: "peer" });
+    if (this.#local) this.#resolveClosed({ reason: this.#answering ? 'peer' : 'local' });
+    else if (error) this.#resolveClosed({ reason: 'error', error });
+    else this.#resolveClosed({ reason: 'peer' });
     this.#in.dismiss();
   }
   /** @internal The core found something that cannot be. */
   broken() {
     const on = this.#on;
     const { FAILURE_HEAD, FAILURE_MESSAGE } = on.core.layout;
-    const what = on.failure === FAILURE_HEAD ? "a head position that cannot be" : on.failure === FAILURE_MESSAGE ? "fragments that do not fit together" : "a record that cannot be";
-    const error = this.#error ?? new IsthmusError("ERR_ISTHMUS_PEER_PROTOCOL", `the peer wrote ${what} into the ring`);
+    const what =
+      on.failure === FAILURE_HEAD
+        ? 'a head position that cannot be'
+        : on.failure === FAILURE_MESSAGE
+          ? 'fragments that do not fit together'
+          : 'a record that cannot be';
+    const error = this.#error ?? new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', `the peer wrote ${what} into the ring`);
     this.fail(error);
     return error;
   }
   /** @internal The peer broke the rules: this connection ends, and only this one. */
   fail(error) {
-    this.#cut({ reason: "error", error });
+    this.#cut({ reason: 'error', error });
   }
   #cut(closed) {
     if (this.#freed) return;
     if (closed.error) this.#error ??= closed.error;
-    this.#state = "closed";
+    this.#state = 'closed';
     const reason = this.#error ?? this.#closedError();
     this.#in.cut(reason);
     this.#out.rejectAll(reason);
@@ -3668,12 +3704,12 @@ var RuntimeConnection = class {
    * @returns the places in the memory that must keep their bytes, because messages are borrowed
    */
   abandon(core) {
-    if (this.#on?.core === core) this.#cut({ reason: "local" });
+    if (this.#on?.core === core) this.#cut({ reason: 'local' });
     return [...this.#borrowings].flatMap((borrowing) => borrowing.abandon(core) ?? []);
   }
   // ─── silence of the peer ───────────────────────────────────────────────────────────────────────────────────────────
   get stalled() {
-    return this.#state === "open" ? this.#stalls?.silence ?? 0 : 0;
+    return this.#state === 'open' ? (this.#stalls?.silence ?? 0) : 0;
   }
   on(event, listener) {
     this.#stall().listen(event, listener, false);
@@ -3693,7 +3729,7 @@ var RuntimeConnection = class {
   }
   /** @internal What waits for a peer to suspend or to close has limits of its own. */
   silent(ms) {
-    if (this.#state === "open") this.#stall().silent(ms);
+    if (this.#state === 'open') this.#stall().silent(ms);
   }
   /** @internal */
   silenceChanged(event, silence) {
@@ -3701,7 +3737,7 @@ var RuntimeConnection = class {
   }
   /** @internal The peer may still write, but we wait no longer: its half of our ring is free when it, too, lets go. */
   timedOut(error) {
-    if (this.#state === "open") this.ended({ kind: "lost", error });
+    if (this.#state === 'open') this.ended({ kind: 'lost', error });
   }
   // ─── suspending ────────────────────────────────────────────────────────────────────────────────────────────────────
   get #suspending() {
@@ -3737,7 +3773,7 @@ var RuntimeConnection = class {
       this.#tentative?.();
       return;
     }
-    if (this.#finished) this.ended({ kind: "peer-closed" });
+    if (this.#finished) this.ended({ kind: 'peer-closed' });
     else this.suspension.received(type, data);
   }
   /** @internal */
@@ -3777,7 +3813,7 @@ var RuntimeConnection = class {
     if (!this.#on) return Promise.resolve();
     const letGo = Promise.race([this.closed, new Promise((resolve) => this.#onLetGo.push(resolve))]);
     if (this.#tentative) return letGo.then(() => this.suspend());
-    if (this.#state === "open") this.suspension.start();
+    if (this.#state === 'open') this.suspension.start();
     return letGo;
   }
   /** @internal */
@@ -3790,7 +3826,7 @@ var RuntimeConnection = class {
     if (!on) return;
     if (!on.polled && on.call.unread(on.index) > 0) return;
     if (this.#in.inMessage) {
-      this.fail(new IsthmusError("ERR_ISTHMUS_PEER_PROTOCOL", "the peer suspended in the middle of a message"));
+      this.fail(new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', 'the peer suspended in the middle of a message'));
       return;
     }
     this.#hurried = false;
@@ -3800,7 +3836,7 @@ var RuntimeConnection = class {
     on.link.finish();
     this.#unlink();
     this.#end = void 0;
-    if (this.#state === "open") this.#state = "suspended";
+    if (this.#state === 'open') this.#state = 'suspended';
     this.#context.suspended(this);
     for (const done of this.#onLetGo.splice(0)) done();
   }
@@ -3819,7 +3855,7 @@ var RuntimeConnection = class {
       messagesReceived: this.#past.messagesReceived + count2(layout2.COUNT_RECEIVED),
       bytesSent: this.#past.bytesSent + count2(layout2.COUNT_SENT_BYTES),
       bytesReceived: this.#past.bytesReceived + count2(layout2.COUNT_RECEIVED_BYTES),
-      stalls: this.#past.stalls + count2(layout2.COUNT_FULL)
+      stalls: this.#past.stalls + count2(layout2.COUNT_FULL),
     };
   }
   /** All queued messages are out: send EOF and announce the close. @returns whether that happened now */
@@ -3830,21 +3866,21 @@ var RuntimeConnection = class {
     return true;
   }
   close(options = {}) {
-    if (this.#state === "closed") return this.#closing ?? Promise.resolve();
+    if (this.#state === 'closed') return this.#closing ?? Promise.resolve();
     const closing = this.#close(options.timeout ?? this.#context.closeTimeout, options.signal);
     this.#closing ??= closing;
     return closing;
   }
   async #close(timeout, signal) {
-    if (this.#state === "connecting" && this.#out.waiting === 0) {
+    if (this.#state === 'connecting' && this.#out.waiting === 0) {
       this.#local = true;
       this.#in.discard();
-      this.#cut({ reason: "local" });
+      this.#cut({ reason: 'local' });
       return;
     }
-    const first = this.#state !== "closing";
+    const first = this.#state !== 'closing';
     if (first) {
-      this.#state = "closing";
+      this.#state = 'closing';
       this.#local = true;
       this.#in.discard();
     }
@@ -3852,11 +3888,11 @@ var RuntimeConnection = class {
     let abort;
     const cut = new Promise((_, reject) => {
       timer = setTimeout(() => {
-        reject(new IsthmusError("ERR_ISTHMUS_CLOSE_TIMEOUT", `the peer did not finish the close within ${timeout} ms`));
+        reject(new IsthmusError('ERR_ISTHMUS_CLOSE_TIMEOUT', `the peer did not finish the close within ${timeout} ms`));
       }, timeout);
       abort = () => reject(signal?.reason);
       if (signal?.aborted) abort();
-      else signal?.addEventListener("abort", abort, { once: true });
+      else signal?.addEventListener('abort', abort, { once: true });
     });
     try {
       if (first) {
@@ -3867,32 +3903,35 @@ var RuntimeConnection = class {
       }
       await Promise.race([this.closed, cut]);
     } catch (error) {
-      this.#cut({ reason: "local" });
+      this.#cut({ reason: 'local' });
       throw error;
     } finally {
       clearTimeout(timer);
-      if (abort) signal?.removeEventListener("abort", abort);
+      if (abort) signal?.removeEventListener('abort', abort);
     }
   }
   destroy(error) {
     if (this.#freed) return;
-    const cause = error === void 0 || error instanceof IsthmusError ? error : new IsthmusError("ERR_ISTHMUS_CLOSED", error.message, { cause: error });
-    this.#cut(cause ? { reason: "local", error: cause } : { reason: "local" });
+    const cause =
+      error === void 0 || error instanceof IsthmusError
+        ? error
+        : new IsthmusError('ERR_ISTHMUS_CLOSED', error.message, { cause: error });
+    this.#cut(cause ? { reason: 'local', error: cause } : { reason: 'local' });
   }
   stats() {
     const unread = {
       unreadMessages: this.#in.unreadMessages,
       unreadBytes: this.#in.unreadBytes,
-      oldestUnreadMs: this.#in.oldestUnreadMs
+      oldestUnreadMs: this.#in.oldestUnreadMs,
     };
     const pendingSends = this.#out.waiting;
     const on = this.#on;
     return {
       ...this.#counts(),
       ringUsed: on ? Math.max(0, on.call.unread(on.index)) : 0,
-      ringSize: on ? on.words[on.call.entry(on.index) + on.core.layout.TX_MASK >> 2] + 1 : 0,
+      ringSize: on ? on.words[(on.call.entry(on.index) + on.core.layout.TX_MASK) >> 2] + 1 : 0,
       pendingSends,
-      ...unread
+      ...unread,
     };
   }
   stream(options) {
@@ -3910,7 +3949,7 @@ var RuntimeConnection = class {
     return this;
   }
   async *[Symbol.asyncIterator]() {
-    for (; ; ) {
+    for (;;) {
       const message2 = await this.receive();
       if (message2 === void 0) return;
       yield message2;
@@ -3922,13 +3961,13 @@ var RuntimeConnection = class {
 };
 
 // host/control/mqtt.ts
-import { createHash, randomBytes as randomBytes2 } from "node:crypto";
-import { subscribe, unsubscribe } from "node:diagnostics_channel";
-import { hostname } from "node:os";
-
+import { createHash, randomBytes as randomBytes2 } from 'node:crypto';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 // host/control/broker.ts
-import { connect as connectTcp } from "node:net";
-import { connect as connectTls } from "node:tls";
+import { connect as connectTcp } from 'node:net';
+import { hostname } from 'node:os';
+import { connect as connectTls } from 'node:tls';
+
 var CONNECT_TIME = 1e4;
 var BACK_OFF = { first: 200, most: 5e3 };
 var HELD = 5e3;
@@ -3963,8 +4002,7 @@ var BrokerLink = class {
   }
   /** Resolves when all is here that the broker has sent so far: it answers in order. */
   async caughtUp() {
-    await this.#client?.unsubscribeAsync("isthmus/caught-up").catch(() => {
-    });
+    await this.#client?.unsubscribeAsync('isthmus/caught-up').catch(() => {});
   }
   /** In order, and within that time at most. Idempotent. */
   async close(limit = 1e3) {
@@ -3982,7 +4020,7 @@ var BrokerLink = class {
   }
   async #attempt() {
     try {
-      const { MqttClient } = await import("mqtt");
+      const { MqttClient } = await import('mqtt');
       if (this.#closed) return;
       this.#watch(new MqttClient(() => this.#open(), this.#clientOptions()));
     } catch (error) {
@@ -4004,29 +4042,31 @@ var BrokerLink = class {
       timerVariant: {
         // Typed for browsers.
         set: (task, milliseconds) => setInterval(() => task(), milliseconds).unref(),
-        clear: (timer) => clearInterval(timer)
+        clear: (timer) => clearInterval(timer),
       },
-      ...username === void 0 ? {} : { username },
-      ...password === void 0 ? {} : { password },
-      ...will ? { will: { topic: will.topic, payload: Buffer.from(will.payload), qos: 1, retain: true } } : {}
+      ...(username === void 0 ? {} : { username }),
+      ...(password === void 0 ? {} : { password }),
+      ...(will ? { will: { topic: will.topic, payload: Buffer.from(will.payload), qos: 1, retain: true } } : {}),
     };
   }
   #open() {
     const { address, options, ref } = this.#options;
     const { host, port, secure } = address;
     const { ca, cert, key, passphrase, servername, rejectUnauthorized } = options;
-    const bytes = (value) => value === void 0 || typeof value === "string" ? value : Buffer.from(value);
-    const socket = secure ? connectTls({
-      host,
-      port,
-      ca: bytes(ca),
-      cert: bytes(cert),
-      key: bytes(key),
-      passphrase,
-      .../^[\d.]+$|:/.test(host) ? {} : { servername: host },
-      ...servername === void 0 ? {} : { servername },
-      rejectUnauthorized: rejectUnauthorized ?? true
-    }) : connectTcp({ host, port });
+    const bytes = (value) => (value === void 0 || typeof value === 'string' ? value : Buffer.from(value));
+    const socket = secure
+      ? connectTls({
+          host,
+          port,
+          ca: bytes(ca),
+          cert: bytes(cert),
+          key: bytes(key),
+          passphrase,
+          ...(/^[\d.]+$|:/.test(host) ? {} : { servername: host }),
+          ...(servername === void 0 ? {} : { servername }),
+          rejectUnauthorized: rejectUnauthorized ?? true,
+        })
+      : connectTcp({ host, port });
     socket.setNoDelay(true);
     if (!ref) socket.unref();
     return socket;
@@ -4034,46 +4074,50 @@ var BrokerLink = class {
   #watch(client) {
     this.#client = client;
     if (!this.#options.ref) client.connackTimer?.unref?.();
-    let why = "the broker closed the connection";
+    let why = 'the broker closed the connection';
     let since = Number.POSITIVE_INFINITY;
-    client.on("error", (error) => {
-      why = describe(error);
-      if (!this.#up) client.end(true);
-    }).on("connect", () => {
-      since = performance.now();
-      void this.#subscribe(client);
-    }).on("message", (topic, payload, packet) => {
-      if (this.#client === client) this.#options.message(topic, payload, packet);
-    }).on("close", () => {
-      if (this.#client !== client) return;
-      this.#client = void 0;
-      this.#up = false;
-      client.end(true);
-      for (const done of this.#underWay) done(false);
-      if (performance.now() - since > HELD) this.#wait = BACK_OFF.first;
-      this.#again(why);
-    });
+    client
+      .on('error', (error) => {
+        why = describe(error);
+        if (!this.#up) client.end(true);
+      })
+      .on('connect', () => {
+        since = performance.now();
+        void this.#subscribe(client);
+      })
+      .on('message', (topic, payload, packet) => {
+        if (this.#client === client) this.#options.message(topic, payload, packet);
+      })
+      .on('close', () => {
+        if (this.#client !== client) return;
+        this.#client = void 0;
+        this.#up = false;
+        client.end(true);
+        for (const done of this.#underWay) done(false);
+        if (performance.now() - since > HELD) this.#wait = BACK_OFF.first;
+        this.#again(why);
+      });
   }
   async #subscribe(client) {
     const { subscribe: subscribe2, log, up } = this.#options;
     try {
       const wanted = Object.entries(subscribe2).map(([topic, qos]) => [topic, { qos }]);
       const granted = await client.subscribeAsync(Object.fromEntries(wanted));
-      for (const { topic, qos } of granted) if (qos > 2) log("warning", `the broker refuses to tell us of ${topic}`);
+      for (const { topic, qos } of granted) if (qos > 2) log('warning', `the broker refuses to tell us of ${topic}`);
     } catch (error) {
-      log("warning", `not subscribed: ${error.message}`);
+      log('warning', `not subscribed: ${error.message}`);
     }
     if (this.#client !== client || !client.connected) return;
     this.#up = true;
     this.#why = void 0;
-    log("info", `connected to the broker at ${this.#place()}`);
+    log('info', `connected to the broker at ${this.#place()}`);
     up.call(this.#options);
   }
   #again(why) {
     if (this.#closed) return;
     const { log, down, ref } = this.#options;
     const wait = this.#wait * (0.75 + Math.random() / 2);
-    log(why === this.#why ? "debug" : "warning", `no broker at ${this.#place()}: ${why}; it is tried again`);
+    log(why === this.#why ? 'debug' : 'warning', `no broker at ${this.#place()}: ${why}; it is tried again`);
     this.#why = why;
     this.#wait = Math.min(this.#wait * 2, BACK_OFF.most);
     this.#timer = setTimeout(() => void this.#attempt(), wait);
@@ -4082,7 +4126,7 @@ var BrokerLink = class {
   }
   #place() {
     const { host, port, secure } = this.#options.address;
-    return maskBroker(`${secure ? "mqtts" : "mqtt"}://${host.includes(":") ? `[${host}]` : host}:${port}`);
+    return maskBroker(`${secure ? 'mqtts' : 'mqtt'}://${host.includes(':') ? `[${host}]` : host}:${port}`);
   }
 };
 function describe(error) {
@@ -4099,8 +4143,8 @@ async function bounded(task, limit) {
 }
 
 // host/control/steering.ts
-var MOVING = ["resuming", "finished", "preparing", "requested"];
-var message = (error) => error instanceof Error ? error.message : String(error);
+var MOVING = ['resuming', 'finished', 'preparing', 'requested'];
+var message = (error) => (error instanceof Error ? error.message : String(error));
 var Steering = class {
   #events;
   /** With what takes its listener away. */
@@ -4118,24 +4162,24 @@ var Steering = class {
   /** That of the whole process. */
   get state() {
     const states = [...this.#members.keys()].map(({ runtime }) => runtime.migration);
-    if (this.#operation === "suspend") {
-      return states.every((state) => state === "inactive" || state === "requested") ? "requested" : "preparing";
+    if (this.#operation === 'suspend') {
+      return states.every((state) => state === 'inactive' || state === 'requested') ? 'requested' : 'preparing';
     }
-    if (this.#operation === "resume") return "resuming";
-    if (states.length > 0 && states.every((state) => state === "allowed")) return "allowed";
-    return MOVING.find((state) => states.includes(state)) ?? "inactive";
+    if (this.#operation === 'resume') return 'resuming';
+    if (states.length > 0 && states.every((state) => state === 'allowed')) return 'allowed';
+    return MOVING.find((state) => states.includes(state)) ?? 'inactive';
   }
   join(member) {
     this.#members.set(
       member,
       member.runtime.onMigration((state) => {
-        if (state === "resuming" || state === "finished") this.#suspended = false;
+        if (state === 'resuming' || state === 'finished') this.#suspended = false;
         this.#events.changed();
-      })
+      }),
     );
-    if (this.#suspended && this.#operation !== "suspend") {
+    if (this.#suspended && this.#operation !== 'suspend') {
       member.runtime.suspend().catch((error) => {
-        this.#events.log("warning", `a runtime of a process that is suspended is not: ${message(error)}`);
+        this.#events.log('warning', `a runtime of a process that is suspended is not: ${message(error)}`);
       });
     }
     this.#events.changed();
@@ -4154,28 +4198,28 @@ var Steering = class {
   request(kind) {
     const { state } = this;
     const { log } = this.#events;
-    const ignored = () => log("info", `request to ${kind} ignored: the process is ${state}`);
-    log("info", `requested to ${kind}, ${state}`);
+    const ignored = () => log('info', `request to ${kind} ignored: the process is ${state}`);
+    log('info', `requested to ${kind}, ${state}`);
     switch (state) {
-      case "inactive":
-        if (kind === "resume") ignored();
+      case 'inactive':
+        if (kind === 'resume') ignored();
         else void this.#suspend();
         return;
-      case "requested":
-      case "preparing":
-        if (kind === "resume") void this.#resume();
-        else if (kind === "suspend" && this.#operation === void 0) void this.#suspend();
+      case 'requested':
+      case 'preparing':
+        if (kind === 'resume') void this.#resume();
+        else if (kind === 'suspend' && this.#operation === void 0) void this.#suspend();
         else ignored();
         return;
-      case "allowed":
-        if (kind === "suspend") this.#events.answer({ outcome: "ALLOWED" });
+      case 'allowed':
+        if (kind === 'suspend') this.#events.answer({ outcome: 'ALLOWED' });
         else void this.#resume();
         return;
-      case "finished":
-      case "resuming":
-        if (kind === "suspend") this.#suspendAgain();
-        else if (kind === "resume" && this.#operation === void 0) void this.#resume();
-        else if (kind === "resume" && this.#again) this.#again = false;
+      case 'finished':
+      case 'resuming':
+        if (kind === 'suspend') this.#suspendAgain();
+        else if (kind === 'resume' && this.#operation === void 0) void this.#resume();
+        else if (kind === 'resume' && this.#again) this.#again = false;
         else ignored();
     }
   }
@@ -4188,37 +4232,37 @@ var Steering = class {
     for (const member of [...this.#postponed]) this.complete(member);
   }
   async #suspend() {
-    this.#operation = "suspend";
+    this.#operation = 'suspend';
     this.#suspended = true;
     this.#events.changed();
     const failure3 = await this.#each((runtime) => runtime.suspend());
-    if (this.#operation === "suspend") this.#operation = void 0;
+    if (this.#operation === 'suspend') this.#operation = void 0;
     if (failure3 === void 0) {
-      this.#events.answer({ outcome: "ALLOWED" });
+      this.#events.answer({ outcome: 'ALLOWED' });
       this.#events.changed();
       return;
     }
-    this.#events.log("warning", `the suspension failed: ${failure3}`);
-    this.#events.answer({ outcome: "FAILED", reason: failure3 });
+    this.#events.log('warning', `the suspension failed: ${failure3}`);
+    this.#events.answer({ outcome: 'FAILED', reason: failure3 });
     if (this.#operation === void 0) await this.#back();
   }
   /** After a suspension that failed: those that are suspended come back, and nobody asked for that. */
   async #back() {
-    this.#operation = "resume";
+    this.#operation = 'resume';
     this.#suspended = false;
     const failure3 = await this.#each((runtime) => runtime.resume());
-    if (failure3 !== void 0) this.#events.log("error", `not back after it: ${failure3}`);
+    if (failure3 !== void 0) this.#events.log('error', `not back after it: ${failure3}`);
     this.#ended();
   }
   async #resume() {
-    this.#operation = "resume";
+    this.#operation = 'resume';
     this.#suspended = false;
     for (const member of this.#members.keys()) if (member.postpone) this.#postponed.add(member);
     this.#events.changed();
     const failure3 = await this.#each((runtime) => runtime.resume());
     if (failure3 === void 0) await this.#completed();
     else this.#postponed.clear();
-    this.#events.answer(failure3 === void 0 ? { outcome: "COMPLETED" } : { outcome: "FAILED", reason: failure3 });
+    this.#events.answer(failure3 === void 0 ? { outcome: 'COMPLETED' } : { outcome: 'FAILED', reason: failure3 });
     this.#ended();
   }
   #ended() {
@@ -4232,7 +4276,7 @@ var Steering = class {
   /** Until every application that wanted to be waited for has called, or is gone. */
   async #completed() {
     if (this.#postponed.size === 0) return;
-    this.#events.log("info", "COMPLETED is held back until the application calls completeMigration()");
+    this.#events.log('info', 'COMPLETED is held back until the application calls completeMigration()');
     await new Promise((resolve) => {
       this.#wake = resolve;
     });
@@ -4244,7 +4288,7 @@ var Steering = class {
    */
   async #each(act) {
     const done = /* @__PURE__ */ new Set();
-    for (; ; ) {
+    for (;;) {
       const rest = [...this.#members.keys()].filter((member) => !done.has(member));
       if (rest.length === 0) break;
       try {
@@ -4256,18 +4300,19 @@ var Steering = class {
               if (this.#members.has(member)) throw error;
             }
             done.add(member);
-          })
+          }),
         );
       } catch (error) {
-        return message(error) || "unknown";
+        return message(error) || 'unknown';
       }
     }
-    return this.#members.size === 0 ? "the runtime was closed" : void 0;
+    return this.#members.size === 0 ? 'the runtime was closed' : void 0;
   }
 };
 
 // host/control/threads.ts
-import { BroadcastChannel, threadId } from "node:worker_threads";
+import { BroadcastChannel, threadId } from 'node:worker_threads';
+
 var BEAT = 1e3;
 var GONE = 6e3;
 var ANSWER = 250;
@@ -4283,10 +4328,10 @@ var RemoteRuntime = class {
     return this.described.migration;
   }
   suspend() {
-    return this.#act("suspend");
+    return this.#act('suspend');
   }
   resume() {
-    return this.#act("resume");
+    return this.#act('resume');
   }
   onMigration(listener) {
     this.#listeners.add(listener);
@@ -4326,16 +4371,16 @@ var Threads = class {
   }
   /** The runtimes of this thread, or what they do, have changed. */
   tell() {
-    if (!this.#leading) this.#say({ kind: "runtimes", runtimes: this.#events.describe() });
+    if (!this.#leading) this.#say({ kind: 'runtimes', runtimes: this.#events.describe() });
   }
   /** For a runtime of this thread, while another one leads. */
   complete(number) {
-    if (!this.#leading) this.#say({ kind: "complete", number });
+    if (!this.#leading) this.#say({ kind: 'complete', number });
   }
   close() {
     clearInterval(this.#beat);
     clearTimeout(this.#election);
-    this.#say({ kind: "runtimes", runtimes: [] });
+    this.#say({ kind: 'runtimes', runtimes: [] });
     this.#channel.close();
     for (const thread of [...this.#others.keys()]) this.#forget(thread);
   }
@@ -4345,7 +4390,7 @@ var Threads = class {
   #elect() {
     if (this.#election) return;
     this.#leader = void 0;
-    this.#say({ kind: "who" });
+    this.#say({ kind: 'who' });
     this.#election = setTimeout(() => {
       this.#election = void 0;
       if (!this.#leader) this.#lead();
@@ -4354,7 +4399,7 @@ var Threads = class {
   #lead() {
     this.#leader = void 0;
     this.#leading = true;
-    this.#say({ kind: "lead" });
+    this.#say({ kind: 'lead' });
     this.#events.lead(true);
   }
   #follow(thread) {
@@ -4372,7 +4417,7 @@ var Threads = class {
   #tick() {
     const now = performance.now();
     if (this.#leading) {
-      this.#say({ kind: "lead" });
+      this.#say({ kind: 'lead' });
       for (const [thread, { heard }] of this.#others) if (now - heard > GONE) this.#forget(thread);
     } else if (this.#leader && now - this.#leader.heard > GONE) {
       this.#elect();
@@ -4383,26 +4428,26 @@ var Threads = class {
   #heard(message2) {
     const { from } = message2;
     switch (message2.kind) {
-      case "who":
-        if (this.#leading) this.#say({ kind: "lead" });
+      case 'who':
+        if (this.#leading) this.#say({ kind: 'lead' });
         break;
-      case "lead":
-        if (this.#leading && from > threadId) this.#say({ kind: "lead" });
+      case 'lead':
+        if (this.#leading && from > threadId) this.#say({ kind: 'lead' });
         else this.#follow(from);
         break;
-      case "runtimes":
+      case 'runtimes':
         if (this.#leading) this.#described(from, message2.runtimes);
         else if (from === this.#leader?.thread && message2.runtimes.length === 0) this.#elect();
         break;
-      case "complete": {
+      case 'complete': {
         const runtime = this.#others.get(from)?.runtimes.get(message2.number);
         if (this.#leading && runtime) this.#events.completed(runtime);
         break;
       }
-      case "act":
+      case 'act':
         if (message2.to === threadId) void this.#act(from, message2.number, message2.act, message2.call);
         break;
-      case "acted":
+      case 'acted':
         if (message2.to === threadId) this.#calls.get(message2.call)?.done(message2.error);
     }
   }
@@ -4414,7 +4459,7 @@ var Threads = class {
       error = cause instanceof Error ? cause.message : String(cause);
     }
     this.tell();
-    this.#say({ kind: "acted", to, call, error });
+    this.#say({ kind: 'acted', to, call, error });
   }
   #described(thread, runtimes) {
     const other = this.#others.get(thread) ?? { runtimes: /* @__PURE__ */ new Map(), heard: 0 };
@@ -4444,7 +4489,7 @@ var Threads = class {
     const other = this.#others.get(thread);
     this.#others.delete(thread);
     if (other) for (const number of [...other.runtimes.keys()]) this.#left(other, number);
-    for (const call of [...this.#calls.values()]) if (call.thread === thread) call.done("the thread has ended");
+    for (const call of [...this.#calls.values()]) if (call.thread === thread) call.done('the thread has ended');
   }
   /** Ends with an answer, or with the thread. */
   #ask(thread, number, act) {
@@ -4455,10 +4500,10 @@ var Threads = class {
         done: (error) => {
           this.#calls.delete(call);
           if (error === void 0) resolve();
-          else reject(new IsthmusError("ERR_ISTHMUS_SUSPEND", error));
-        }
+          else reject(new IsthmusError('ERR_ISTHMUS_SUSPEND', error));
+        },
       });
-      this.#say({ kind: "act", to: thread, number, act, call });
+      this.#say({ kind: 'act', to: thread, number, act, call });
     });
   }
 };
@@ -4468,7 +4513,7 @@ var SETTLE = 500;
 var MAX_UNSENT = 16;
 var MAX_SEEN = 64;
 var LAST_WORDS = 1e3;
-var CHANNELS = ["open", "close", "suspend", "resume"].map((event) => `isthmus:connection:${event}`);
+var CHANNELS = ['open', 'close', 'suspend', 'resume'].map((event) => `isthmus:connection:${event}`);
 var controls = /* @__PURE__ */ new Map();
 function joinMqtt(runtime, options) {
   const { broker, mqtt = {}, keepalive, host = hostname() } = options;
@@ -4498,7 +4543,7 @@ var MqttControl = class {
   /** Those that this thread speaks for. */
   #members = /* @__PURE__ */ new Set();
   #next = 1;
-  #state = "inactive";
+  #state = 'inactive';
   #since = /* @__PURE__ */ new Date();
   /** Answers that no broker has yet, the oldest first. */
   #unsent = [];
@@ -4515,9 +4560,9 @@ var MqttControl = class {
     this.#steering = new Steering({
       answer: (said) => this.#answer(feedback(id, said)),
       changed: () => this.#changed(),
-      log: (level, line) => this.#log(level, line)
+      log: (level, line) => this.#log(level, line),
     });
-    this.#threads = new Threads(createHash("sha256").update(key).digest("hex"), {
+    this.#threads = new Threads(createHash('sha256').update(key).digest('hex'), {
       describe: () => [...this.#locals].map(([number, local]) => describe2(number, local)),
       act: async (number, act) => this.#locals.get(number)?.runtime[act](),
       lead: (leading) => this.#lead(leading),
@@ -4531,7 +4576,7 @@ var MqttControl = class {
       completed: (runtime) => {
         const participant = this.#remotes.get(runtime);
         if (participant) this.#steering.complete(participant);
-      }
+      },
     });
     for (const channel2 of CHANNELS) subscribe(channel2, this.#connections);
     this.#threads.start();
@@ -4543,7 +4588,7 @@ var MqttControl = class {
       postpone: options.postpone ?? false,
       options,
       about: () => ({ id: options.id, name: options.name, connections: options.connections() }),
-      forget: runtime.onMigration(() => this.#threads.tell())
+      forget: runtime.onMigration(() => this.#threads.tell()),
     };
     this.#locals.set(number, local);
     if (this.#link) this.#admit(local);
@@ -4557,7 +4602,7 @@ var MqttControl = class {
       leave: () => {
         left3 ??= this.#leave(number, local);
         return left3;
-      }
+      },
     };
   }
   async #leave(number, local) {
@@ -4572,7 +4617,12 @@ var MqttControl = class {
     for (const channel2 of CHANNELS) unsubscribe(channel2, this.#connections);
     clearTimeout(this.#settling);
     const link = this.#link;
-    const offline = { ...this.#status(), state: "offline", since: (/* @__PURE__ */ new Date()).toISOString(), plugins: {} };
+    const offline = {
+      ...this.#status(),
+      state: 'offline',
+      since: /* @__PURE__ */ new Date().toISOString(),
+      plugins: {},
+    };
     const others = this.#remotes.size > 0;
     this.#dismiss(local);
     await Promise.resolve();
@@ -4592,13 +4642,13 @@ var MqttControl = class {
       void link?.close();
       return;
     }
-    const gone = { state: "offline", since: null, name: "", pid: process.pid, plugins: {} };
+    const gone = { state: 'offline', since: null, name: '', pid: process.pid, plugins: {} };
     this.#link = new BrokerLink({
       address: brokerAddress(this.#broker),
       options: this.#mqtt,
       keepalive: this.#mqtt.keepalive,
       // Not the pid alone: a broker has room for one client of a name.
-      clientId: `isthmus_${this.#host}_${this.#id}_${randomBytes2(4).toString("hex")}`,
+      clientId: `isthmus_${this.#host}_${this.#id}_${randomBytes2(4).toString('hex')}`,
       will: { topic: this.#topic, payload: JSON.stringify(gone) },
       subscribe: { [topics.requests(this.#host)]: 1 },
       log: (level, line) => this.#log(level, line),
@@ -4606,7 +4656,7 @@ var MqttControl = class {
         this.#tell();
         void this.#send();
       },
-      message: (topic, payload, packet) => this.#heard(topic, payload, packet)
+      message: (topic, payload, packet) => this.#heard(topic, payload, packet),
     });
     for (const local of this.#locals.values()) this.#admit(local);
   }
@@ -4614,7 +4664,7 @@ var MqttControl = class {
     const participant = {
       runtime,
       postpone: runtime.described.postpone,
-      about: () => runtime.described
+      about: () => runtime.described,
     };
     this.#remotes.set(runtime, participant);
     this.#admit(participant);
@@ -4641,16 +4691,16 @@ var MqttControl = class {
     const to = idOfTopic(topic);
     if (to !== ANY_PROC && to !== this.#id) return;
     if (delivery.retain) {
-      this.#log("warning", `a retained request at ${topic} is ignored: nobody knows how old it is`);
+      this.#log('warning', `a retained request at ${topic} is ignored: nobody knows how old it is`);
       return;
     }
     const request = parseRequest(payload, this.#id);
-    if (request.kind === "others") {
-      this.#log("debug", `a request at ${topic} is meant for others`);
-    } else if (request.kind === "unknown") {
-      this.#log("warning", `a request at ${topic} is ignored, not understood: ${request.why}`);
+    if (request.kind === 'others') {
+      this.#log('debug', `a request at ${topic} is meant for others`);
+    } else if (request.kind === 'unknown') {
+      this.#log('warning', `a request at ${topic} is ignored, not understood: ${request.why}`);
     } else if (this.#again(topic, delivery)) {
-      this.#log("info", `a request at ${topic} is ignored: it was delivered before`);
+      this.#log('info', `a request at ${topic} is ignored: it was delivered before`);
     } else {
       this.#steering.request(request.kind);
     }
@@ -4658,7 +4708,7 @@ var MqttControl = class {
   /** Whether it has been acted on; remembered from here on. */
   #again(topic, { qos, messageId, dup, payload }) {
     if (qos === 0) return false;
-    const key = `${messageId} ${topic} ${payload.toString("latin1")}`;
+    const key = `${messageId} ${topic} ${payload.toString('latin1')}`;
     if (dup && this.#seen.includes(key)) return true;
     this.#seen.push(key);
     if (this.#seen.length > MAX_SEEN) this.#seen.shift();
@@ -4667,7 +4717,7 @@ var MqttControl = class {
   // ─── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────
   #answer(text2) {
     if (!this.#link) return;
-    this.#log("info", `answers '${text2}'`);
+    this.#log('info', `answers '${text2}'`);
     this.#unsent.push(text2);
     if (this.#unsent.length > MAX_UNSENT) this.#unsent.shift();
     void this.#send();
@@ -4677,7 +4727,7 @@ var MqttControl = class {
     if (this.#sending) return;
     this.#sending = true;
     for (let text2 = this.#unsent[0]; text2 !== void 0; text2 = this.#unsent[0]) {
-      if (!await this.#link?.publish(topics.response(this.#host, this.#id), text2)) break;
+      if (!(await this.#link?.publish(topics.response(this.#host, this.#id), text2))) break;
       if (this.#unsent[0] === text2) this.#unsent.shift();
     }
     this.#sending = false;
@@ -4717,10 +4767,10 @@ var MqttControl = class {
     return {
       state: this.#state,
       since: this.#since.toISOString(),
-      name: [...names].join(" "),
+      name: [...names].join(' '),
       pid: process.pid,
       plugins,
-      ...count2 > MAX_PLUGINS ? { more: count2 - MAX_PLUGINS } : {}
+      ...(count2 > MAX_PLUGINS ? { more: count2 - MAX_PLUGINS } : {}),
     };
   }
 };
@@ -4732,7 +4782,7 @@ function describe2(number, { runtime, postpone, about }) {
     name,
     postpone,
     migration: runtime.migration,
-    connections: connections.slice(0, MAX_PLUGINS).map(({ number: n, plugin }) => ({ number: n, plugin }))
+    connections: connections.slice(0, MAX_PLUGINS).map(({ number: n, plugin }) => ({ number: n, plugin })),
   };
 }
 
@@ -4745,55 +4795,54 @@ function timeoutOf(value) {
   if (value === void 0) return void 0;
   if (Number.isSafeInteger(value) && value >= 1 && value <= MAX_TIMEOUT) return value;
   throw new IsthmusError(
-    "ERR_ISTHMUS_INVALID_ARGUMENT",
-    `"timeout" is a number of milliseconds from 1 to ${MAX_TIMEOUT}`
+    'ERR_ISTHMUS_INVALID_ARGUMENT',
+    `"timeout" is a number of milliseconds from 1 to ${MAX_TIMEOUT}`,
   );
 }
 function requestsOf(runtime) {
   return /* @__PURE__ */ new Map([
-    ["summary", () => summaryOf(runtime.inspect())],
-    ["inspect", () => runtime.inspect()],
+    ['summary', () => summaryOf(runtime.inspect())],
+    ['inspect', () => runtime.inspect()],
     [
-      "debug",
+      'debug',
       ({ level }) => {
         runtime.debug = level;
         return { level: runtime.debug };
-      }
+      },
     ],
     // Answered when it is done: the asker decides how long to wait, and leaves when it does not want to any more.
     [
-      "suspend",
+      'suspend',
       async ({ timeout }) => {
         await runtime.suspend({ timeout: timeoutOf(timeout) });
         return { migration: runtime.migration };
-      }
+      },
     ],
     [
-      "resume",
+      'resume',
       async () => {
         await runtime.resume();
         return { migration: runtime.migration };
-      }
-    ]
+      },
+    ],
   ]);
 }
 
 // host/control/socket.ts
-import { chmodSync, existsSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
-import { threadId as threadId2 } from "node:worker_threads";
-
 // host/control/folder.ts
-import { lstatSync, mkdirSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { isAbsolute, join } from "node:path";
-var MAX_PATH = process.platform === "linux" ? 107 : 103;
-var SUFFIX = ".sock";
+import { chmodSync, existsSync, lstatSync, mkdirSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { isAbsolute, join } from 'node:path';
+import { threadId as threadId2 } from 'node:worker_threads';
+
+var MAX_PATH = process.platform === 'linux' ? 107 : 103;
+var SUFFIX = '.sock';
 function controlFolder(environment = process.env) {
   const uid = process.geteuid?.();
-  if (uid === void 0) throw new IsthmusError("ERR_ISTHMUS_SYSCALL", "there are no control sockets on this platform");
-  const base = environment["XDG_RUNTIME_DIR"];
-  return base && isAbsolute(base) ? join(base, "isthmus") : join(tmpdir(), `isthmus-${uid}`);
+  if (uid === void 0) throw new IsthmusError('ERR_ISTHMUS_SYSCALL', 'there are no control sockets on this platform');
+  const base = environment['XDG_RUNTIME_DIR'];
+  return base && isAbsolute(base) ? join(base, 'isthmus') : join(tmpdir(), `isthmus-${uid}`);
 }
 function pathOf(folder, id) {
   return join(folder, id + SUFFIX);
@@ -4802,11 +4851,11 @@ function checkFolder(folder) {
   const found = lstatSync(folder, { throwIfNoEntry: false });
   if (!found) return false;
   const wrong = (what) => {
-    throw new IsthmusError("ERR_ISTHMUS_SYSCALL", `${folder} is not used for control sockets: ${what}`, {
-      path: folder
+    throw new IsthmusError('ERR_ISTHMUS_SYSCALL', `${folder} is not used for control sockets: ${what}`, {
+      path: folder,
     });
   };
-  if (!found.isDirectory()) wrong("it is not a folder");
+  if (!found.isDirectory()) wrong('it is not a folder');
   if (found.uid !== process.geteuid?.()) wrong(`it belongs to user ${found.uid}`);
   if ((found.mode & 63) !== 0) wrong(`others may use it (mode 0${(found.mode & 511).toString(8)}, not 0700)`);
   return true;
@@ -4815,7 +4864,7 @@ function makeFolder(folder) {
   try {
     mkdirSync(folder, { mode: 448 });
   } catch (error) {
-    if (error.code !== "EEXIST") throw error;
+    if (error.code !== 'EEXIST') throw error;
   }
   checkFolder(folder);
 }
@@ -4827,7 +4876,7 @@ var CLIENT_TIME = 5e3;
 var TRIES = 1e3;
 var count = 0;
 function newId() {
-  return `${process.pid}${threadId2 === 0 ? "" : `.${threadId2}`}-${count++}`;
+  return `${process.pid}${threadId2 === 0 ? '' : `.${threadId2}`}-${count++}`;
 }
 var left = /* @__PURE__ */ new Set();
 var watching = false;
@@ -4835,7 +4884,7 @@ function removeAtExit(path) {
   left.add(path);
   if (watching) return;
   watching = true;
-  process.on("exit", () => {
+  process.on('exit', () => {
     for (const each of left) rmSync(each, { force: true });
   });
 }
@@ -4851,7 +4900,7 @@ var ControlSocket = class _ControlSocket {
     this.#handlers = handlers;
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#serve(socket));
     this.#server.maxConnections = MAX_CLIENTS;
-    this.#server.on("error", (error) => log("info", `control socket: ${error.message}`));
+    this.#server.on('error', (error) => log('info', `control socket: ${error.message}`));
     this.#server.listen({ path, exclusive: true });
     this.#server.unref();
     if (!this.#server.listening) return;
@@ -4865,14 +4914,14 @@ var ControlSocket = class _ControlSocket {
       let id = newId();
       const bytes = Buffer.byteLength(pathOf(folder, id));
       if (bytes > MAX_PATH) {
-        log("info", `no control socket: the path ${pathOf(folder, id)} has ${bytes} bytes, at most ${MAX_PATH} fit`);
+        log('info', `no control socket: the path ${pathOf(folder, id)} has ${bytes} bytes, at most ${MAX_PATH} fit`);
         return void 0;
       }
       makeFolder(folder);
       for (let i = 0; i < TRIES && existsSync(pathOf(folder, id)); i++) id = newId();
       return new _ControlSocket(id, pathOf(folder, id), handlers, log);
     } catch (error) {
-      log("info", `no control socket: ${error.message}`);
+      log('info', `no control socket: ${error.message}`);
       return void 0;
     }
   }
@@ -4885,8 +4934,7 @@ var ControlSocket = class _ControlSocket {
   #serve(socket) {
     this.#clients.add(socket);
     socket.unref();
-    socket.on("error", () => {
-    });
+    socket.on('error', () => {});
     let timer;
     const limit = () => {
       timer = setTimeout(() => socket.destroy(), CLIENT_TIME).unref();
@@ -4908,32 +4956,35 @@ var ControlSocket = class _ControlSocket {
       chunks.push(end2 < 0 ? chunk : chunk.subarray(0, end2));
       length += chunks.at(-1).length;
       if (length <= MAX_REQUEST2 && end2 < 0) return;
-      socket.off("data", collect).off("end", ended).pause();
+      socket.off('data', collect).off('end', ended).pause();
       if (length <= MAX_REQUEST2) {
         void asked(Buffer.concat(chunks).toString());
         return;
       }
       clearTimeout(timer);
-      answer(failure(new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `a request of more than ${MAX_REQUEST2} bytes`)));
+      answer(failure(new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `a request of more than ${MAX_REQUEST2} bytes`)));
     };
     const ended = () => socket.end();
     limit();
-    socket.on("close", () => {
-      clearTimeout(timer);
-      this.#clients.delete(socket);
-    }).on("end", ended).on("data", collect);
+    socket
+      .on('close', () => {
+        clearTimeout(timer);
+        this.#clients.delete(socket);
+      })
+      .on('end', ended)
+      .on('data', collect);
   }
   /** Never throws. */
   async #answer(line) {
     try {
       const fields = parse(line);
-      const name = fields["request"];
-      const handler = typeof name === "string" ? this.#handlers.get(name) : void 0;
+      const name = fields['request'];
+      const handler = typeof name === 'string' ? this.#handlers.get(name) : void 0;
       if (!handler) {
-        const known2 = [...this.#handlers.keys()].join(", ");
-        throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `"request" is none of: ${known2}`);
+        const known2 = [...this.#handlers.keys()].join(', ');
+        throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `"request" is none of: ${known2}`);
       }
-      return JSON.stringify({ result: await handler(fields) ?? null });
+      return JSON.stringify({ result: (await handler(fields)) ?? null });
     } catch (error) {
       return failure(error);
     }
@@ -4943,10 +4994,9 @@ function parse(line) {
   let value;
   try {
     value = JSON.parse(line);
-  } catch {
-  }
-  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
-  throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", "a request is a line with one JSON object");
+  } catch {}
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value;
+  throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'a request is a line with one JSON object');
 }
 function failure(error) {
   const code = error instanceof IsthmusError ? error.code : null;
@@ -4994,8 +5044,8 @@ function openEntry(core, ringSize2) {
   const index = call.open() - 1;
   if (index < 0) {
     throw new IsthmusError(
-      "ERR_ISTHMUS_NO_CONNECTIONS",
-      `all ${layout2.CONNECTIONS} connections of this core are in use`
+      'ERR_ISTHMUS_NO_CONNECTIONS',
+      `all ${layout2.CONNECTIONS} connections of this core are in use`,
     );
   }
   for (let size2 = ringSize2; size2 >= Math.min(ringSize2, layout2.RING_MIN * 4); size2 /= 2) {
@@ -5004,29 +5054,37 @@ function openEntry(core, ringSize2) {
   call.free(index);
   const free = core.freeFrames() * layout2.FRAME;
   throw new IsthmusError(
-    "ERR_ISTHMUS_NO_FRAMES",
+    'ERR_ISTHMUS_NO_FRAMES',
     `no run of free frames for a ring of ${ringSize2} bytes, nor for a smaller one (${free} bytes are free)`,
-    { needed: ringSize2, available: free }
+    { needed: ringSize2, available: free },
   );
 }
 
 // host/device/backing.ts
-import { closeSync, constants, fstatSync, lstatSync as lstatSync2, openSync, readFileSync, statfsSync, statSync } from "node:fs";
-import { join as join3 } from "node:path";
-
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync as lstatSync2,
+  openSync,
+  readFileSync,
+  statfsSync,
+  statSync,
+} from 'node:fs';
 // host/core/mapper.ts
-import { createRequire } from "node:module";
-import { dirname, join as join2 } from "node:path";
-import { fileURLToPath } from "node:url";
+import { createRequire } from 'node:module';
+import { dirname, join as join2, join as join3 } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
 var require2 = createRequire(import.meta.url);
 var loaded;
 var failure2;
 function load() {
-  if (process.platform !== "linux") {
+  if (process.platform !== 'linux') {
     throw new Error(`regions need Linux, this is ${process.platform}`);
   }
-  const root = join2(dirname(fileURLToPath(import.meta.url)), "..");
-  const build = require2("node-gyp-build");
+  const root = join2(dirname(fileURLToPath(import.meta.url)), '..');
+  const build = require2('node-gyp-build');
   return build(root);
 }
 function mapper() {
@@ -5036,8 +5094,8 @@ function mapper() {
     loaded = load();
     return loaded;
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);
-    failure2 = new IsthmusError("ERR_ISTHMUS_NATIVE_MISSING", `the native part is not there: ${reason}`, { cause });
+    const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);
+    failure2 = new IsthmusError('ERR_ISTHMUS_NATIVE_MISSING', `the native part is not there: ${reason}`, { cause });
     throw failure2;
   }
 }
@@ -5051,57 +5109,57 @@ function mapperMissing() {
 }
 
 // host/device/backing.ts
-var WAYS = { uio: "uio driver", pci: "PCI resource2, slow: uncached" };
+var WAYS = { uio: 'uio driver', pci: 'PCI resource2, slow: uncached' };
 var MIB = 1048576;
 function checkSize(size2, path) {
   if (size2 < MIB) {
-    throw new IsthmusError("ERR_ISTHMUS_REGION_TOO_SMALL", `${path}: ${size2} bytes; a region has at least 1 MiB`, {
+    throw new IsthmusError('ERR_ISTHMUS_REGION_TOO_SMALL', `${path}: ${size2} bytes; a region has at least 1 MiB`, {
       path,
       needed: MIB,
-      available: size2
+      available: size2,
     });
   }
   if (!Number.isInteger(Math.log2(size2))) {
-    throw new IsthmusError("ERR_ISTHMUS_REGION_SIZE", `${path}: ${size2} bytes is not a power of two`, { path });
+    throw new IsthmusError('ERR_ISTHMUS_REGION_SIZE', `${path}: ${size2} bytes is not a power of two`, { path });
   }
 }
 function usableSize(bytes) {
   return Math.min(bytes, Math.floor(coreLayout().REGION_MAX / MIB) * MIB);
 }
-function systemError(error, what, path, code = "ERR_ISTHMUS_SYSCALL") {
+function systemError(error, what, path, code = 'ERR_ISTHMUS_SYSCALL') {
   const cause = error;
   return new IsthmusError(code, `${what} ${path}: ${cause.code ?? cause.message}`, {
     cause,
     errno: cause.code,
     syscall: cause.syscall,
-    path
+    path,
   });
 }
 function attribute(...path) {
-  return readFileSync(join3(...path), "latin1").trim();
+  return readFileSync(join3(...path), 'latin1').trim();
 }
 function openDevice(path, access = constants.O_RDWR) {
   try {
     return openSync(path, access | constants.O_NONBLOCK);
   } catch (error) {
     const { code } = error;
-    if (code === "EACCES" || code === "EPERM") {
-      throw systemError(error, "may not open", path, "ERR_ISTHMUS_REGION_PERMISSIONS");
+    if (code === 'EACCES' || code === 'EPERM') {
+      throw systemError(error, 'may not open', path, 'ERR_ISTHMUS_REGION_PERMISSIONS');
     }
-    throw systemError(error, "cannot open", path, "ERR_ISTHMUS_REGION_NOT_FOUND");
+    throw systemError(error, 'cannot open', path, 'ERR_ISTHMUS_REGION_NOT_FOUND');
   }
 }
 function reserve(fd, size2, path, part = size2) {
   try {
     mapper().reserve(fd, part);
   } catch (error) {
-    if (error.code !== "ENOSPC") throw wrap(error, "cannot reserve", path);
+    if (error.code !== 'ENOSPC') throw wrap(error, 'cannot reserve', path);
     const { bavail, bsize } = statfsSync(path);
     const missing = size2 - fstatSync(fd).blocks * 512;
     throw new IsthmusError(
-      "ERR_ISTHMUS_REGION_NO_SPACE",
+      'ERR_ISTHMUS_REGION_NO_SPACE',
       `${path}: ${missing} of ${size2} bytes have no block yet, and its file system has ${bavail * bsize} bytes free`,
-      { cause: error, errno: "ENOSPC", syscall: "posix_fallocate", path, needed: missing, available: bavail * bsize }
+      { cause: error, errno: 'ENOSPC', syscall: 'posix_fallocate', path, needed: missing, available: bavail * bsize },
     );
   }
 }
@@ -5111,19 +5169,17 @@ function wrap(error, what, path) {
 function closeQuietly(fd) {
   try {
     closeSync(fd);
-  } catch {
-  }
+  } catch {}
 }
 var boot;
 function bootId() {
   if (!boot) {
-    let text2 = "";
+    let text2 = '';
     try {
-      text2 = readFileSync("/proc/sys/kernel/random/boot_id", "utf8");
-    } catch {
-    }
+      text2 = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8');
+    } catch {}
     boot = new Uint8Array(16);
-    boot.set(Buffer.from(text2.replaceAll("-", "").trim(), "hex").subarray(0, 16));
+    boot.set(Buffer.from(text2.replaceAll('-', '').trim(), 'hex').subarray(0, 16));
   }
   return boot;
 }
@@ -5134,7 +5190,7 @@ function identityHash({ boot: boot2, dev, ino }) {
   bytes.writeBigUInt64LE(ino, 24);
   let hash = 2166136261;
   for (const byte of bytes) hash = Math.imul(hash ^ byte, 16777619) >>> 0;
-  return (hash >>> 24 ^ hash) & 16777215 || 1;
+  return ((hash >>> 24) ^ hash) & 16777215 || 1;
 }
 function identityOf(fd) {
   const stat = fstatSync(fd, { bigint: true });
@@ -5151,26 +5207,27 @@ function isAt(path, { dev, ino }) {
 }
 function pidNamespace() {
   try {
-    return statSync("/proc/self/ns/pid", { bigint: true }).ino;
+    return statSync('/proc/self/ns/pid', { bigint: true }).ino;
   } catch {
     return 0n;
   }
 }
 
 // host/diagnostics.ts
-import { channel } from "node:diagnostics_channel";
+import { channel } from 'node:diagnostics_channel';
+
 var CHANNELS2 = {
-  "isthmus:listen": channel("isthmus:listen"),
-  "isthmus:connection:open": channel("isthmus:connection:open"),
-  "isthmus:connection:suspend": channel("isthmus:connection:suspend"),
-  "isthmus:connection:resume": channel("isthmus:connection:resume"),
-  "isthmus:connection:stalled": channel("isthmus:connection:stalled"),
-  "isthmus:connection:recovered": channel("isthmus:connection:recovered"),
-  "isthmus:connection:close": channel("isthmus:connection:close"),
-  "isthmus:migration": channel("isthmus:migration"),
-  "isthmus:handshake:failed": channel("isthmus:handshake:failed"),
-  "isthmus:region:attach": channel("isthmus:region:attach"),
-  "isthmus:region:detach": channel("isthmus:region:detach")
+  'isthmus:listen': channel('isthmus:listen'),
+  'isthmus:connection:open': channel('isthmus:connection:open'),
+  'isthmus:connection:suspend': channel('isthmus:connection:suspend'),
+  'isthmus:connection:resume': channel('isthmus:connection:resume'),
+  'isthmus:connection:stalled': channel('isthmus:connection:stalled'),
+  'isthmus:connection:recovered': channel('isthmus:connection:recovered'),
+  'isthmus:connection:close': channel('isthmus:connection:close'),
+  'isthmus:migration': channel('isthmus:migration'),
+  'isthmus:handshake:failed': channel('isthmus:handshake:failed'),
+  'isthmus:region:attach': channel('isthmus:region:attach'),
+  'isthmus:region:detach': channel('isthmus:region:detach'),
 };
 function publish(runtime, name, event) {
   const target = CHANNELS2[name];
@@ -5178,11 +5235,11 @@ function publish(runtime, name, event) {
 }
 
 // host/core/region.ts
-import { randomBytes as randomBytes4 } from "node:crypto";
-import { hostname as hostname3 } from "node:os";
-
+import { randomBytes as randomBytes4 } from 'node:crypto';
 // host/core/doorbell.ts
-import { closeSync as closeSync2 } from "node:fs";
+import { closeSync as closeSync2 } from 'node:fs';
+import { hostname as hostname3 } from 'node:os';
+
 var nameOf = ({ dev, ino }, { slot, generation }) => `isthmus/${dev}:${ino}/${slot}/${generation}`;
 var keyOf = ({ slot, generation }) => `${slot}/${generation}`;
 var CALLERS = 64;
@@ -5203,7 +5260,7 @@ var Doorbell = class _Doorbell {
         native.quiet(bell);
         rung();
       }),
-      native.watch(listening, () => this.#accept())
+      native.watch(listening, () => this.#accept()),
     );
   }
   /** @returns undefined if there cannot be one here: then nobody rings, and we look by a timer */
@@ -5234,11 +5291,10 @@ var Doorbell = class _Doorbell {
         if (this.#callers.size >= CALLERS && oldest !== void 0) this.#dismiss(oldest);
         this.#callers.set(
           caller,
-          native.watch(caller, () => this.#answer(caller))
+          native.watch(caller, () => this.#answer(caller)),
         );
       }
-    } catch {
-    }
+    } catch {}
   }
   /** @returns whether he is done with, for good or for bad */
   #answer(caller) {
@@ -5246,8 +5302,7 @@ var Doorbell = class _Doorbell {
       const who = mapper().answer(caller, this.#bell);
       if (who === void 0) return false;
       if (this.#held.size < KNOWN) this.#held.add(keyOf(who));
-    } catch {
-    }
+    } catch {}
     this.#dismiss(caller);
     return true;
   }
@@ -5288,8 +5343,7 @@ var PeerBell = class {
       if (bell < 0) return;
       this.#fd = bell;
       if (this.#missed) this.ring();
-    } catch {
-    }
+    } catch {}
     this.#hangUp();
   }
   #hangUp() {
@@ -5314,8 +5368,7 @@ var Doorbells = class {
   #own;
   #peers = /* @__PURE__ */ new Map();
   /** Somebody rang. */
-  rung = () => {
-  };
+  rung = () => {};
   constructor(region, us) {
     this.#region = region;
     this.#us = us;
@@ -5346,8 +5399,7 @@ var Doorbells = class {
     return { bell: entry.bell, release };
   }
   close() {
-    this.rung = () => {
-    };
+    this.rung = () => {};
     this.#own?.close();
     for (const { bell } of this.#peers.values()) bell.close();
     this.#peers.clear();
@@ -5355,14 +5407,11 @@ var Doorbells = class {
 };
 
 // host/core/mapped.ts
-import { randomBytes as randomBytes3 } from "node:crypto";
-import { closeSync as closeSync4 } from "node:fs";
-import { hostname as hostname2 } from "node:os";
-import { setTimeout as sleep } from "node:timers/promises";
-
+import { randomBytes as randomBytes3 } from 'node:crypto';
 // host/device/posix.ts
 import {
   closeSync as closeSync3,
+  closeSync as closeSync4,
   constants as constants2,
   fchmodSync,
   fchownSync,
@@ -5371,22 +5420,25 @@ import {
   openSync as openSync2,
   readdirSync,
   readSync,
-  unlinkSync
-} from "node:fs";
-import { basename, join as join4 } from "node:path";
-var SHM = "/dev/shm";
-var MAGIC = "ISTHMUS\0";
+  unlinkSync,
+} from 'node:fs';
+import { hostname as hostname2 } from 'node:os';
+import { basename, join as join4 } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+var SHM = '/dev/shm';
+var MAGIC = 'ISTHMUS\0';
 var C_PLUGIN_MARK = 203;
-var SHM_PREFIX = "isthmus-shm-";
+var SHM_PREFIX = 'isthmus-shm-';
 function regionPath(name) {
-  if (name === "" || name === "." || name === ".." || name.includes("\0")) {
-    throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `'${name}' is not the name of a region`);
+  if (name === '' || name === '.' || name === '..' || name.includes('\0')) {
+    throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `'${name}' is not the name of a region`);
   }
-  return name.includes("/") ? name : join4(SHM, name);
+  return name.includes('/') ? name : join4(SHM, name);
 }
 var trusted = (stat) => {
   const uid = process.geteuid?.() ?? 0;
-  const groups = [process.getegid?.() ?? 0, ...process.getgroups?.() ?? []];
+  const groups = [process.getegid?.() ?? 0, ...(process.getgroups?.() ?? [])];
   if (stat.uid !== 0 && stat.uid !== uid && !groups.includes(stat.gid)) {
     return `belongs to uid ${stat.uid} and gid ${stat.gid}: neither root nor you nor one of your groups`;
   }
@@ -5399,18 +5451,18 @@ function openChecked(path, judge = trusted) {
     fd = openSync2(path, constants2.O_RDWR | constants2.O_NOFOLLOW | constants2.O_NONBLOCK);
   } catch (error) {
     const { code } = error;
-    if (code === "ENOENT") throw systemError(error, "there is no region", path, "ERR_ISTHMUS_REGION_NOT_FOUND");
-    if (code === "ELOOP" || code === "EACCES" || code === "EISDIR") {
-      throw systemError(error, "may not open the region", path, "ERR_ISTHMUS_REGION_PERMISSIONS");
+    if (code === 'ENOENT') throw systemError(error, 'there is no region', path, 'ERR_ISTHMUS_REGION_NOT_FOUND');
+    if (code === 'ELOOP' || code === 'EACCES' || code === 'EISDIR') {
+      throw systemError(error, 'may not open the region', path, 'ERR_ISTHMUS_REGION_PERMISSIONS');
     }
-    throw systemError(error, "cannot open", path);
+    throw systemError(error, 'cannot open', path);
   }
   try {
     const stat = fstatSync2(fd);
     const refuse = (why2) => {
-      throw new IsthmusError("ERR_ISTHMUS_REGION_PERMISSIONS", `${path}: ${why2}`, { path });
+      throw new IsthmusError('ERR_ISTHMUS_REGION_PERMISSIONS', `${path}: ${why2}`, { path });
     };
-    if (!stat.isFile()) refuse("is not a regular file");
+    if (!stat.isFile()) refuse('is not a regular file');
     const why = judge(stat);
     if (why !== void 0) refuse(why);
     return fd;
@@ -5423,19 +5475,22 @@ function checkHead(fd, size2, path) {
   const head = Buffer.alloc(24);
   readSync(fd, head, 0, head.length, 0);
   if (head[0] === C_PLUGIN_MARK) throw foreign(path, head);
-  if (head.toString("latin1", 0, 8) !== MAGIC) return;
+  if (head.toString('latin1', 0, 8) !== MAGIC) return;
   const claimed = Number(head.readBigUInt64LE(16));
   if (claimed > size2) {
     throw new IsthmusError(
-      "ERR_ISTHMUS_REGION_TOO_SMALL",
+      'ERR_ISTHMUS_REGION_TOO_SMALL',
       `${path}: truncated: it has ${size2} bytes, its header says ${claimed}`,
-      { path, needed: claimed, available: size2 }
+      { path, needed: claimed, available: size2 },
     );
   }
 }
 function foreign(path, head) {
-  const found = head[0] === C_PLUGIN_MARK ? "in use by the C pscom plugin (first byte 0xcb)" : `it begins with ${Buffer.from(head.subarray(0, 8)).toString("hex")}, which is neither zeros nor a region`;
-  return new IsthmusError("ERR_ISTHMUS_REGION_FOREIGN", `${path}: ${found}`, { path });
+  const found =
+    head[0] === C_PLUGIN_MARK
+      ? 'in use by the C pscom plugin (first byte 0xcb)'
+      : `it begins with ${Buffer.from(head.subarray(0, 8)).toString('hex')}, which is neither zeros nor a region`;
+  return new IsthmusError('ERR_ISTHMUS_REGION_FOREIGN', `${path}: ${found}`, { path });
 }
 function posixBacking(name, mayFormat = true, judge = trusted) {
   const path = regionPath(name);
@@ -5450,7 +5505,7 @@ function posixBacking(name, mayFormat = true, judge = trusted) {
   }
   const used = usableSize(size2);
   return {
-    kind: "posix",
+    kind: 'posix',
     name: basename(path),
     path,
     size: used,
@@ -5460,7 +5515,7 @@ function posixBacking(name, mayFormat = true, judge = trusted) {
       const opened2 = openChecked(path, judge);
       try {
         if (fstatSync2(opened2).size < size2) {
-          throw new IsthmusError("ERR_ISTHMUS_REGION_TOO_SMALL", `${path}: was truncated`, { path, needed: size2 });
+          throw new IsthmusError('ERR_ISTHMUS_REGION_TOO_SMALL', `${path}: was truncated`, { path, needed: size2 });
         }
         reserve(opened2, used, path);
         return opened2;
@@ -5468,11 +5523,14 @@ function posixBacking(name, mayFormat = true, judge = trusted) {
         closeQuietly(opened2);
         throw error;
       }
-    }
+    },
   };
 }
 function matches(pattern, name) {
-  const expression = pattern.replace(/[.+^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*").replaceAll("?", ".");
+  const expression = pattern
+    .replace(/[.+^${}()|[\]\\]/g, '\\$&')
+    .replaceAll('*', '.*')
+    .replaceAll('?', '.');
   return new RegExp(`^${expression}$`).test(name);
 }
 function claimsToBeRegion(path) {
@@ -5481,7 +5539,7 @@ function claimsToBeRegion(path) {
     fd = openSync2(path, constants2.O_RDONLY | constants2.O_NOFOLLOW | constants2.O_NONBLOCK);
     if (!fstatSync2(fd).isFile()) return false;
     const head = Buffer.alloc(8);
-    return readSync(fd, head, 0, 8, 0) === 8 && head.toString("latin1") === MAGIC;
+    return readSync(fd, head, 0, 8, 0) === 8 && head.toString('latin1') === MAGIC;
   } catch {
     return false;
   } finally {
@@ -5507,8 +5565,7 @@ function discoverPosix(patterns) {
     let names = [];
     try {
       names = readdirSync(SHM).sort();
-    } catch {
-    }
+    } catch {}
     for (const name of names) {
       const path = join4(SHM, name);
       if (!name.startsWith(SHM_PREFIX) && matches(local, name) && claimsToBeRegion(path)) add(path, false);
@@ -5523,16 +5580,20 @@ function isLocal({ call, layout: layout2, view, bytes }, slot, identity) {
   if (call.slotState(slot) === layout2.SLOT_CLAIMED) return true;
   const at = call.slotAddress(slot);
   const boot2 = bytes.slice(at + layout2.SLOT_BOOT, at + layout2.SLOT_BOOT + 16);
-  return view.getBigUint64(at + layout2.SLOT_DEV, true) === identity.dev && view.getBigUint64(at + layout2.SLOT_INO, true) === identity.ino && Buffer.compare(boot2, identity.boot) === 0;
+  return (
+    view.getBigUint64(at + layout2.SLOT_DEV, true) === identity.dev &&
+    view.getBigUint64(at + layout2.SLOT_INO, true) === identity.ino &&
+    Buffer.compare(boot2, identity.boot) === 0
+  );
 }
 function refusal(core, path, size2, state) {
   const { layout: layout2, view } = core;
   switch (state) {
     case layout2.INSPECT_VERSION:
       return new IsthmusError(
-        "ERR_ISTHMUS_REGION_VERSION",
+        'ERR_ISTHMUS_REGION_VERSION',
         `${path}: has layout version ${view.getUint32(layout2.HEADER_VERSION, true)}, this is ${layout2.LAYOUT_VERSION}`,
-        { path }
+        { path },
       );
     case layout2.INSPECT_FOREIGN:
       return foreign(path, core.bytes.slice(layout2.WINDOW, layout2.WINDOW + 8));
@@ -5540,13 +5601,13 @@ function refusal(core, path, size2, state) {
       const claimed = Number(view.getBigUint64(layout2.HEADER_SIZE, true));
       const truncated = claimed > size2;
       return new IsthmusError(
-        truncated ? "ERR_ISTHMUS_REGION_TOO_SMALL" : "ERR_ISTHMUS_REGION_CORRUPT",
-        `${path}: ${truncated ? "truncated: " : ""}${size2} bytes, its header says ${claimed}`,
-        { path, needed: claimed, available: size2 }
+        truncated ? 'ERR_ISTHMUS_REGION_TOO_SMALL' : 'ERR_ISTHMUS_REGION_CORRUPT',
+        `${path}: ${truncated ? 'truncated: ' : ''}${size2} bytes, its header says ${claimed}`,
+        { path, needed: claimed, available: size2 },
       );
     }
     default:
-      return new IsthmusError("ERR_ISTHMUS_REGION_CORRUPT", `${path}: its header contradicts itself`, { path });
+      return new IsthmusError('ERR_ISTHMUS_REGION_CORRUPT', `${path}: its header contradicts itself`, { path });
   }
 }
 
@@ -5591,19 +5652,19 @@ var MappedRegion = class _MappedRegion {
       const mapping = mapper().map(core.memory.buffer, core.layout.WINDOW, backing.size, fd, backing.offset);
       if (!core.call.geometry(backing.size)) {
         mapping.detach();
-        throw new IsthmusError("ERR_ISTHMUS_REGION_SIZE", `${backing.path}: ${backing.size} bytes`, {
-          path: backing.path
+        throw new IsthmusError('ERR_ISTHMUS_REGION_SIZE', `${backing.path}: ${backing.size} bytes`, {
+          path: backing.path,
         });
       }
       return new _MappedRegion(backing, core, mapping, identityOf(fd));
     } catch (error) {
       if (error instanceof IsthmusError) throw error;
       const cause = error;
-      throw new IsthmusError("ERR_ISTHMUS_SYSCALL", `cannot map ${backing.path}: ${cause.message}`, {
+      throw new IsthmusError('ERR_ISTHMUS_SYSCALL', `cannot map ${backing.path}: ${cause.message}`, {
         cause,
         errno: cause.code,
         syscall: cause.syscall,
-        path: backing.path
+        path: backing.path,
       });
     } finally {
       closeSync4(fd);
@@ -5614,7 +5675,7 @@ var MappedRegion = class _MappedRegion {
     const { call, layout: layout2 } = this.core;
     const { path } = this.backing;
     const until = performance.now() + FORMAT_LIMIT;
-    for (; ; ) {
+    for (;;) {
       signal?.throwIfAborted();
       const state = call.inspect();
       switch (state) {
@@ -5622,7 +5683,7 @@ var MappedRegion = class _MappedRegion {
           return;
         case layout2.INSPECT_BLANK:
           if (!this.backing.mayFormat) {
-            throw new IsthmusError("ERR_ISTHMUS_REGION_CORRUPT", `${path}: is not formatted`, { path });
+            throw new IsthmusError('ERR_ISTHMUS_REGION_CORRUPT', `${path}: is not formatted`, { path });
           }
           if (this.mapping.lock(layout2.LOCK_FORMAT)) {
             try {
@@ -5651,9 +5712,9 @@ var MappedRegion = class _MappedRegion {
       }
       if (performance.now() > until) {
         throw new IsthmusError(
-          "ERR_ISTHMUS_REGION_FORMATTING",
+          'ERR_ISTHMUS_REGION_FORMATTING',
           `${path}: somebody began to format it and has not finished for ${FORMAT_LIMIT} ms`,
-          { path }
+          { path },
         );
       }
       await sleep(2);
@@ -5663,8 +5724,8 @@ var MappedRegion = class _MappedRegion {
     const { call, layout: layout2, bytes } = this.core;
     call.format(this.identity.hash);
     const uuid = randomBytes3(16);
-    uuid[6] = uuid[6] & 15 | 64;
-    uuid[8] = uuid[8] & 63 | 128;
+    uuid[6] = (uuid[6] & 15) | 64;
+    uuid[8] = (uuid[8] & 63) | 128;
     bytes.set(uuid, layout2.HEADER_UUID);
     this.core.setText(layout2.HEADER_HOST, layout2.HEADER_HOST_LENGTH, hostname2());
     call.finishFormat();
@@ -5768,7 +5829,7 @@ var Region = class _Region {
     this.#mapped.reap();
     if (this.#claimSlot(name)) return;
     const { path } = this.backing;
-    throw new IsthmusError("ERR_ISTHMUS_REGION_FULL", `${path}: all ${this.slots} slots are taken`, { path });
+    throw new IsthmusError('ERR_ISTHMUS_REGION_FULL', `${path}: all ${this.slots} slots are taken`, { path });
   }
   #claimSlot(name) {
     const { call, layout: layout2, view, bytes } = this.core;
@@ -5832,9 +5893,9 @@ var Region = class _Region {
     const { call } = this.core;
     if (!call.holdsSlot()) {
       const error = new IsthmusError(
-        "ERR_ISTHMUS_REGION_FENCED",
+        'ERR_ISTHMUS_REGION_FENCED',
         `${this.backing.path}: this process was declared dead and its slot ${this.slot} taken away`,
-        { path: this.backing.path }
+        { path: this.backing.path },
       );
       clearInterval(this.#upkeep);
       this.onFenced?.(error);
@@ -5904,59 +5965,63 @@ import {
   readFileSync as readFileSync2,
   readlinkSync,
   readSync as readSync2,
-  writeFileSync
-} from "node:fs";
-import { basename as basename2, join as join5 } from "node:path";
-var VENDOR = "0x1af4";
-var DEVICE = "0x1110";
+  writeFileSync,
+} from 'node:fs';
+import { basename as basename2, join as join5 } from 'node:path';
+
+var VENDOR = '0x1af4';
+var DEVICE = '0x1110';
 var ADDRESS = /^[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/;
 var IORESOURCE_MEM = 0x200n;
 var IORESOURCE_UNSET = 0x20000000n;
 var COMMAND = 4;
 var COMMAND_MEMORY = 2;
-var folderOf = (sysfs) => join5(sysfs, "bus/pci/devices");
-function discoverPci({ sysfs = "/sys" } = {}) {
+var folderOf = (sysfs) => join5(sysfs, 'bus/pci/devices');
+function discoverPci({ sysfs = '/sys' } = {}) {
   let addresses;
   try {
     addresses = readdirSync2(folderOf(sysfs)).filter((name) => ADDRESS.test(name));
   } catch {
     return [];
   }
-  return addresses.sort().filter((address) => isIvshmem(join5(folderOf(sysfs), address))).flatMap((address) => {
-    const folder = join5(folderOf(sysfs), address);
-    if (uioName(folder) !== void 0) return [];
-    const path = join5(folder, "resource2");
-    try {
-      return { path, backing: pciBacking(address, folder, path, sysfs) };
-    } catch (error) {
-      return { path, refused: error instanceof IsthmusError ? error : systemError(error, "cannot read", folder) };
-    }
-  });
+  return addresses
+    .sort()
+    .filter((address) => isIvshmem(join5(folderOf(sysfs), address)))
+    .flatMap((address) => {
+      const folder = join5(folderOf(sysfs), address);
+      if (uioName(folder) !== void 0) return [];
+      const path = join5(folder, 'resource2');
+      try {
+        return { path, backing: pciBacking(address, folder, path, sysfs) };
+      } catch (error) {
+        return { path, refused: error instanceof IsthmusError ? error : systemError(error, 'cannot read', folder) };
+      }
+    });
 }
 function isIvshmem(folder) {
   try {
-    return attribute(folder, "vendor") === VENDOR && attribute(folder, "device") === DEVICE;
+    return attribute(folder, 'vendor') === VENDOR && attribute(folder, 'device') === DEVICE;
   } catch {
     return false;
   }
 }
 function uioName(folder) {
   try {
-    return readdirSync2(join5(folder, "uio")).find((name) => /^uio\d+$/.test(name));
+    return readdirSync2(join5(folder, 'uio')).find((name) => /^uio\d+$/.test(name));
   } catch {
     return void 0;
   }
 }
 function driverOf(folder) {
   try {
-    return basename2(readlinkSync(join5(folder, "driver")));
+    return basename2(readlinkSync(join5(folder, 'driver')));
   } catch {
     return void 0;
   }
 }
 function isLockedDown(sysfs) {
   try {
-    return /\[(?:integrity|confidentiality)\]/.test(attribute(sysfs, "kernel/security/lockdown"));
+    return /\[(?:integrity|confidentiality)\]/.test(attribute(sysfs, 'kernel/security/lockdown'));
   } catch {
     return false;
   }
@@ -5967,12 +6032,12 @@ function pciBacking(address, folder, path, sysfs) {
   };
   const driver = driverOf(folder);
   if (driver !== void 0) {
-    const unbind = join5(sysfs, "bus/pci/drivers", driver, "unbind");
-    refuse("ERR_ISTHMUS_REGION_FOREIGN", `belongs to driver '${driver}' (to take it: echo ${address} > ${unbind})`);
+    const unbind = join5(sysfs, 'bus/pci/drivers', driver, 'unbind');
+    refuse('ERR_ISTHMUS_REGION_FOREIGN', `belongs to driver '${driver}' (to take it: echo ${address} > ${unbind})`);
   }
   if (isLockedDown(sysfs)) {
-    const why = "the kernel is locked down (Secure Boot): PCI memory is to be had by a signed driver only";
-    refuse("ERR_ISTHMUS_REGION_PERMISSIONS", why);
+    const why = 'the kernel is locked down (Secure Boot): PCI memory is to be had by a signed driver only';
+    refuse('ERR_ISTHMUS_REGION_PERMISSIONS', why);
   }
   const bytes = barSize(folder, path);
   checkSize(bytes, path);
@@ -5983,42 +6048,42 @@ function pciBacking(address, folder, path, sysfs) {
       const { size: found } = fstatSync3(fd);
       if (found < bytes) {
         const message2 = `${path}: ${found} bytes, its BAR 2 has ${bytes}`;
-        throw new IsthmusError("ERR_ISTHMUS_REGION_TOO_SMALL", message2, { path, needed: bytes, available: found });
+        throw new IsthmusError('ERR_ISTHMUS_REGION_TOO_SMALL', message2, { path, needed: bytes, available: found });
       }
       prepare(folder, path);
       return fd;
     } catch (error) {
       closeQuietly(fd);
-      throw error instanceof IsthmusError ? error : systemError(error, "cannot read", folder);
+      throw error instanceof IsthmusError ? error : systemError(error, 'cannot read', folder);
     }
   };
   return {
-    kind: "pci",
+    kind: 'pci',
     name: address,
     path,
     size: size2,
     offset: 0,
     mayFormat: true,
     open: () => open2(constants3.O_RDWR, enable),
-    look: () => open2(constants3.O_RDONLY, checkEnabled)
+    look: () => open2(constants3.O_RDONLY, checkEnabled),
   };
 }
 function barSize(folder, path) {
-  const line = readFileSync2(join5(folder, "resource"), "latin1").split("\n")[2] ?? "";
-  const [start, end2, flags] = /^0x[0-9a-f]+ 0x[0-9a-f]+ 0x[0-9a-f]+$/.test(line) ? line.split(" ").map(BigInt) : [];
+  const line = readFileSync2(join5(folder, 'resource'), 'latin1').split('\n')[2] ?? '';
+  const [start, end2, flags] = /^0x[0-9a-f]+ 0x[0-9a-f]+ 0x[0-9a-f]+$/.test(line) ? line.split(' ').map(BigInt) : [];
   if (start === void 0 || end2 === void 0 || flags === void 0 || (flags & IORESOURCE_MEM) === 0n) {
-    throw new IsthmusError("ERR_ISTHMUS_REGION_FOREIGN", `${path}: the device has no memory in BAR 2 ('${line}')`, {
-      path
+    throw new IsthmusError('ERR_ISTHMUS_REGION_FOREIGN', `${path}: the device has no memory in BAR 2 ('${line}')`, {
+      path,
     });
   }
   if (start === 0n || (flags & IORESOURCE_UNSET) !== 0n) {
     const message2 = `${path}: the kernel found no addresses for its memory ('${line}')`;
-    throw new IsthmusError("ERR_ISTHMUS_REGION_DISABLED", message2, { path });
+    throw new IsthmusError('ERR_ISTHMUS_REGION_DISABLED', message2, { path });
   }
   return Number(end2 - start + 1n);
 }
 function isEnabled(folder) {
-  const fd = openSync3(join5(folder, "config"), constants3.O_RDONLY);
+  const fd = openSync3(join5(folder, 'config'), constants3.O_RDONLY);
   try {
     const command = Buffer.alloc(2);
     readSync2(fd, command, 0, command.length, COMMAND);
@@ -6028,32 +6093,33 @@ function isEnabled(folder) {
   }
 }
 var disabled = (folder, path, why, cause) => {
-  const remedy = `as root: echo 1 > ${join5(folder, "enable")}`;
-  return new IsthmusError("ERR_ISTHMUS_REGION_DISABLED", `${path}: its memory is switched off${why}; ${remedy}`, {
+  const remedy = `as root: echo 1 > ${join5(folder, 'enable')}`;
+  return new IsthmusError('ERR_ISTHMUS_REGION_DISABLED', `${path}: its memory is switched off${why}; ${remedy}`, {
     cause,
-    path
+    path,
   });
 };
 function checkEnabled(folder, path) {
-  if (!isEnabled(folder)) throw disabled(folder, path, ", a runtime that may would switch it on");
+  if (!isEnabled(folder)) throw disabled(folder, path, ', a runtime that may would switch it on');
 }
 function enable(folder, path) {
   if (isEnabled(folder)) return;
   try {
-    writeFileSync(join5(folder, "enable"), "1", { flag: "r+" });
+    writeFileSync(join5(folder, 'enable'), '1', { flag: 'r+' });
   } catch (error) {
     throw disabled(folder, path, ` and may not be switched on (${error.code})`, error);
   }
-  if (!isEnabled(folder)) throw disabled(folder, path, ", and it stays so");
+  if (!isEnabled(folder)) throw disabled(folder, path, ', and it stays so');
 }
 
 // host/device/uio.ts
-import { fstatSync as fstatSync4, readdirSync as readdirSync3 } from "node:fs";
-import { join as join6 } from "node:path";
-var DRIVER_NAME = "ivshmem";
-var DRIVER_VERSION = "0.0.1";
-function discoverUio({ sysfs = "/sys", dev = "/dev" } = {}) {
-  const folder = join6(sysfs, "class/uio");
+import { fstatSync as fstatSync4, readdirSync as readdirSync3 } from 'node:fs';
+import { join as join6 } from 'node:path';
+
+var DRIVER_NAME = 'ivshmem';
+var DRIVER_VERSION = '0.0.1';
+function discoverUio({ sysfs = '/sys', dev = '/dev' } = {}) {
+  const folder = join6(sysfs, 'class/uio');
   let names;
   try {
     names = readdirSync3(folder).filter((name) => /^uio\d+$/.test(name));
@@ -6066,20 +6132,20 @@ function discoverUio({ sysfs = "/sys", dev = "/dev" } = {}) {
     try {
       return { path, backing: uioBacking(name, join6(folder, name), path) };
     } catch (error) {
-      const refused = error instanceof IsthmusError ? error : systemError(error, "cannot read", join6(folder, name));
+      const refused = error instanceof IsthmusError ? error : systemError(error, 'cannot read', join6(folder, name));
       return { path, refused };
     }
   });
 }
 function uioBacking(name, folder, path) {
   const refuse = (why) => {
-    throw new IsthmusError("ERR_ISTHMUS_REGION_FOREIGN", `${path}: ${why}`, { path });
+    throw new IsthmusError('ERR_ISTHMUS_REGION_FOREIGN', `${path}: ${why}`, { path });
   };
-  const driver = attribute(folder, "name");
+  const driver = attribute(folder, 'name');
   if (driver !== DRIVER_NAME) refuse(`is a uio device of another kind ('${driver}')`);
-  const version2 = attribute(folder, "version");
+  const version2 = attribute(folder, 'version');
   if (version2 !== DRIVER_VERSION) refuse(`has driver version '${version2}', not '${DRIVER_VERSION}'`);
-  const text2 = attribute(folder, "maps/map1/size");
+  const text2 = attribute(folder, 'maps/map1/size');
   const bytes = Number(text2);
   if (!/^0x[0-9a-f]+$/i.test(text2) || !Number.isSafeInteger(bytes)) refuse(`maps/map1/size is '${text2}'`);
   checkSize(bytes, path);
@@ -6090,7 +6156,7 @@ function uioBacking(name, folder, path) {
       const stat = fstatSync4(fd);
       if (stat.isFile()) {
         if (stat.size < mapper().pageSize + size2) {
-          throw new IsthmusError("ERR_ISTHMUS_REGION_TOO_SMALL", `${path}: ${stat.size} bytes`, { path });
+          throw new IsthmusError('ERR_ISTHMUS_REGION_TOO_SMALL', `${path}: ${stat.size} bytes`, { path });
         }
         reserve(fd, mapper().pageSize + size2, path);
       }
@@ -6101,24 +6167,24 @@ function uioBacking(name, folder, path) {
     }
   };
   return {
-    kind: "uio",
+    kind: 'uio',
     name,
     path,
     size: size2,
     offset: mapper().pageSize,
     mayFormat: true,
     open: open2,
-    look: open2
+    look: open2,
   };
 }
 
 // host/discovery.ts
 function named(patterns) {
-  return patterns.split(/[\s,]+/).filter((pattern) => pattern !== "" && !/[*?]/.test(pattern));
+  return patterns.split(/[\s,]+/).filter((pattern) => pattern !== '' && !/[*?]/.test(pattern));
 }
 function findRegions({ patterns, pci, roots }) {
   if (mapperMissing()) return [];
-  return [...discoverUio(roots), ...pci ? discoverPci(roots) : [], ...discoverPosix(patterns)];
+  return [...discoverUio(roots), ...(pci ? discoverPci(roots) : []), ...discoverPosix(patterns)];
 }
 async function attachRegions(places, name, strict = true) {
   const { patterns } = places;
@@ -6150,7 +6216,7 @@ async function attachRegions(places, name, strict = true) {
     for (const region of regions) region.detach();
     throw thrown;
   }
-  const reasons = refused.map(({ error }) => error.message).join("; ");
+  const reasons = refused.map(({ error }) => error.message).join('; ');
   return { regions, refused, missing: reasons ? `no region (${reasons})` : void 0 };
 }
 function isNamed(path, patterns) {
@@ -6158,19 +6224,20 @@ function isNamed(path, patterns) {
 }
 
 // host/endpoint.ts
-import { randomBytes as randomBytes5 } from "node:crypto";
+import { randomBytes as randomBytes5 } from 'node:crypto';
 
 // host/address.ts
-import { lookup } from "node:dns/promises";
-import { isIP as isIP2 } from "node:net";
-var ANY = /* @__PURE__ */ new Set(["0.0.0.0", "::"]);
+import { lookup } from 'node:dns/promises';
+import { isIP as isIP2 } from 'node:net';
+
+var ANY = /* @__PURE__ */ new Set(['0.0.0.0', '::']);
 function parseAddress(address) {
-  const { host, port, name } = (typeof address === "string" ? parts(address) : address) ?? {};
-  const nameFits = name === void 0 || typeof name === "string" && name !== "" && !name.includes("\0");
-  if (typeof host === "string" && host !== "" && isPort(port) && nameFits) return { host, port, name };
+  const { host, port, name } = (typeof address === 'string' ? parts(address) : address) ?? {};
+  const nameFits = name === void 0 || (typeof name === 'string' && name !== '' && !name.includes('\0'));
+  if (typeof host === 'string' && host !== '' && isPort(port) && nameFits) return { host, port, name };
   throw new IsthmusError(
-    "ERR_ISTHMUS_INVALID_ARGUMENT",
-    `'${typeof address === "string" ? address : JSON.stringify(address)}' is not an address: host:port is wanted, as 127.0.0.1:7100, or host:port@name`
+    'ERR_ISTHMUS_INVALID_ARGUMENT',
+    `'${typeof address === 'string' ? address : JSON.stringify(address)}' is not an address: host:port is wanted, as 127.0.0.1:7100, or host:port@name`,
   );
 }
 function parts(text2) {
@@ -6193,7 +6260,7 @@ async function addressesOf(host) {
   }
 }
 function hears(listening, ips) {
-  return ips.some((ip) => ip === listening || ANY.has(listening) && isOwn(ip));
+  return ips.some((ip) => ip === listening || (ANY.has(listening) && isOwn(ip)));
 }
 function wireName(name) {
   const bytes = new Uint8Array(8);
@@ -6206,7 +6273,7 @@ var GROUP_HEADER = 16;
 var AHEAD = 1024;
 function decodeGroup(xheader, data) {
   if (xheader.length < GROUP_HEADER) {
-    throw new IsthmusError("ERR_ISTHMUS_PEER_PROTOCOL", `a message of a group with ${xheader.length} bytes of xheader`);
+    throw new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', `a message of a group with ${xheader.length} bytes of xheader`);
   }
   const header = Buffer.from(xheader.buffer, xheader.byteOffset, xheader.byteLength);
   return {
@@ -6215,7 +6282,7 @@ function decodeGroup(xheader, data) {
     number: header.readUInt32LE(8),
     rank: header.readUInt32LE(12),
     xheader: xheader.subarray(GROUP_HEADER),
-    data
+    data,
   };
 }
 var Group = class {
@@ -6269,10 +6336,10 @@ var Group = class {
    */
   async broadcast(root, data, { xheader, signal } = {}) {
     if (!Number.isInteger(root) || root < 0 || root >= this.size) {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `${root} is no rank of a group of ${this.size}`);
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `${root} is no rank of a group of ${this.size}`);
     }
     if (root === this.rank && !(data instanceof Uint8Array)) {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", "the root of a broadcast has to give its data");
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'the root of a broadcast has to give its data');
     }
     return this.#operation(signal, async (number) => {
       if (root === this.rank) {
@@ -6295,7 +6362,7 @@ var Group = class {
         const from = (this.rank - distance + this.size) % this.size;
         await Promise.all([
           this.#send(to, BARRIER, round, number, NO_BYTES, NO_BYTES),
-          this.#receive(keyOf2(BARRIER, number, round, from), from)
+          this.#receive(keyOf2(BARRIER, number, round, from), from),
         ]);
       }
     });
@@ -6304,26 +6371,26 @@ var Group = class {
     signal?.throwIfAborted();
     this.#check();
     const number = this.#next;
-    this.#next = number + 1 >>> 0;
+    this.#next = (number + 1) >>> 0;
     this.#active.add(number);
     const abort = () => this.#fail(signal?.reason);
-    signal?.addEventListener("abort", abort, { once: true });
+    signal?.addEventListener('abort', abort, { once: true });
     try {
       return await body(number);
     } finally {
       this.#active.delete(number);
-      signal?.removeEventListener("abort", abort);
+      signal?.removeEventListener('abort', abort);
     }
   }
   #check() {
     if (this.#error) throw this.#error;
-    if (this.#closed) throw new IsthmusError("ERR_ISTHMUS_CLOSED", "the group is closed");
+    if (this.#closed) throw new IsthmusError('ERR_ISTHMUS_CLOSED', 'the group is closed');
   }
   // ─── the tree ──────────────────────────────────────────────────────────────────────────────────────────────────────
   /** Who passes a broadcast of this root on to us: our place, counted from the root, without its lowest bit. */
   #parent(root) {
     const place = (this.rank - root + this.size) % this.size;
-    return ((place & place - 1) + root) % this.size;
+    return ((place & (place - 1)) + root) % this.size;
   }
   /** Whom we pass it on to: the furthest first, because it has most to pass on itself. */
   #children(root) {
@@ -6358,10 +6425,10 @@ var Group = class {
     if (this.#error) return;
     const { number, rank, second } = message2;
     const bad = (what) => {
-      throw new IsthmusError("ERR_ISTHMUS_PEER_PROTOCOL", `group ${this.id}: ${what}`);
+      throw new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', `group ${this.id}: ${what}`);
     };
     if (this.#members[rank] !== connection) bad(`a message of rank ${rank} over the connection of another`);
-    const ahead = number - this.#next | 0;
+    const ahead = (number - this.#next) | 0;
     const key = keyOf2(type, number, second, rank);
     const waiting = this.#waiting.get(key);
     if (!this.#active.has(number) && (ahead < 0 || ahead > AHEAD))
@@ -6371,8 +6438,7 @@ var Group = class {
       if (second >= this.size || second === this.rank || this.#parent(second) !== rank) {
         bad(`a broadcast of rank ${second} from rank ${rank}`);
       }
-      this.#pass(second, number, message2.xheader, message2.data).catch(() => {
-      });
+      this.#pass(second, number, message2.xheader, message2.data).catch(() => {});
     }
     if (waiting) {
       this.#waiting.delete(key);
@@ -6398,20 +6464,23 @@ var Group = class {
   // ─── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
   #gone(rank, cause) {
     const { name, pid } = this.#members[rank].peer;
-    const why = cause instanceof Error ? `: ${cause.message}` : "";
+    const why = cause instanceof Error ? `: ${cause.message}` : '';
     return new IsthmusError(
-      "ERR_ISTHMUS_GROUP",
+      'ERR_ISTHMUS_GROUP',
       `group ${this.id}: member ${rank} (${name}, pid ${pid}) is gone${why}`,
       {
-        cause
-      }
+        cause,
+      },
     );
   }
   #lost(rank, { error }) {
     if (!this.#closed) this.#fail(this.#gone(rank, error));
   }
   #fail(reason) {
-    this.#error ??= reason instanceof IsthmusError ? reason : new IsthmusError("ERR_ISTHMUS_GROUP", `group ${this.id}: an operation was aborted`, { cause: reason });
+    this.#error ??=
+      reason instanceof IsthmusError
+        ? reason
+        : new IsthmusError('ERR_ISTHMUS_GROUP', `group ${this.id}: an operation was aborted`, { cause: reason });
     for (const waiting of this.#waiting.values()) waiting.reject(reason);
     this.#waiting.clear();
     this.#arrived.clear();
@@ -6422,7 +6491,7 @@ var Group = class {
    */
   async close() {
     if (this.#closed) return;
-    this.#fail(new IsthmusError("ERR_ISTHMUS_CLOSED", "the group was closed"));
+    this.#fail(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the group was closed'));
     this.#closed = true;
     for (const connection of this.#members) if (connection) connection.groups--;
     this.#host.closed(this);
@@ -6446,15 +6515,15 @@ var Groups = class {
   open(options, own2) {
     const { id, rank, members } = options;
     const fail = (what) => {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `group: ${what}`);
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `group: ${what}`);
     };
     if (!Number.isInteger(id) || id < 0 || id > 4294967295) fail(`${id} is no id: a u32 is wanted`);
     if (!Array.isArray(members) || !Number.isInteger(rank) || rank < 0 || rank >= members.length) {
       fail(`${rank} is no rank among ${members?.length} members`);
     }
     if (this.#open.has(id)) fail(`${id} is open already`);
-    const connections = members.map((member, place) => place === rank ? void 0 : own2(member));
-    if (new Set(connections).size !== connections.length) fail("a connection appears twice");
+    const connections = members.map((member, place) => (place === rank ? void 0 : own2(member)));
+    if (new Set(connections).size !== connections.length) fail('a connection appears twice');
     const { MESSAGE_BCAST, MESSAGE_BARRIER } = coreLayout();
     const host = {
       types: { BCAST: MESSAGE_BCAST, BARRIER: MESSAGE_BARRIER },
@@ -6463,7 +6532,7 @@ var Groups = class {
       closed: (group2) => {
         this.#open.delete(group2.id);
         this.#closed.add(group2.id);
-      }
+      },
     };
     const group = new Group(options, connections, host);
     this.#open.set(id, group);
@@ -6514,14 +6583,12 @@ var Groups = class {
   }
 };
 
-// host/ondemand.ts
-import { setTimeout as sleep3 } from "node:timers/promises";
-
 // host/precon/back.ts
-import { connect as connect2 } from "node:net";
-
 // host/precon/frames.ts
-import { isIPv4 as isIPv42 } from "node:net";
+import { connect as connect2, isIPv4 as isIPv42 } from 'node:net';
+// host/ondemand.ts
+import { setTimeout as sleep3 } from 'node:timers/promises';
+
 var STEP = { STEP1: 1048595, STEP2: 1048596, STEP3: 1048597, STEP4: 1048598 };
 var FRAME = {
   /** Never seen with TCP; ignored. */
@@ -6542,7 +6609,7 @@ var FRAME = {
   /** Ours, con_info, the only frame: "read on, there is something for you", where the connection itself cannot say it. */
   HURRY: 1048705,
   /** Ours, from the connecting side: port u32 where HURRY would be heard. */
-  LISTENS: 1048706
+  LISTENS: 1048706,
 };
 var PROTOCOL_VERSION = 512;
 var FRAME_HEADER_SIZE = 8;
@@ -6557,7 +6624,7 @@ function encodeCounts({ sent, received }) {
 }
 function decodeCounts(payload) {
   if (payload.length < 16) {
-    throw new IsthmusError("ERR_ISTHMUS_HANDSHAKE", `COUNTS of ${payload.length} bytes`);
+    throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `COUNTS of ${payload.length} bytes`);
   }
   return { sent: Number(payload.readBigUInt64LE(0)), received: Number(payload.readBigUInt64LE(8)) };
 }
@@ -6594,17 +6661,17 @@ function encodeArchReq(archId) {
 }
 function encodeConInfo(info, type = FRAME.CON_INFO) {
   if (!isIPv42(info.node)) {
-    throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `node: not an IPv4 address: ${JSON.stringify(info.node)}`);
+    throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `node: not an IPv4 address: ${JSON.stringify(info.node)}`);
   }
-  const name = Buffer.from(info.name, "utf8");
+  const name = Buffer.from(info.name, 'utf8');
   if (name.length > NAME_SIZE || name.includes(0)) {
     throw new IsthmusError(
-      "ERR_ISTHMUS_INVALID_ARGUMENT",
-      `name: up to ${NAME_SIZE} bytes without NUL, not ${JSON.stringify(info.name)}`
+      'ERR_ISTHMUS_INVALID_ARGUMENT',
+      `name: up to ${NAME_SIZE} bytes without NUL, not ${JSON.stringify(info.name)}`,
     );
   }
   const payload = Buffer.alloc(CON_INFO_SIZE);
-  payload.set(info.node.split(".").map(Number).reverse(), 0);
+  payload.set(info.node.split('.').map(Number).reverse(), 0);
   payload.writeUInt32LE(info.pid >>> 0, 4);
   payload.writeBigUInt64LE(BigInt.asUintN(64, info.id), 8);
   payload.set(name, 16);
@@ -6613,34 +6680,34 @@ function encodeConInfo(info, type = FRAME.CON_INFO) {
 function decodeConInfo(payload) {
   if (payload.length !== CON_INFO_SIZE) {
     throw new IsthmusError(
-      "ERR_ISTHMUS_HANDSHAKE_VERSION",
-      `the other side is of another pscom generation: its con_info has ${payload.length} bytes, that of protocol version 0x0200 has ${CON_INFO_SIZE}`
+      'ERR_ISTHMUS_HANDSHAKE_VERSION',
+      `the other side is of another pscom generation: its con_info has ${payload.length} bytes, that of protocol version 0x0200 has ${CON_INFO_SIZE}`,
     );
   }
   const name = payload.subarray(16, 16 + NAME_SIZE);
   const end2 = name.indexOf(0);
   return {
-    node: Array.from(payload.subarray(0, 4)).reverse().join("."),
+    node: Array.from(payload.subarray(0, 4)).reverse().join('.'),
     pid: payload.readUInt32LE(4),
     id: payload.readBigUInt64LE(8),
-    name: name.toString("utf8", 0, end2 < 0 ? NAME_SIZE : end2)
+    name: name.toString('utf8', 0, end2 < 0 ? NAME_SIZE : end2),
   };
 }
 function checkVersion(payload) {
   if (payload.length < 8) {
-    throw new IsthmusError("ERR_ISTHMUS_HANDSHAKE_VERSION", `a VERSION frame of ${payload.length} bytes, 8 expected`);
+    throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE_VERSION', `a VERSION frame of ${payload.length} bytes, 8 expected`);
   }
   const from = payload.readUInt32LE(0);
   const to = payload.readUInt32LE(4);
   if (from <= PROTOCOL_VERSION && PROTOCOL_VERSION <= to) return;
   throw new IsthmusError(
-    "ERR_ISTHMUS_HANDSHAKE_VERSION",
-    `the other side speaks protocol versions 0x${from.toString(16)} to 0x${to.toString(16)}, this one 0x${PROTOCOL_VERSION.toString(16)}`
+    'ERR_ISTHMUS_HANDSHAKE_VERSION',
+    `the other side speaks protocol versions 0x${from.toString(16)} to 0x${to.toString(16)}, this one 0x${PROTOCOL_VERSION.toString(16)}`,
   );
 }
 function decodeArchReq(payload) {
   if (payload.length !== 4) {
-    throw new IsthmusError("ERR_ISTHMUS_HANDSHAKE", `an ARCH_REQ frame of ${payload.length} bytes, 4 expected`);
+    throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `an ARCH_REQ frame of ${payload.length} bytes, 4 expected`);
   }
   return payload.readUInt32LE(0);
 }
@@ -6684,8 +6751,8 @@ var FrameDecoder = class {
     const size2 = this.#store.readUInt32BE(this.#start + 4);
     if (size2 > this.#limits.maxPayload) {
       throw new IsthmusError(
-        "ERR_ISTHMUS_HANDSHAKE",
-        `a ${frameName(type)} frame that claims ${size2} bytes; the limit is ${this.#limits.maxPayload}`
+        'ERR_ISTHMUS_HANDSHAKE',
+        `a ${frameName(type)} frame that claims ${size2} bytes; the limit is ${this.#limits.maxPayload}`,
       );
     }
     const length = FRAME_HEADER_SIZE + size2;
@@ -6710,14 +6777,14 @@ var FrameDecoder = class {
   }
   #checkTotal(more) {
     if (this.#consumed + more <= this.#limits.maxTotal) return;
-    throw new IsthmusError("ERR_ISTHMUS_HANDSHAKE", `a handshake of more than ${this.#limits.maxTotal} bytes`);
+    throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `a handshake of more than ${this.#limits.maxTotal} bytes`);
   }
 };
 
 // host/plugins/plugin.ts
 var ARCH = { loop: 102, tcp: 103, shm: 204, ivshmem: 220 };
 function disabled2({ priority: priority2, masked }) {
-  return masked ?? (priority2 <= 0 ? "disabled" : void 0);
+  return masked ?? (priority2 <= 0 ? 'disabled' : void 0);
 }
 var PluginRegistry = class _PluginRegistry {
   #ranked;
@@ -6742,16 +6809,16 @@ var PluginRegistry = class _PluginRegistry {
    */
   masked({ only: only2, add, delete: without }) {
     const names = this.#ranked.map(({ plugin }) => plugin.name);
-    for (const name of [...only2 ?? [], ...add ?? [], ...without ?? []]) {
+    for (const name of [...(only2 ?? []), ...(add ?? []), ...(without ?? [])]) {
       if (names.includes(name)) continue;
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `there is no plugin '${name}', only ${names.join(", ")}`);
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `there is no plugin '${name}', only ${names.join(', ')}`);
     }
-    const allowed = /* @__PURE__ */ new Set([...only2 ?? names, ...add ?? []]);
+    const allowed = /* @__PURE__ */ new Set([...(only2 ?? names), ...(add ?? [])]);
     for (const name of without ?? []) allowed.delete(name);
     return new _PluginRegistry(
-      this.#ranked.map(
-        (ranked) => allowed.has(ranked.plugin.name) ? ranked : { ...ranked, masked: "masked for this endpoint" }
-      )
+      this.#ranked.map((ranked) =>
+        allowed.has(ranked.plugin.name) ? ranked : { ...ranked, masked: 'masked for this endpoint' },
+      ),
     );
   }
   /** Let every plugin go of what it holds. @returns what went wrong, for people: it keeps nobody from ending */
@@ -6784,10 +6851,10 @@ function preferences(registry, limit) {
       found.push({ reason: `${plugin.name}: ${messageOf(error)}` });
     }
   }
-  const total = found.filter((preference) => "proposal" in preference).length;
+  const total = found.filter((preference) => 'proposal' in preference).length;
   let index = 0;
   return found.map((preference) => {
-    if (!("proposal" in preference)) return preference;
+    if (!('proposal' in preference)) return preference;
     index++;
     if (index < limit || index === total) return preference;
     return { reason: `${preference.proposal.label}: not tried, ${limit} proposals are the limit` };
@@ -6843,13 +6910,12 @@ var Channel = class {
     this.#closed = true;
     try {
       this.#attempt?.undo();
-    } catch {
-    }
+    } catch {}
   }
   /** The attempt has succeeded: it belongs to the caller. */
   take() {
     this.#closed = true;
-    if (!this.#attempt) throw new IsthmusError("ERR_ISTHMUS_HANDSHAKE", `${this.label}: agreed before it began`);
+    if (!this.#attempt) throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `${this.label}: agreed before it began`);
     return this.#attempt;
   }
   get closed() {
@@ -6859,12 +6925,12 @@ var Channel = class {
   step(type, payload) {
     if (!isStep(type) || payload.length > FRAME_LIMITS.maxPayload) {
       throw new IsthmusError(
-        "ERR_ISTHMUS_INVALID_ARGUMENT",
-        `step: STEP1 to STEP4 with up to ${FRAME_LIMITS.maxPayload} bytes, not 0x${type.toString(16)} with ${payload.length}`
+        'ERR_ISTHMUS_INVALID_ARGUMENT',
+        `step: STEP1 to STEP4 with up to ${FRAME_LIMITS.maxPayload} bytes, not 0x${type.toString(16)} with ${payload.length}`,
       );
     }
     if (this.okSent) {
-      this.next("a STEP frame after ARCH_OK");
+      this.next('a STEP frame after ARCH_OK');
       return;
     }
     this.#send(encodeFrame(type, payload));
@@ -6921,7 +6987,7 @@ var Precon = class {
   }
   /** Begin: the connecting side introduces itself and proposes its best plugin. */
   start() {
-    if (this.#options.role === "accept") return;
+    if (this.#options.role === 'accept') return;
     this.#run(() => {
       this.#send(encodeVersion());
       this.#send(encodeConInfo(this.#local, this.#options.demand ? FRAME.CON_INFO_DEMAND : FRAME.CON_INFO));
@@ -6940,18 +7006,18 @@ var Precon = class {
   socketEnded() {
     this.abort(
       new IsthmusError(
-        "ERR_ISTHMUS_HANDSHAKE_REFUSED",
-        `the other side closed the connection while we waited for ${this.waitingFor}`
-      )
+        'ERR_ISTHMUS_HANDSHAKE_REFUSED',
+        `the other side closed the connection while we waited for ${this.waitingFor}`,
+      ),
     );
   }
   socketFailed(error) {
     this.abort(
       new IsthmusError(
-        "ERR_ISTHMUS_HANDSHAKE_REFUSED",
+        'ERR_ISTHMUS_HANDSHAKE_REFUSED',
         `the connection broke while we waited for ${this.waitingFor}: ${error.message}`,
-        { cause: error, errno: error.code }
-      )
+        { cause: error, errno: error.code },
+      ),
     );
   }
   /** End it: what is under way is undone, and `done` gets the error. No effect after the end. */
@@ -6961,8 +7027,8 @@ var Precon = class {
   /** For people: what has to happen next. */
   get waitingFor() {
     if (this.#asking) return `the answer of '${this.#asking}'`;
-    if (!this.#peer) return "CON_INFO";
-    if (!this.#channel) return "ARCH_REQ";
+    if (!this.#peer) return 'CON_INFO';
+    if (!this.#channel) return 'ARCH_REQ';
     const { label, okReceived } = this.#channel;
     return okReceived ? `our own part of ${label}` : `ARCH_OK for ${label}`;
   }
@@ -6978,7 +7044,9 @@ var Precon = class {
       if (this.#depth === 1) this.#drain();
     } catch (error) {
       this.#fail(
-        error instanceof IsthmusError ? error : new IsthmusError("ERR_ISTHMUS_HANDSHAKE", `the handshake failed: ${messageOf(error)}`, { cause: error })
+        error instanceof IsthmusError
+          ? error
+          : new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `the handshake failed: ${messageOf(error)}`, { cause: error }),
       );
     } finally {
       this.#depth--;
@@ -7014,23 +7082,23 @@ var Precon = class {
       case FRAME.CON_INFO:
         if (!this.#versionSeen || this.#peer) throw this.#outOfOrder(frame);
         this.#peer = this.#peerOf(frame);
-        if (this.#options.role === "accept") this.#askAccept(this.#peer, () => this.#welcome());
+        if (this.#options.role === 'accept') this.#askAccept(this.#peer, () => this.#welcome());
         return;
       case FRAME.CON_INFO_DEMAND:
-        if (!this.#versionSeen || this.#peer || this.#options.role === "connect") throw this.#outOfOrder(frame);
+        if (!this.#versionSeen || this.#peer || this.#options.role === 'connect') throw this.#outOfOrder(frame);
         this.#peer = this.#peerOf(frame);
-        this.#askOnDemand({ kind: "connect", peer: this.#peer }, (_peer, { counts }) => {
+        this.#askOnDemand({ kind: 'connect', peer: this.#peer }, (_peer, { counts }) => {
           this.#welcome();
           if (counts) this.#send(encodeCounts(counts));
         });
         return;
       case FRAME.BACK_CONNECT:
       case FRAME.HURRY:
-        if (this.#peer || this.#options.role === "connect") throw this.#outOfOrder(frame);
+        if (this.#peer || this.#options.role === 'connect') throw this.#outOfOrder(frame);
         this.#peer = this.#peerOf(frame);
-        this.#askOnDemand({ kind: frame.type === FRAME.HURRY ? "hurry" : "back-connect", peer: this.#peer }, (peer) => {
+        this.#askOnDemand({ kind: frame.type === FRAME.HURRY ? 'hurry' : 'back-connect', peer: this.#peer }, (peer) => {
           this.#send(encodeFrame(FRAME.BACK_ACK));
-          this.#outcome = { kind: "acknowledged", peer };
+          this.#outcome = { kind: 'acknowledged', peer };
         });
         return;
       case FRAME.BACK_ACK:
@@ -7048,7 +7116,7 @@ var Precon = class {
         this.#counts = decodeCounts(frame.payload);
         return;
       case FRAME.LISTENS:
-        if (this.#options.role === "accept") this.#listens = decodeListens(frame.payload);
+        if (this.#options.role === 'accept') this.#listens = decodeListens(frame.payload);
         return;
       default:
         if (isStep(frame.type)) this.#step(frame);
@@ -7058,11 +7126,11 @@ var Precon = class {
     return { ...decodeConInfo(frame.payload), address: this.#options.address };
   }
   #outOfOrder(frame) {
-    const state = this.#peer ? `while we wait for ${this.waitingFor}` : "before it has introduced itself";
-    const side = this.#options.role === "accept" ? "connecting" : "accepting";
+    const state = this.#peer ? `while we wait for ${this.waitingFor}` : 'before it has introduced itself';
+    const side = this.#options.role === 'accept' ? 'connecting' : 'accepting';
     return new IsthmusError(
-      "ERR_ISTHMUS_HANDSHAKE",
-      `the ${side} side sent ${frameName(frame.type)} out of order, ${state}`
+      'ERR_ISTHMUS_HANDSHAKE',
+      `the ${side} side sent ${frameName(frame.type)} out of order, ${state}`,
     );
   }
   // ---------------------------------------------------------------- who it is
@@ -7072,8 +7140,8 @@ var Precon = class {
   }
   #askAccept(peer, admitted) {
     const { admit } = this.#options;
-    const question = () => admit ? admit(peer) : true;
-    this.#ask("accept", question, (answer) => {
+    const question = () => (admit ? admit(peer) : true);
+    this.#ask('accept', question, (answer) => {
       if (answer !== true) throw this.#refused("refused by 'accept'");
       admitted();
     });
@@ -7084,7 +7152,7 @@ var Precon = class {
     if (!onDemand) throw this.#refused(refused);
     const question = () => onDemand(request);
     this.#askAccept(request.peer, () => {
-      this.#ask("onDemand", question, (answer) => {
+      this.#ask('onDemand', question, (answer) => {
         if (!answer) throw this.#refused(refused);
         if (answer.local) this.#local = answer.local;
         granted(request.peer, answer);
@@ -7112,28 +7180,25 @@ var Precon = class {
     };
     answer.then(
       (value) => resume(() => then(value)),
-      (error) => this.abort(this.#refused(`'${who}' failed: ${messageOf(error)}`, error))
+      (error) => this.abort(this.#refused(`'${who}' failed: ${messageOf(error)}`, error)),
     );
   }
   #refused(message2, cause) {
-    return new IsthmusError("ERR_ISTHMUS_HANDSHAKE_REFUSED", message2, { cause });
+    return new IsthmusError('ERR_ISTHMUS_HANDSHAKE_REFUSED', message2, { cause });
   }
   // ---------------------------------------------------------------- which plugin
   /** Connecting side: begin with the best that is left. */
   #proposeNext() {
     for (let next = this.#preferences.shift(); next; next = this.#preferences.shift()) {
-      if ("reason" in next) this.#reasons.push(next.reason);
+      if ('reason' in next) this.#reasons.push(next.reason);
       else if (this.#propose(next.proposal)) return;
     }
-    const reasons = this.#reasons.join("; ") || "there is none";
-    this.#fail(new IsthmusError("ERR_ISTHMUS_NO_PLUGIN", `no plugin works between the two sides: ${reasons}`));
+    const reasons = this.#reasons.join('; ') || 'there is none';
+    this.#fail(new IsthmusError('ERR_ISTHMUS_NO_PLUGIN', `no plugin works between the two sides: ${reasons}`));
   }
   #propose(proposal) {
-    return this.#begin(
-      proposal.plugin,
-      proposal.label,
-      encodeArchReq(proposal.plugin.archId),
-      (channel2) => proposal.attempt(channel2)
+    return this.#begin(proposal.plugin, proposal.label, encodeArchReq(proposal.plugin.archId), (channel2) =>
+      proposal.attempt(channel2),
     );
   }
   /** Begin an attempt. If that does not work, nothing is sent. */
@@ -7141,10 +7206,10 @@ var Precon = class {
     const channel2 = new Channel(this.#options.role, plugin, label, this.#options.address, {
       send: (frame) => this.#run(() => this.#send(frame)),
       ready: (ready) => this.#run(() => this.#finishIfAgreed(ready)),
-      giveUp: (given, reason) => this.#run(() => this.#giveUp(given, reason))
+      giveUp: (given, reason) => this.#run(() => this.#giveUp(given, reason)),
     });
     const early = channel2.begin(create2);
-    if (typeof early === "string") {
+    if (typeof early === 'string') {
       this.#reasons.push(`${label}: ${early}`);
       return false;
     }
@@ -7154,9 +7219,9 @@ var Precon = class {
     return true;
   }
   #archReq(frame) {
-    if (this.#options.role === "connect" || !this.#peer || this.#channel) throw this.#outOfOrder(frame);
+    if (this.#options.role === 'connect' || !this.#peer || this.#channel) throw this.#outOfOrder(frame);
     if (++this.#requests > this.#maxRequests) {
-      throw new IsthmusError("ERR_ISTHMUS_HANDSHAKE", `the other side proposed more than ${this.#maxRequests} plugins`);
+      throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `the other side proposed more than ${this.#maxRequests} plugins`);
     }
     if (!this.#acceptPlugin(decodeArchReq(frame.payload))) this.#send(encodeFrame(FRAME.ARCH_NEXT));
   }
@@ -7167,7 +7232,7 @@ var Precon = class {
     } catch (error) {
       plugin = messageOf(error);
     }
-    if (typeof plugin === "string") {
+    if (typeof plugin === 'string') {
       this.#reasons.push(plugin);
       return false;
     }
@@ -7175,7 +7240,7 @@ var Precon = class {
     return this.#begin(found, found.name, void 0, (channel2) => found.accept(channel2));
   }
   #step(frame) {
-    if (this.#options.role === "connect" && !this.#peer) throw this.#outOfOrder(frame);
+    if (this.#options.role === 'connect' && !this.#peer) throw this.#outOfOrder(frame);
     const channel2 = this.#channel;
     if (!channel2 || this.#owed > 0) return;
     try {
@@ -7185,7 +7250,7 @@ var Precon = class {
     }
   }
   #archOk(frame) {
-    if (this.#options.role === "connect" ? !this.#peer : this.#requests === 0) throw this.#outOfOrder(frame);
+    if (this.#options.role === 'connect' ? !this.#peer : this.#requests === 0) throw this.#outOfOrder(frame);
     const channel2 = this.#channel;
     if (!channel2 || this.#owed > 0) return;
     try {
@@ -7198,7 +7263,7 @@ var Precon = class {
   }
   #archNext(frame) {
     const channel2 = this.#channel;
-    if (this.#options.role === "connect") {
+    if (this.#options.role === 'connect') {
       if (!this.#peer) throw this.#outOfOrder(frame);
       if (this.#owed > 0) {
         this.#owed--;
@@ -7211,7 +7276,7 @@ var Precon = class {
     channel2.undo();
     this.#reasons.push(`${channel2.label}: refused by the peer`);
     this.#channel = void 0;
-    if (this.#options.role === "connect") this.#proposeNext();
+    if (this.#options.role === 'connect') this.#proposeNext();
     else this.#send(encodeFrame(FRAME.ARCH_NEXT));
   }
   /** A plugin of ours gives up on an attempt that the other side knows of. */
@@ -7220,11 +7285,11 @@ var Precon = class {
     channel2.undo();
     this.#reasons.push(`${channel2.label}: ${reason}`);
     if (channel2.okSent) {
-      throw new IsthmusError("ERR_ISTHMUS_HANDSHAKE", `${channel2.label} failed after it had said ARCH_OK: ${reason}`);
+      throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `${channel2.label} failed after it had said ARCH_OK: ${reason}`);
     }
     this.#send(encodeFrame(FRAME.ARCH_NEXT));
     this.#channel = void 0;
-    if (this.#options.role === "connect") {
+    if (this.#options.role === 'connect') {
       this.#owed++;
       this.#proposeNext();
     }
@@ -7232,9 +7297,9 @@ var Precon = class {
   #finishIfAgreed(channel2) {
     if (this.#outcome || channel2 !== this.#channel || channel2.closed) return;
     if (!channel2.okSent || !channel2.okReceived || !this.#peer) return;
-    const why = this.#reasons.join("; ");
+    const why = this.#reasons.join('; ');
     this.#outcome = {
-      kind: "agreed",
+      kind: 'agreed',
       attempt: channel2.take(),
       plugin: channel2.plugin,
       label: channel2.label,
@@ -7243,7 +7308,7 @@ var Precon = class {
       counts: this.#counts,
       listens: this.#listens,
       rest: this.#decoder.rest(),
-      why: why === "" ? void 0 : why
+      why: why === '' ? void 0 : why,
     };
   }
   #send(frame) {
@@ -7252,17 +7317,16 @@ var Precon = class {
   #fail(error) {
     if (this.#outcome) return;
     this.#channel?.undo();
-    this.#outcome = { kind: "failed", error };
+    this.#outcome = { kind: 'failed', error };
   }
 };
 function isThenable(value) {
-  return typeof value === "object" && value !== null && "then" in value && typeof value.then === "function";
+  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function';
 }
 
 // host/precon/attach.ts
 var HANDSHAKE_TIMEOUT_MS = 1e4;
-function ignoreError() {
-}
+function ignoreError() {}
 function attach(socket, options, done) {
   const precon = new Precon({
     ...options,
@@ -7271,15 +7335,15 @@ function attach(socket, options, done) {
     },
     done: (outcome) => {
       release();
-      if (outcome.kind === "agreed") {
+      if (outcome.kind === 'agreed') {
         socket.pause();
         done({ ...outcome, socket });
         return;
       }
-      if (outcome.kind === "acknowledged") endInOrder(socket, options.timeoutMs);
+      if (outcome.kind === 'acknowledged') endInOrder(socket, options.timeoutMs);
       else socket.destroy();
       done(outcome);
-    }
+    },
   });
   const receive = (chunk) => precon.receive(chunk);
   const ended = () => precon.socketEnded();
@@ -7287,17 +7351,17 @@ function attach(socket, options, done) {
   const cancelTimeout = afterTimeout(options.timeoutMs, () => {
     precon.abort(
       new IsthmusError(
-        "ERR_ISTHMUS_HANDSHAKE_TIMEOUT",
-        `the handshake took more than ${options.timeoutMs} ms; we waited for ${precon.waitingFor}`
-      )
+        'ERR_ISTHMUS_HANDSHAKE_TIMEOUT',
+        `the handshake took more than ${options.timeoutMs} ms; we waited for ${precon.waitingFor}`,
+      ),
     );
   });
   const release = () => {
     cancelTimeout();
-    socket.off("data", receive).off("end", ended).off("close", ended).off("error", failed);
+    socket.off('data', receive).off('end', ended).off('close', ended).off('error', failed);
   };
-  if (!socket.listeners("error").includes(ignoreError)) socket.on("error", ignoreError);
-  socket.on("error", failed).on("end", ended).on("close", ended).on("data", receive);
+  if (!socket.listeners('error').includes(ignoreError)) socket.on('error', ignoreError);
+  socket.on('error', failed).on('end', ended).on('close', ended).on('data', receive);
   precon.start();
   return { abort: (error) => precon.abort(error) };
 }
@@ -7313,16 +7377,17 @@ function afterTimeout(ms, expired) {
 }
 function endInOrder(socket, limitMs) {
   const timer = setTimeout(() => socket.destroy(), limitMs);
-  socket.on("close", () => clearTimeout(timer));
+  socket.on('close', () => clearTimeout(timer));
   socket.end();
   socket.resume();
 }
 
 // host/precon/dial.ts
-import { connect } from "node:net";
-import { setTimeout as sleep2 } from "node:timers/promises";
+import { connect } from 'node:net';
+import { setTimeout as sleep2 } from 'node:timers/promises';
+
 var MAX_PAUSE_MS = 1e3;
-var REFUSED = /* @__PURE__ */ new Set(["ECONNREFUSED", "ECONNRESET"]);
+var REFUSED = /* @__PURE__ */ new Set(['ECONNREFUSED', 'ECONNRESET']);
 function dial(options) {
   return retrying(options, () => tryOnce(options));
 }
@@ -7334,12 +7399,12 @@ async function retrying(options, attempt) {
       return await attempt();
     } catch (error) {
       signal?.throwIfAborted();
-      if (!(error instanceof IsthmusError) || error.code !== "ERR_ISTHMUS_CONNECT") throw error;
-      if (tries > retry || !REFUSED.has(error.errno ?? "")) {
+      if (!(error instanceof IsthmusError) || error.code !== 'ERR_ISTHMUS_CONNECT') throw error;
+      if (tries > retry || !REFUSED.has(error.errno ?? '')) {
         throw new IsthmusError(
-          "ERR_ISTHMUS_CONNECT",
-          `connect to ${host}:${port}: ${error.message}${tries > 1 ? `, tried ${tries} times` : ""}`,
-          { cause: error.cause, errno: error.errno, syscall: "connect" }
+          'ERR_ISTHMUS_CONNECT',
+          `connect to ${host}:${port}: ${error.message}${tries > 1 ? `, tried ${tries} times` : ''}`,
+          { cause: error.cause, errno: error.errno, syscall: 'connect' },
         );
       }
       const pause2 = Math.min(retryPauseMs * 2 ** (tries - 1), MAX_PAUSE_MS) * (0.5 + Math.random());
@@ -7357,14 +7422,14 @@ function tryOnce(options) {
     try {
       socket = connect({ host, port, noDelay: true, allowHalfOpen: true });
     } catch (error) {
-      reject(new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", messageOf(error), { cause: error }));
+      reject(new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', messageOf(error), { cause: error }));
       return;
     }
     let attachment;
     const release = () => {
       cancelTimeout();
-      socket.off("connect", connected2).off("error", failed);
-      signal?.removeEventListener("abort", aborted2);
+      socket.off('connect', connected2).off('error', failed);
+      signal?.removeEventListener('abort', aborted2);
     };
     const giveUp = (reason) => {
       release();
@@ -7372,23 +7437,23 @@ function tryOnce(options) {
       reject(reason);
     };
     const failed = (error) => {
-      giveUp(new IsthmusError("ERR_ISTHMUS_CONNECT", error.code ?? error.message, { cause: error, errno: error.code }));
+      giveUp(new IsthmusError('ERR_ISTHMUS_CONNECT', error.code ?? error.message, { cause: error, errno: error.code }));
     };
     const aborted2 = () => {
       giveUp(signal?.reason);
-      attachment?.abort(new IsthmusError("ERR_ISTHMUS_CLOSED", "the connect was aborted"));
+      attachment?.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connect was aborted'));
     };
     const connected2 = () => {
       cancelTimeout();
-      socket.off("error", failed);
+      socket.off('error', failed);
       if (isItself(socket)) {
-        giveUp(new IsthmusError("ERR_ISTHMUS_CONNECT", "ECONNREFUSED", { errno: "ECONNREFUSED" }));
+        giveUp(new IsthmusError('ERR_ISTHMUS_CONNECT', 'ECONNREFUSED', { errno: 'ECONNREFUSED' }));
         return;
       }
       attachment = attach(
         socket,
         {
-          role: "connect",
+          role: 'connect',
           local,
           registry,
           demand,
@@ -7396,21 +7461,20 @@ function tryOnce(options) {
           listens,
           limits,
           timeoutMs,
-          address: remoteAddress(socket)
+          address: remoteAddress(socket),
         },
         (outcome) => {
           release();
-          if (outcome.kind === "agreed") resolve(outcome);
-          else if (outcome.kind === "failed") reject(outcome.error);
-        }
+          if (outcome.kind === 'agreed') resolve(outcome);
+          else if (outcome.kind === 'failed') reject(outcome.error);
+        },
       );
     };
-    const cancelTimeout = afterTimeout(
-      connectMs,
-      () => giveUp(new IsthmusError("ERR_ISTHMUS_CONNECT", `no answer in ${connectMs} ms`, { errno: "ETIMEDOUT" }))
+    const cancelTimeout = afterTimeout(connectMs, () =>
+      giveUp(new IsthmusError('ERR_ISTHMUS_CONNECT', `no answer in ${connectMs} ms`, { errno: 'ETIMEDOUT' })),
     );
-    socket.on("error", ignoreError).on("error", failed).on("connect", connected2);
-    signal?.addEventListener("abort", aborted2);
+    socket.on('error', ignoreError).on('error', failed).on('connect', connected2);
+    signal?.addEventListener('abort', aborted2);
   });
 }
 function isItself(socket) {
@@ -7425,14 +7489,7 @@ function remoteAddress(socket) {
 function askBack(options) {
   return retrying(options, () => tryOnce2(options));
 }
-function tryOnce2({
-  host,
-  port,
-  local,
-  frame = FRAME.BACK_CONNECT,
-  handshakeTimeoutMs,
-  signal
-}) {
+function tryOnce2({ host, port, local, frame = FRAME.BACK_CONNECT, handshakeTimeoutMs, signal }) {
   const timeoutMs = handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
   return new Promise((resolve, reject) => {
     const socket = connect2({ host, port, noDelay: true });
@@ -7440,42 +7497,45 @@ function tryOnce2({
     let connected2 = false;
     const over = (settle2) => {
       cancelTimeout();
-      signal?.removeEventListener("abort", aborted2);
-      socket.removeAllListeners("data").removeAllListeners("close");
+      signal?.removeEventListener('abort', aborted2);
+      socket.removeAllListeners('data').removeAllListeners('close');
       socket.destroy();
       settle2();
     };
-    const fail = (code, text2, cause) => over(
-      () => reject(new IsthmusError(code, text2, { cause, errno: cause?.code }))
-    );
+    const fail = (code, text2, cause) =>
+      over(() => reject(new IsthmusError(code, text2, { cause, errno: cause?.code })));
     const aborted2 = () => over(() => reject(signal?.reason));
     const cancelTimeout = afterTimeout(timeoutMs, () => {
-      if (connected2) fail("ERR_ISTHMUS_HANDSHAKE_TIMEOUT", `no BACK_ACK in ${timeoutMs} ms`);
-      else fail("ERR_ISTHMUS_CONNECT", `no answer in ${timeoutMs} ms`);
+      if (connected2) fail('ERR_ISTHMUS_HANDSHAKE_TIMEOUT', `no BACK_ACK in ${timeoutMs} ms`);
+      else fail('ERR_ISTHMUS_CONNECT', `no answer in ${timeoutMs} ms`);
     });
-    signal?.addEventListener("abort", aborted2, { once: true });
-    socket.on("error", ignoreError).once("connect", () => {
-      connected2 = true;
-      socket.write(encodeConInfo(local, frame));
-    }).on("data", (chunk) => {
-      try {
-        decoder.push(chunk);
-        for (let answer = decoder.next(); answer; answer = decoder.next()) {
-          if (answer.type === FRAME.BACK_ACK) {
-            over(resolve);
-            return;
+    signal?.addEventListener('abort', aborted2, { once: true });
+    socket
+      .on('error', ignoreError)
+      .once('connect', () => {
+        connected2 = true;
+        socket.write(encodeConInfo(local, frame));
+      })
+      .on('data', (chunk) => {
+        try {
+          decoder.push(chunk);
+          for (let answer = decoder.next(); answer; answer = decoder.next()) {
+            if (answer.type === FRAME.BACK_ACK) {
+              over(resolve);
+              return;
+            }
           }
+        } catch (error) {
+          fail('ERR_ISTHMUS_HANDSHAKE', messageOf(error), error);
         }
-      } catch (error) {
-        fail("ERR_ISTHMUS_HANDSHAKE", messageOf(error), error);
-      }
-    }).once("error", (error) => {
-      if (connected2) fail("ERR_ISTHMUS_HANDSHAKE_REFUSED", `the connection broke: ${error.message}`, error);
-      else fail("ERR_ISTHMUS_CONNECT", error.code ?? error.message, error);
-    }).once(
-      "close",
-      () => fail("ERR_ISTHMUS_HANDSHAKE_REFUSED", "the other side closed it instead of sending BACK_ACK")
-    );
+      })
+      .once('error', (error) => {
+        if (connected2) fail('ERR_ISTHMUS_HANDSHAKE_REFUSED', `the connection broke: ${error.message}`, error);
+        else fail('ERR_ISTHMUS_CONNECT', error.code ?? error.message, error);
+      })
+      .once('close', () =>
+        fail('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'the other side closed it instead of sending BACK_ACK'),
+      );
   });
 }
 
@@ -7503,7 +7563,7 @@ var OnDemand = class {
       peerId,
       effort: void 0,
       limit: void 0,
-      waiting: /* @__PURE__ */ new Set()
+      waiting: /* @__PURE__ */ new Set(),
     };
     this.#entries.set(connection, entry);
     return entry;
@@ -7522,9 +7582,9 @@ var OnDemand = class {
     entry.limit = setTimeout(() => {
       entry.connection.fail(
         new IsthmusError(
-          "ERR_ISTHMUS_RESUME_TIMEOUT",
-          `the peer was suspended and has not come back in ${resumeTimeoutMs} ms`
-        )
+          'ERR_ISTHMUS_RESUME_TIMEOUT',
+          `the peer was suspended and has not come back in ${resumeTimeoutMs} ms`,
+        ),
       );
     }, resumeTimeoutMs).unref();
   }
@@ -7533,14 +7593,14 @@ var OnDemand = class {
     if (!entry) return;
     this.#entries.delete(connection);
     clearTimeout(entry.limit);
-    entry.effort?.abort(new IsthmusError("ERR_ISTHMUS_CLOSED", "the connection was closed"));
+    entry.effort?.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed'));
   }
   /** Give up what is under way, and begin nothing, until {@link release}. */
   hold() {
     this.#held = true;
     for (const { connection, effort } of this.#entries.values()) {
-      effort?.abort(new IsthmusError("ERR_ISTHMUS_SUSPEND", "the process is being suspended"));
-      if (effort && connection.state === "suspended") connection.suspension.pause();
+      effort?.abort(new IsthmusError('ERR_ISTHMUS_SUSPEND', 'the process is being suspended'));
+      if (effort && connection.state === 'suspended') connection.suspension.pause();
     }
   }
   /** Bring up what this side has suspended, and what has something to send. */
@@ -7550,15 +7610,15 @@ var OnDemand = class {
     all.sort((a, b) => Number(b.wantsToSend) - Number(a.wantsToSend));
     for (const connection of all) {
       if (connection.linked) continue;
-      if (connection.state === "connecting" ? connection.wantsToSend : connection.suspension.asked) {
+      if (connection.state === 'connecting' ? connection.wantsToSend : connection.suspension.asked) {
         this.bringUp(connection);
       }
     }
   }
   /** Those that this side brings up at the moment. */
   coming() {
-    return [...this.#entries.values()].flatMap(
-      (entry) => entry.effort && !entry.connection.linked ? [new Promise((resolve) => entry.waiting.add(resolve))] : []
+    return [...this.#entries.values()].flatMap((entry) =>
+      entry.effort && !entry.connection.linked ? [new Promise((resolve) => entry.waiting.add(resolve))] : [],
     );
   }
   /** The connection has something to send, or is to come back. */
@@ -7575,7 +7635,7 @@ var OnDemand = class {
         this.#settled(entry, effort);
         if (effort.signal.aborted) return;
         if (this.#entries.has(connection) && !connection.linked) connection.fail(asError2(error));
-      }
+      },
     );
   }
   #settled(entry, effort) {
@@ -7598,11 +7658,10 @@ var OnDemand = class {
         signal.throwIfAborted();
         if (entry.connection.linked) return;
         const code = error instanceof IsthmusError ? error.code : void 0;
-        const again = code === "ERR_ISTHMUS_CONNECT" || code === "ERR_ISTHMUS_HANDSHAKE_TIMEOUT";
+        const again = code === 'ERR_ISTHMUS_CONNECT' || code === 'ERR_ISTHMUS_HANDSHAKE_TIMEOUT';
         if (!again || performance.now() > until) throw error;
-        log("info", `cannot reach ${entry.address.host}:${entry.address.port} yet: ${error.message}`);
-        await sleep3(pause2, void 0, { signal }).catch(() => {
-        });
+        log('info', `cannot reach ${entry.address.host}:${entry.address.port} yet: ${error.message}`);
+        await sleep3(pause2, void 0, { signal }).catch(() => {});
       }
     }
   }
@@ -7615,7 +7674,7 @@ var OnDemand = class {
       local,
       handshakeTimeoutMs: timeoutMs,
       counts: connection.counts,
-      ...again ? { retry: 0, connectTimeoutMs: CONNECT_TIME2 } : {}
+      ...(again ? { retry: 0, connectTimeoutMs: CONNECT_TIME2 } : {}),
     };
     const { signal: ending } = options;
     const both = ending ? AbortSignal.any([ending, signal]) : signal;
@@ -7628,12 +7687,12 @@ var OnDemand = class {
           connected2.attempt.undo();
           connected2.socket.destroy();
         } else {
-          this.#up(entry, connected2, "say");
+          this.#up(entry, connected2, 'say');
         }
         return;
       } catch (error) {
-        const refused = error instanceof IsthmusError && error.code === "ERR_ISTHMUS_HANDSHAKE_REFUSED";
-        if (order < 0 && !again || !refused || !this.#host.listens) throw error;
+        const refused = error instanceof IsthmusError && error.code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED';
+        if ((order < 0 && !again) || !refused || !this.#host.listens) throw error;
         await this.#comesUp(entry, both, this.#host.timeoutMs).catch((late) => {
           throw again ? error : late;
         });
@@ -7642,8 +7701,8 @@ var OnDemand = class {
     } else {
       if (!this.#host.listens) {
         throw new IsthmusError(
-          "ERR_ISTHMUS_CONNECT",
-          `'${local.name}' is greater than '${address.name}', so ${host}:${port} has to connect to us; call listen() first`
+          'ERR_ISTHMUS_CONNECT',
+          `'${local.name}' is greater than '${address.name}', so ${host}:${port} has to connect to us; call listen() first`,
         );
       }
       await askBack({ ...options, host, port, signal: both });
@@ -7658,29 +7717,29 @@ var OnDemand = class {
       const over = (settle2) => {
         clearTimeout(timer);
         waiting.delete(up);
-        signal.removeEventListener("abort", aborted2);
+        signal.removeEventListener('abort', aborted2);
         settle2();
       };
       const up = () => over(resolve);
       const aborted2 = () => over(() => reject(signal.reason));
       const timer = setTimeout(() => {
-        over(
-          () => reject(
+        over(() =>
+          reject(
             new IsthmusError(
-              "ERR_ISTHMUS_CONNECT",
-              `${address.host}:${address.port} said that it would connect to us, and did not in ${Math.round(timeoutMs)} ms`
-            )
-          )
+              'ERR_ISTHMUS_CONNECT',
+              `${address.host}:${address.port} said that it would connect to us, and did not in ${Math.round(timeoutMs)} ms`,
+            ),
+          ),
         );
       }, timeoutMs);
       waiting.add(up);
-      signal.addEventListener("abort", aborted2, { once: true });
+      signal.addEventListener('abort', aborted2, { once: true });
       if (signal.aborted) aborted2();
     });
   }
   /** Somebody asks for one of ours. @returns undefined: there is none */
   asked(request) {
-    if (request.kind === "hurry") return this.#host.hurried(request.peer.id) ? {} : void 0;
+    if (request.kind === 'hurry') return this.#host.hurried(request.peer.id) ? {} : void 0;
     const leaving = this.#host.suspending(request.peer.id);
     return leaving ? letsGo(leaving).then(() => this.#answer(request)) : this.#answer(request);
   }
@@ -7688,7 +7747,7 @@ var OnDemand = class {
     const entry = this.#find(peer);
     if (!entry) return void 0;
     const { connection, local } = entry;
-    if (kind === "back-connect") {
+    if (kind === 'back-connect') {
       if (!connection.linked || connection.tentative) this.bringUp(connection);
       return { local };
     }
@@ -7703,7 +7762,7 @@ var OnDemand = class {
       if (entry.peerId !== void 0) {
         if (entry.peerId === peer.id) return entry;
       } else if (compareNames(entry.address.name, peer.name) === 0) {
-        if (!named2 || entry.effort && !named2.effort) named2 = entry;
+        if (!named2 || (entry.effort && !named2.effort)) named2 = entry;
       }
     }
     return named2;
@@ -7713,11 +7772,11 @@ var OnDemand = class {
     for (const entry of this.#entries.values()) {
       if (entry.local.id !== connected2.local.id) continue;
       entry.connection.revert();
-      if (entry.connection.linked || entry.connection.state === "closed") {
+      if (entry.connection.linked || entry.connection.state === 'closed') {
         connected2.attempt.undo();
         connected2.socket.destroy();
       } else {
-        this.#up(entry, connected2, "await");
+        this.#up(entry, connected2, 'await');
       }
       return true;
     }
@@ -7735,9 +7794,9 @@ var OnDemand = class {
       connected2.socket.destroy();
       connection.fail(
         new IsthmusError(
-          "ERR_ISTHMUS_PEER_PROTOCOL",
-          `messages were lost in a suspension: ${mine.sent} sent of which the peer has ${counts.received}, ${mine.received} received of ${counts.sent}`
-        )
+          'ERR_ISTHMUS_PEER_PROTOCOL',
+          `messages were lost in a suspension: ${mine.sent} sent of which the peer has ${counts.received}, ${mine.received} received of ${counts.sent}`,
+        ),
       );
       return;
     }
@@ -7750,7 +7809,7 @@ var OnDemand = class {
 };
 async function letsGo(connection) {
   const until = performance.now() + LET_GO;
-  while (connection.linked && connection.state !== "closed" && performance.now() < until) {
+  while (connection.linked && connection.state !== 'closed' && performance.now() < until) {
     connection.progress();
     if (connection.linked) await sleep3(1);
   }
@@ -7760,15 +7819,18 @@ function compareNames(a, b) {
 }
 function nameBytes(name) {
   const bytes = Buffer.alloc(8);
-  bytes.write(name, "utf8");
+  bytes.write(name, 'utf8');
   return bytes;
 }
 function asError2(error) {
-  return error instanceof IsthmusError ? error : new IsthmusError("ERR_ISTHMUS_CONNECT", error instanceof Error ? error.message : String(error), { cause: error });
+  return error instanceof IsthmusError
+    ? error
+    : new IsthmusError('ERR_ISTHMUS_CONNECT', error instanceof Error ? error.message : String(error), { cause: error });
 }
 
 // host/precon/listener.ts
-import { createServer as createServer2, isIPv6 } from "node:net";
+import { createServer as createServer2, isIPv6 } from 'node:net';
+
 var MAX_HANDSHAKES = 64;
 var MAX_WAITING = 4096;
 var Listener = class _Listener {
@@ -7786,36 +7848,36 @@ var Listener = class _Listener {
     this.#options = options;
     this.#server = server;
     const address = server.address();
-    if (typeof address !== "object" || !address) throw new IsthmusError("ERR_ISTHMUS_LISTEN", "no address");
+    if (typeof address !== 'object' || !address) throw new IsthmusError('ERR_ISTHMUS_LISTEN', 'no address');
     this.#address = { host: address.address, port: address.port };
-    server.on("connection", (socket) => this.#accepted(socket));
-    server.on("error", (error) => this.#log(`accept failed: ${error.message}`));
+    server.on('connection', (socket) => this.#accepted(socket));
+    server.on('error', (error) => this.#log(`accept failed: ${error.message}`));
   }
   /**
    * Listen. Rejects with ERR_ISTHMUS_LISTEN (with `errno`, as EADDRINUSE), or with ERR_ISTHMUS_INVALID_ARGUMENT for a
    * port or a backlog that cannot be.
    */
   static open(options) {
-    const { host = "127.0.0.1", port = 0, backlog = 511 } = options;
+    const { host = '127.0.0.1', port = 0, backlog = 511 } = options;
     return new Promise((resolve, reject) => {
       const server = createServer2({ noDelay: true, allowHalfOpen: true });
       const failed = (error) => {
         reject(
-          new IsthmusError("ERR_ISTHMUS_LISTEN", `listen on ${host}:${port}: ${error.code ?? error.message}`, {
+          new IsthmusError('ERR_ISTHMUS_LISTEN', `listen on ${host}:${port}: ${error.code ?? error.message}`, {
             cause: error,
             errno: error.code,
-            syscall: error.syscall
-          })
+            syscall: error.syscall,
+          }),
         );
       };
-      server.once("error", failed);
+      server.once('error', failed);
       try {
         server.listen({ host, port, backlog, exclusive: true }, () => {
-          server.off("error", failed);
+          server.off('error', failed);
           resolve(new _Listener(options, server));
         });
       } catch (error) {
-        reject(new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", messageOf(error), { cause: error }));
+        reject(new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', messageOf(error), { cause: error }));
       }
     });
   }
@@ -7877,7 +7939,7 @@ var Listener = class _Listener {
     this.#closed ??= new Promise((resolve) => {
       this.#server.close();
       for (const handshake of this.#handshakes) {
-        handshake.abort(new IsthmusError("ERR_ISTHMUS_CLOSED", "the listener was closed"));
+        handshake.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the listener was closed'));
       }
       this.#handshakes.clear();
       for (const socket of this.#waiting.splice(0)) socket.destroy();
@@ -7886,7 +7948,7 @@ var Listener = class _Listener {
     return this.#closed;
   }
   #accepted(socket) {
-    socket.on("error", ignoreError);
+    socket.on('error', ignoreError);
     if (!this.#held && this.#waiting.length === 0) this.#connection(socket);
     else if (this.#waiting.length < MAX_WAITING) this.#waiting.push(socket);
     else {
@@ -7900,7 +7962,7 @@ var Listener = class _Listener {
     const refusal2 = this.#refusal(address);
     if (refusal2 !== void 0) {
       socket.destroy();
-      const who = address ? `${address.host}:${address.port}` : "a connection";
+      const who = address ? `${address.host}:${address.port}` : 'a connection';
       this.#log(`${who} closed: ${refusal2}`);
       return;
     }
@@ -7910,13 +7972,13 @@ var Listener = class _Listener {
     try {
       attachment = attach(
         socket,
-        { role: "accept", local: local(), registry, address, admit: accept, onDemand, limits, timeoutMs },
+        { role: 'accept', local: local(), registry, address, admit: accept, onDemand, limits, timeoutMs },
         (outcome) => {
           over = true;
-          if (outcome.kind === "agreed") this.#agreed(outcome);
-          else if (outcome.kind === "failed") this.#failed(outcome.error, address);
+          if (outcome.kind === 'agreed') this.#agreed(outcome);
+          else if (outcome.kind === 'failed') this.#failed(outcome.error, address);
           this.#over(attachment);
-        }
+        },
       );
     } catch (error) {
       socket.destroy();
@@ -7928,9 +7990,9 @@ var Listener = class _Listener {
   /** Why nobody is to listen to this one, undefined if somebody is. */
   #refusal(address) {
     const { blockList, maxHandshakes = MAX_HANDSHAKES } = this.#options;
-    if (!this.#open) return "the listener was closed";
-    if (!address) return "it is already gone";
-    if (blockList?.check(address.host, isIPv6(address.host) ? "ipv6" : "ipv4")) return "its address is blocked";
+    if (!this.#open) return 'the listener was closed';
+    if (!address) return 'it is already gone';
+    if (blockList?.check(address.host, isIPv6(address.host) ? 'ipv6' : 'ipv4')) return 'its address is blocked';
     if (this.#handshakes.size >= maxHandshakes) return `${maxHandshakes} handshakes are under way already`;
     return void 0;
   }
@@ -7944,7 +8006,7 @@ var Listener = class _Listener {
   }
   #failed(error, address) {
     if (!this.#open) return;
-    const who = address ? `${address.host}:${address.port}` : "a connection";
+    const who = address ? `${address.host}:${address.port}` : 'a connection';
     this.#log(`handshake with ${who} failed: ${error.message} (${error.code})`);
     try {
       this.#options.onHandshakeError?.(error, address);
@@ -7956,38 +8018,36 @@ var Listener = class _Listener {
   #log(line) {
     try {
       this.#options.log?.(line);
-    } catch {
-    }
+    } catch {}
   }
 };
 function asHandshakeError(error) {
   if (error instanceof IsthmusError) return error;
-  return new IsthmusError("ERR_ISTHMUS_HANDSHAKE", messageOf(error), { cause: error });
+  return new IsthmusError('ERR_ISTHMUS_HANDSHAKE', messageOf(error), { cause: error });
 }
 
 // host/request.ts
 function cancelled(what) {
-  return new IsthmusError("ERR_ISTHMUS_CANCELLED", `the ${what} was cancelled`);
+  return new IsthmusError('ERR_ISTHMUS_CANCELLED', `the ${what} was cancelled`);
 }
 var PostedReceive = class extends Receiver {
   done;
   maxLength;
-  #state = "posted";
+  #state = 'posted';
   #withdraw;
   #resolve;
   #reject;
   constructor({ match, data, maxLength }) {
     super(match, data);
     if (maxLength !== void 0 && !(Number.isInteger(maxLength) && maxLength >= 0)) {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `maxLength: ${maxLength} is not a number of bytes`);
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `maxLength: ${maxLength} is not a number of bytes`);
     }
     this.maxLength = Math.min(maxLength ?? Number.POSITIVE_INFINITY, data?.length ?? Number.POSITIVE_INFINITY);
     this.done = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
-    this.done.catch(() => {
-    });
+    this.done.catch(() => {});
   }
   get state() {
     return this.#state;
@@ -7997,20 +8057,20 @@ var PostedReceive = class extends Receiver {
     this.#withdraw = withdraw;
   }
   begin() {
-    this.#state = "started";
+    this.#state = 'started';
   }
   complete(connection, { data, xheader }, length) {
-    this.#state = "done";
+    this.#state = 'done';
     this.#resolve({ connection, xheader, data, length, truncated: data.length < length });
   }
   reject(error) {
-    this.#state = "failed";
+    this.#state = 'failed';
     this.#reject(error);
   }
   cancel() {
-    if (this.#state !== "posted" || !this.#withdraw?.()) return false;
-    this.#state = "cancelled";
-    this.#reject(cancelled("receive"));
+    if (this.#state !== 'posted' || !this.#withdraw?.()) return false;
+    this.#state = 'cancelled';
+    this.#reject(cancelled('receive'));
     return true;
   }
 };
@@ -8018,7 +8078,7 @@ var PostedSend = class {
   done;
   #connection;
   #entry;
-  #state = "posted";
+  #state = 'posted';
   #reject;
   /** @throws as `connection.send` does, for what cannot be sent at all */
   constructor(connection, { data, xheader }) {
@@ -8028,34 +8088,33 @@ var PostedSend = class {
       resolve = ok;
       this.#reject = failed;
     });
-    this.done.catch(() => {
-    });
+    this.done.catch(() => {});
     this.#entry = connection.post(
       data,
       xheader ?? NO_BYTES,
       () => {
-        this.#state = "done";
+        this.#state = 'done';
         resolve();
       },
       (error) => {
-        this.#state = "failed";
+        this.#state = 'failed';
         this.#reject(error);
-      }
+      },
     );
   }
   get state() {
-    return this.#state === "posted" && this.#entry !== void 0 && this.#entry.sent >= 0 ? "started" : this.#state;
+    return this.#state === 'posted' && this.#entry !== void 0 && this.#entry.sent >= 0 ? 'started' : this.#state;
   }
   cancel() {
-    if (this.#state !== "posted" || !this.#entry || !this.#connection.cancel(this.#entry)) return false;
-    this.#state = "cancelled";
-    this.#reject(cancelled("send"));
+    if (this.#state !== 'posted' || !this.#entry || !this.#connection.cancel(this.#entry)) return false;
+    this.#state = 'cancelled';
+    this.#reject(cancelled('send'));
     return true;
   }
 };
 function waitForMessage(matching, { connection, match }, signal) {
   return new Promise((resolve, reject) => {
-    const settle2 = () => signal?.removeEventListener("abort", abort);
+    const settle2 = () => signal?.removeEventListener('abort', abort);
     const prober = {
       connection,
       match,
@@ -8066,12 +8125,12 @@ function waitForMessage(matching, { connection, match }, signal) {
       reject: (error) => {
         settle2();
         reject(error);
-      }
+      },
     };
     const abort = () => {
       if (matching.removeProber(prober)) reject(signal?.reason);
     };
-    signal?.addEventListener("abort", abort, { once: true });
+    signal?.addEventListener('abort', abort, { once: true });
     matching.addProber(prober);
   });
 }
@@ -8098,8 +8157,8 @@ var Endpoint = class {
   #temporary = /* @__PURE__ */ new Map();
   /** @internal */
   constructor(name, host) {
-    if (typeof name !== "string" || name === "" || name.includes("\0")) {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", "a name is a string that is not empty");
+    if (typeof name !== 'string' || name === '' || name.includes('\0')) {
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'a name is a string that is not empty');
     }
     this.name = name;
     this.#host = host;
@@ -8114,13 +8173,14 @@ var Endpoint = class {
       dial: (address, options) => this.#dial(address, options),
       resumeTimeoutMs: host.config.resumeTimeout,
       open: (connection, connected2, up, confirm) => this.#up(connection, connected2, up, confirm),
-      suspending: (id) => [...this.#connections].find((one) => one.peer.id === id && one.linked && one.suspension.underWay),
+      suspending: (id) =>
+        [...this.#connections].find((one) => one.peer.id === id && one.linked && one.suspension.underWay),
       hurried: (id) => {
         const found = [...this.#connections].find((one) => one.peer.id === id && one.linked);
         found?.hurried();
         return found !== void 0;
       },
-      log: host.log
+      log: host.log,
     });
   }
   /**
@@ -8151,13 +8211,13 @@ var Endpoint = class {
    */
   async listen(options, handler) {
     this.#check();
-    const { port = 0, host = "127.0.0.1", accept, blockList, maxHandshakes } = options;
+    const { port = 0, host = '127.0.0.1', accept, blockList, maxHandshakes } = options;
     const { config, log } = this.#host;
     if (!Number.isInteger(port) || port < 0 || port > 65535) {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `${port} is not a port: 0 to 65535`);
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `${port} is not a port: 0 to 65535`);
     }
-    if (handler !== void 0 && typeof handler !== "function") {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", "the handler of listen is not a function");
+    if (handler !== void 0 && typeof handler !== 'function') {
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'the handler of listen is not a function');
     }
     const accepted = (link, route) => {
       const connection = this.#create(route);
@@ -8172,15 +8232,15 @@ var Endpoint = class {
       registry: this.#registry,
       accept,
       blockList,
-      ...maxHandshakes === void 0 ? {} : { maxHandshakes },
+      ...(maxHandshakes === void 0 ? {} : { maxHandshakes }),
       handshakeTimeoutMs: config.handshakeTimeout,
       onDemand: (request) => this.#onDemand.asked(request),
       onAgreed: (connected2) => {
         if (this.#onDemand.agreed(connected2)) return;
         accepted(this.#link(connected2), routeOf(connected2));
       },
-      onHandshakeError: (error, address) => this.#host.events.failed("accept", address, error),
-      log: (line) => log("warning", line)
+      onHandshakeError: (error, address) => this.#host.events.failed('accept', address, error),
+      log: (line) => log('warning', line),
     });
     if (this.#closed) {
       await listener.close();
@@ -8205,7 +8265,7 @@ var Endpoint = class {
         listener.unref();
         return listening;
       },
-      [Symbol.asyncDispose]: close
+      [Symbol.asyncDispose]: close,
     };
     return listening;
   }
@@ -8238,22 +8298,21 @@ var Endpoint = class {
     try {
       return await dial({ ...options, host, port });
     } catch (error) {
-      if (error instanceof IsthmusError && error.code !== "ERR_ISTHMUS_CLOSED") {
-        this.#host.events.failed("connect", { host, port }, error);
+      if (error instanceof IsthmusError && error.code !== 'ERR_ISTHMUS_CLOSED') {
+        this.#host.events.failed('connect', { host, port }, error);
       }
       throw error;
     }
   }
   /** Dial; while the process is suspended, wait. */
   async #dialNow(address, signal) {
-    for (; ; ) {
+    for (;;) {
       await this.#goesOn(signal);
       this.#check();
       const cancel = new AbortController();
       const both = signal ? AbortSignal.any([signal, cancel.signal]) : cancel.signal;
       const dial2 = this.#dial(address, { ...this.#dialOptions(both), local: this.#conInfo(void 0) });
-      const dialing = { cancel, over: dial2.catch(() => {
-      }) };
+      const dialing = { cancel, over: dial2.catch(() => {}) };
       this.#dialing.add(dialing);
       try {
         return await dial2;
@@ -8283,7 +8342,7 @@ var Endpoint = class {
     this.#onDemand.hold();
     const through = Promise.all([
       ...[...this.#listeners].map(({ listener }) => listener.hold()),
-      ...[...this.#dialing].map((dialing) => dialing.over)
+      ...[...this.#dialing].map((dialing) => dialing.over),
     ]);
     let timer;
     const grace = new Promise((resolve) => {
@@ -8308,7 +8367,7 @@ var Endpoint = class {
   }
   #suspended(connection) {
     const { peer, suspension, route } = connection;
-    this.#host.log("info", `the connection to ${peer.name} is suspended`);
+    this.#host.log('info', `the connection to ${peer.name} is suspended`);
     this.#host.events.suspended(connection);
     if (!route.ends || !peer.address) return;
     const address = { host: peer.address.host, port: suspension.peerPort, name: peer.name };
@@ -8317,8 +8376,8 @@ var Endpoint = class {
   }
   #silence(connection, event, silence) {
     const { peer, plugin } = connection;
-    const what = event === "stalled" ? `stalled: no sign of life of it for ${silence} ms` : `back after ${silence} ms`;
-    this.#host.log("warning", `${peer.name}[${peer.pid}] over ${plugin} is ${what}`);
+    const what = event === 'stalled' ? `stalled: no sign of life of it for ${silence} ms` : `back after ${silence} ms`;
+    this.#host.log('warning', `${peer.name}[${peer.pid}] over ${plugin} is ${what}`);
     this.#host.events.silence(connection, event, silence);
   }
   /** Over a stream the peer may have stopped reading in front of our wish: it hears of it at its listener. */
@@ -8331,7 +8390,7 @@ var Endpoint = class {
     setTimeout(() => {
       if (!connection.linked || !connection.suspension.underWay) return;
       const options = { ...this.#dialOptions(void 0), host, port, local, frame: FRAME.HURRY, retry: 0 };
-      askBack(options).catch((error) => log("info", `${peer.name} was not to be hurried: ${error.message}`));
+      askBack(options).catch((error) => log('info', `${peer.name} was not to be hurried: ${error.message}`));
     }, HURRY_AFTER).unref();
   }
   /** Where the peer can come back to: a listener of ours, or one for this. */
@@ -8349,7 +8408,7 @@ var Endpoint = class {
         () => {
           if (this.#held) for (const { listener } of this.#listeners) void listener.hold();
         },
-        () => this.#temporary.delete(ends.host)
+        () => this.#temporary.delete(ends.host),
       );
     }
     return (await opening).port;
@@ -8358,22 +8417,21 @@ var Endpoint = class {
   #closeTemporary() {
     if (this.#temporary.size === 0) return;
     for (const connection of this.#connections) if (!connection.linked || connection.suspension.underWay) return;
-    for (const opening of this.#temporary.values()) opening.then((listening) => listening.close()).catch(() => {
-    });
+    for (const opening of this.#temporary.values()) opening.then((listening) => listening.close()).catch(() => {});
     this.#temporary.clear();
   }
   #connectOnDemand(address) {
     const local = this.#conInfo([...this.#listeners][0]?.host);
-    const peer = { node: "0.0.0.0", pid: 0, id: 0n, name: wireName(address.name), address: void 0 };
-    const connection = this.#create({ plugin: "ondemand", why: void 0, peer });
+    const peer = { node: '0.0.0.0', pid: 0, id: 0n, name: wireName(address.name), address: void 0 };
+    const connection = this.#create({ plugin: 'ondemand', why: void 0, peer });
     this.#onDemand.add(connection, address, local);
     return connection;
   }
   async #ownListener(host, port) {
     const loop = this.#registry.all.find(({ plugin }) => plugin === this.#host.loop);
     if (!loop || disabled2(loop) !== void 0) return void 0;
-    const candidates = [...this.#host.endpoints].flatMap(
-      (endpoint) => [...endpoint.#listeners].filter((one) => one.port === port).map((listener) => ({ listener, endpoint }))
+    const candidates = [...this.#host.endpoints].flatMap((endpoint) =>
+      [...endpoint.#listeners].filter((one) => one.port === port).map((listener) => ({ listener, endpoint })),
     );
     if (candidates.length === 0) return void 0;
     const ips = await addressesOf(host);
@@ -8385,12 +8443,12 @@ var Endpoint = class {
   }
   async #connectLoop({ accept, accepted }) {
     const { loop, config } = this.#host;
-    if (await accept?.(this.#self()) === false) {
-      throw new IsthmusError("ERR_ISTHMUS_HANDSHAKE_REFUSED", "our own listener refused the connection");
+    if ((await accept?.(this.#self())) === false) {
+      throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'our own listener refused the connection');
     }
     this.#check();
     const [near, far] = loop.pair(this.#host.privateCore(), config.tcpRingSize || 65536);
-    const route = () => ({ plugin: "loop", why: void 0, peer: this.#self() });
+    const route = () => ({ plugin: 'loop', why: void 0, peer: this.#self() });
     const connection = this.#create(route());
     this.#attach(connection, near, connection);
     accepted(far, route());
@@ -8400,7 +8458,7 @@ var Endpoint = class {
   #connectSelf() {
     const { loop, config } = this.#host;
     const link = loop.self(this.#host.privateCore(), config.tcpRingSize || 65536);
-    const connection = this.#create({ plugin: "loop", why: void 0, peer: this.#self() });
+    const connection = this.#create({ plugin: 'loop', why: void 0, peer: this.#self() });
     this.#attach(connection, link, connection);
     return connection;
   }
@@ -8411,8 +8469,8 @@ var Endpoint = class {
       retry: config.retry,
       handshakeTimeoutMs: config.handshakeTimeout,
       signal: signal ? AbortSignal.any([signal, ending]) : ending,
-      log: (line) => log("info", line),
-      listens: [...this.#listeners][0]?.port
+      log: (line) => log('info', line),
+      listens: [...this.#listeners][0]?.port,
     };
   }
   #conInfo(host) {
@@ -8455,7 +8513,7 @@ var Endpoint = class {
         this.#onDemand.remove(one);
         this.#groups.forget(one);
         this.#host.events.gone(one);
-      }
+      },
     });
     this.#connections.add(connection);
     this.#host.events.created(connection);
@@ -8467,9 +8525,9 @@ var Endpoint = class {
       this.#closeTemporary();
       if (again) this.#host.events.resumed(connection);
       else this.#host.events.opened(connection);
-      const where = peer.address ? ` (${peer.address.host}:${peer.address.port})` : "";
-      const over = `over ${plugin}${why === void 0 ? "" : `; ${why}`}`;
-      this.#host.log("info", `connected to ${peer.name}${where} ${over}`);
+      const where = peer.address ? ` (${peer.address.host}:${peer.address.port})` : '';
+      const over = `over ${plugin}${why === void 0 ? '' : `; ${why}`}`;
+      this.#host.log('info', `connected to ${peer.name}${where} ${over}`);
       up?.();
     };
     connection.attach(link, { plugin, why, peer, ends }, begun, confirm);
@@ -8477,7 +8535,7 @@ var Endpoint = class {
   #handle(connection, handler) {
     const run = async () => handler(connection);
     run().catch((error) => {
-      const level = connection.state === "open" ? "error" : "info";
+      const level = connection.state === 'open' ? 'error' : 'info';
       const text2 = error instanceof Error ? error.message : String(error);
       this.#host.log(level, `the handler of a connection failed: ${text2}`);
       connection.destroy(error instanceof Error ? error : new Error(String(error)));
@@ -8509,7 +8567,7 @@ var Endpoint = class {
     }
     request.posted(() => this.#matching.remove(request));
     this.#matching.add(request);
-    for (const connection of [...this.#connections]) if (request.state === "posted") connection.look();
+    for (const connection of [...this.#connections]) if (request.state === 'posted') connection.look();
     return request;
   }
   /**
@@ -8557,11 +8615,11 @@ var Endpoint = class {
   }
   #mine(connection) {
     if (connection instanceof RuntimeConnection && connection.matching === this.#matching) return connection;
-    throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", "the connection belongs to another endpoint");
+    throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'the connection belongs to another endpoint');
   }
   // ─── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
   #check() {
-    if (this.#closed) throw new IsthmusError("ERR_ISTHMUS_CLOSED", "the endpoint is closed");
+    if (this.#closed) throw new IsthmusError('ERR_ISTHMUS_CLOSED', 'the endpoint is closed');
   }
   /**
    * Close listeners and connections. Idempotent.
@@ -8575,7 +8633,7 @@ var Endpoint = class {
     await Promise.all([...this.#listeners].map(({ listener }) => listener.close()));
     this.#listeners.clear();
     await this.#groups.close();
-    this.#matching.rejectAll(new IsthmusError("ERR_ISTHMUS_CLOSED", "the endpoint was closed"));
+    this.#matching.rejectAll(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the endpoint was closed'));
     await Promise.allSettled([...this.#connections].map((connection) => connection.close({ timeout })));
   }
   [Symbol.asyncDispose]() {
@@ -8583,46 +8641,46 @@ var Endpoint = class {
   }
 };
 function rendezvousOf(config, plugin) {
-  if (plugin === "shm") return config.rendezvousShm;
-  if (plugin === "ivshmem") return config.rendezvousIvshmem;
-  return plugin === "loop" ? Number.POSITIVE_INFINITY : config.rendezvous;
+  if (plugin === 'shm') return config.rendezvousShm;
+  if (plugin === 'ivshmem') return config.rendezvousIvshmem;
+  return plugin === 'loop' ? Number.POSITIVE_INFINITY : config.rendezvous;
 }
 function routeOf({ plugin, why, peer, local, listens, socket }) {
-  return { plugin: plugin.name, why, peer, ends: { local, host: socket.localAddress ?? "127.0.0.1", listens } };
+  return { plugin: plugin.name, why, peer, ends: { local, host: socket.localAddress ?? '127.0.0.1', listens } };
 }
 function aborted(signal) {
   return new Promise((_, reject) => {
     const abort = () => reject(signal.reason);
     if (signal.aborted) abort();
-    else signal.addEventListener("abort", abort, { once: true });
+    else signal.addEventListener('abort', abort, { once: true });
   });
 }
 
-// host/inspect.ts
-import { threadId as threadId3 } from "node:worker_threads";
-
 // host/version.ts
-import { readFileSync as readFileSync3 } from "node:fs";
-import { dirname as dirname2, join as join7 } from "node:path";
-import { fileURLToPath as fileURLToPath2 } from "node:url";
+import { readFileSync as readFileSync3 } from 'node:fs';
+import { dirname as dirname2, join as join7 } from 'node:path';
+import { fileURLToPath as fileURLToPath2 } from 'node:url';
+// host/inspect.ts
+import { threadId as threadId3 } from 'node:worker_threads';
+
 var known;
 function version() {
-  known ??= read() ?? "unknown";
+  known ??= read() ?? 'unknown';
   return known;
 }
 function read() {
   try {
-    const file = join7(dirname2(fileURLToPath2(import.meta.url)), "..", "package.json");
-    const { name, version: version2 } = JSON.parse(readFileSync3(file, "utf8"));
-    return name === "isthmus" && typeof version2 === "string" ? version2 : void 0;
+    const file = join7(dirname2(fileURLToPath2(import.meta.url)), '..', 'package.json');
+    const { name, version: version2 } = JSON.parse(readFileSync3(file, 'utf8'));
+    return name === 'isthmus' && typeof version2 === 'string' ? version2 : void 0;
   } catch {
     return void 0;
   }
 }
 
 // host/inspect.ts
-var COUNTERS = ["messagesSent", "messagesReceived", "bytesSent", "bytesReceived", "stalls"];
-var NOW = ["ringUsed", "ringSize", "pendingSends", "unreadMessages", "unreadBytes"];
+var COUNTERS = ['messagesSent', 'messagesReceived', 'bytesSent', 'bytesReceived', 'stalls'];
+var NOW = ['ringUsed', 'ringSize', 'pendingSends', 'unreadMessages', 'unreadBytes'];
 var Ledger = class {
   #started = /* @__PURE__ */ new Date();
   #entries = /* @__PURE__ */ new WeakMap();
@@ -8631,12 +8689,12 @@ var Ledger = class {
     messagesReceived: 0,
     bytesSent: 0,
     bytesReceived: 0,
-    stalls: 0
+    stalls: 0,
   };
   #left = /* @__PURE__ */ new WeakSet();
   #ever = 0;
   enter(connection) {
-    this.#entries.set(connection, { number: ++this.#ever, opened: (/* @__PURE__ */ new Date()).toISOString() });
+    this.#entries.set(connection, { number: ++this.#ever, opened: /* @__PURE__ */ new Date().toISOString() });
   }
   /** It counts no further. Idempotent. */
   leave(connection) {
@@ -8669,7 +8727,7 @@ var Ledger = class {
       stalled,
       opened: opened2,
       peer: { name, pid, node, id: String(id), address: address && { host: address.host, port: address.port } },
-      ...connection.stats()
+      ...connection.stats(),
     };
   }
   /** What is about the process and not about what it does. */
@@ -8679,7 +8737,7 @@ var Ledger = class {
       thread: threadId3,
       version: version(),
       node: process.version,
-      started: this.#started.toISOString()
+      started: this.#started.toISOString(),
     };
   }
 };
@@ -8689,12 +8747,12 @@ function regionSnapshot(region) {
     path: region.backing.path,
     kind: region.backing.kind,
     size: region.backing.size,
-    uuid: region.uuid.toString("hex"),
+    uuid: region.uuid.toString('hex'),
     slot: region.slot,
     slots: region.slots,
     slotsUsed: slotsUsed(region),
     frames: region.core.call.regionFrames.value,
-    freeFrames: region.core.freeFrames()
+    freeFrames: region.core.freeFrames(),
   };
 }
 function slotsUsed({ core: { call, layout: layout2 }, slots }) {
@@ -8707,48 +8765,49 @@ function refusedSnapshot({ path, error: { code, message: message2 } }) {
 }
 
 // host/log.ts
-import { appendFileSync } from "node:fs";
+import { appendFileSync } from 'node:fs';
+
 var LEVELS = { error: 1, warning: 2, info: 3, debug: 4 };
 function expandPath(path, environment = process.env) {
   return path.replace(/\$(?:\$|(\w+)|\{(\w+)\})/g, (_, plain, braced) => {
     const name = plain ?? braced;
-    return name === void 0 ? String(process.pid) : environment[name] ?? "";
+    return name === void 0 ? String(process.pid) : (environment[name] ?? '');
   });
 }
 function fileSink(path) {
   const file = expandPath(path);
   const append = (text2) => appendFileSync(file, text2, { mode: 384 });
   try {
-    append("");
+    append('');
   } catch (cause) {
     const { code, message: message2 } = cause;
-    throw new IsthmusError("ERR_ISTHMUS_CONFIG", `PSP_DEBUG_OUT: '${path}' cannot be written to: ${code ?? message2}`, {
+    throw new IsthmusError('ERR_ISTHMUS_CONFIG', `PSP_DEBUG_OUT: '${path}' cannot be written to: ${code ?? message2}`, {
       cause,
-      path: file
+      path: file,
     });
   }
   return (line) => append(`${(/* @__PURE__ */ new Date()).toISOString()} ${line}`);
 }
-function makeLog(limit, name, { sink, path = "" } = {}) {
-  const write = sink || path === "" || path === "-" ? (line) => process.stderr.write(line) : fileSink(path);
+function makeLog(limit, name, { sink, path = '' } = {}) {
+  const write = sink || path === '' || path === '-' ? (line) => process.stderr.write(line) : fileSink(path);
   const logger = Object.assign(
     (level, line) => {
       if (LEVELS[level] > logger.limit) return;
       try {
         if (sink) sink(level, line);
-        else write(`isthmus ${name}[${process.pid}] ${level}: ${line}
+        else
+          write(`isthmus ${name}[${process.pid}] ${level}: ${line}
 `);
-      } catch {
-      }
+      } catch {}
     },
-    { limit }
+    { limit },
   );
   return logger;
 }
 
 // host/migration.ts
 var COMING = 1e3;
-var NAMES2 = ["inactive", "requested", "preparing", "allowed", "finished", "resuming"];
+var NAMES2 = ['inactive', 'requested', 'preparing', 'allowed', 'finished', 'resuming'];
 var Migration = class {
   #host;
   #listeners = /* @__PURE__ */ new Set();
@@ -8778,7 +8837,7 @@ var Migration = class {
   }
   suspend({ timeout = this.#host.timeout } = {}) {
     if (!Number.isFinite(timeout) || timeout < 0) {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `a timeout of ${timeout} ms`);
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `a timeout of ${timeout} ms`);
     }
     const back = this.#resuming;
     if (back) return back.then(() => this.suspend({ timeout }));
@@ -8789,42 +8848,40 @@ var Migration = class {
     if (this.#resuming) return this.#resuming;
     const suspending = this.#suspending;
     if (!suspending) {
-      this.#handle("RESUME");
+      this.#handle('RESUME');
       return Promise.resolve();
     }
     if (this.#giveUp) {
-      this.#giveUp(new IsthmusError("ERR_ISTHMUS_SUSPEND", "resumed before the suspension was complete"));
-      return suspending.catch(() => {
-      });
+      this.#giveUp(new IsthmusError('ERR_ISTHMUS_SUSPEND', 'resumed before the suspension was complete'));
+      return suspending.catch(() => {});
     }
     this.#suspending = void 0;
-    this.#handle("RESUME");
+    this.#handle('RESUME');
     return this.#comeBack();
   }
   /** The runtime is closed: what is under way ends. */
   end() {
-    this.#giveUp?.(new IsthmusError("ERR_ISTHMUS_CLOSED", "the runtime was closed"));
+    this.#giveUp?.(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the runtime was closed'));
   }
   async #suspend(timeout) {
-    this.#handle("REQUEST");
+    this.#handle('REQUEST');
     const cut = new AbortController();
     this.#giveUp = (error) => cut.abort(error);
     const timer = setTimeout(() => cut.abort(this.#late(timeout)), timeout);
     const aborted2 = new Promise((_, reject) => {
-      cut.signal.addEventListener("abort", () => reject(cut.signal.reason), { once: true });
+      cut.signal.addEventListener('abort', () => reject(cut.signal.reason), { once: true });
     });
     const prepared = this.#prepare(cut.signal);
     try {
       await Promise.race([prepared, aborted2]);
       this.#giveUp = void 0;
-      this.#handle("ALLOW");
+      this.#handle('ALLOW');
     } catch (error) {
       this.#giveUp = void 0;
       this.#suspending = void 0;
       cut.abort(error);
-      if (this.#away) await prepared.catch(() => {
-      });
-      this.#handle("FAIL");
+      if (this.#away) await prepared.catch(() => {});
+      this.#handle('FAIL');
       await this.#comeBack();
       throw error;
     } finally {
@@ -8834,13 +8891,13 @@ var Migration = class {
   #late(timeout) {
     const open2 = this.#host.connections().filter((connection) => connection.linked);
     const who = open2.map(({ peer, plugin }) => `${peer.name} over ${plugin}`).slice(0, 3);
-    const what = open2.length > 0 ? `${open2.length} connections did not let go (${who.join(", ")})` : "handshakes";
-    return new IsthmusError("ERR_ISTHMUS_SUSPEND", `not suspended within ${timeout} ms: ${what}`);
+    const what = open2.length > 0 ? `${open2.length} connections did not let go (${who.join(', ')})` : 'handshakes';
+    return new IsthmusError('ERR_ISTHMUS_SUSPEND', `not suspended within ${timeout} ms: ${what}`);
   }
   async #prepare(cut) {
     await Promise.all([...this.#host.endpoints].map((endpoint) => endpoint.hold()));
     cut.throwIfAborted();
-    this.#handle("PREPARE");
+    this.#handle('PREPARE');
     for (let open2 = this.#linked(); open2.length > 0; open2 = this.#linked()) {
       await Promise.all(open2.map((connection) => connection.suspend()));
       cut.throwIfAborted();
@@ -8861,7 +8918,7 @@ var Migration = class {
   async #back() {
     if (this.#away) await this.#host.takeDevices();
     this.#away = false;
-    this.#handle("ATTACHED");
+    this.#handle('ATTACHED');
     const endpoints = [...this.#host.endpoints];
     for (const endpoint of endpoints) endpoint.release();
     const coming = Promise.all(endpoints.flatMap((endpoint) => endpoint.coming()));
@@ -8871,25 +8928,25 @@ var Migration = class {
     });
     await Promise.race([coming, enough]);
     clearTimeout(timer);
-    this.#handle("BACK");
+    this.#handle('BACK');
   }
   #handle(event) {
     const next = machines().migration(this.#state, coreLayout()[`MIGRATION_EVENT_${event}`]);
     if (next === this.#state) {
       this.ignored++;
-      this.#host.log("info", `migration: ${event} means nothing in state ${this.migration}; ignored`);
+      this.#host.log('info', `migration: ${event} means nothing in state ${this.migration}; ignored`);
       return;
     }
     this.#state = next;
     this.#since = Date.now();
     const state = this.migration;
-    this.#host.log("info", `migration: ${state}`);
+    this.#host.log('info', `migration: ${state}`);
     this.#host.changed(state);
     for (const listener of [...this.#listeners]) {
       try {
         listener(state);
       } catch (error) {
-        this.#host.log("error", `a listener for migrations failed: ${error instanceof Error ? error.message : error}`);
+        this.#host.log('error', `a listener for migrations failed: ${error instanceof Error ? error.message : error}`);
       }
     }
   }
@@ -8948,7 +9005,7 @@ var LoopLink = class _LoopLink {
   finish() {
     this.#finished = true;
     const other = this.#other;
-    if (other) other.#tell({ kind: "peer-closed" });
+    if (other) other.#tell({ kind: 'peer-closed' });
   }
   destroy() {
     clearImmediate(this.#pending);
@@ -8959,8 +9016,8 @@ var LoopLink = class _LoopLink {
       other.#other = void 0;
       if (!this.#finished) {
         other.#tell({
-          kind: "lost",
-          error: new IsthmusError("ERR_ISTHMUS_PEER_DIED", "the other end was destroyed without being closed")
+          kind: 'lost',
+          error: new IsthmusError('ERR_ISTHMUS_PEER_DIED', 'the other end was destroyed without being closed'),
         });
       }
       this.core.call.lose(other.index);
@@ -8970,10 +9027,8 @@ var LoopLink = class _LoopLink {
   free() {
     this.core.call.free(this.index);
   }
-  ref() {
-  }
-  unref() {
-  }
+  ref() {}
+  unref() {}
   #tell(end2) {
     this.#end = end2;
     this.#schedule();
@@ -9002,7 +9057,7 @@ var LoopLink = class _LoopLink {
   }
 };
 var LoopPlugin = class {
-  name = "loop";
+  name = 'loop';
   archId = ARCH.loop;
   priority = 100;
   /** Both ends are in this process, and hold nothing of a device. */
@@ -9015,7 +9070,7 @@ var LoopPlugin = class {
     return [];
   }
   accept() {
-    throw new Error("loop is for connections within one process");
+    throw new Error('loop is for connections within one process');
   }
   /** Both ends of a new connection. */
   pair(core, ringSize2) {
@@ -9025,12 +9080,11 @@ var LoopPlugin = class {
   self(core, ringSize2) {
     return LoopLink.self(core, ringSize2);
   }
-  destroy() {
-  }
+  destroy() {}
 };
 
 // host/plugins/region.ts
-import { randomBytes as randomBytes6 } from "node:crypto";
+import { randomBytes as randomBytes6 } from 'node:crypto';
 
 // host/plugins/guard.ts
 var BYE = 37;
@@ -9052,11 +9106,10 @@ var Guard = class {
     this.#over = over;
     this.#owner = owner;
     this.#heard(rest);
-    socket.on("data", (chunk) => this.#heard(chunk));
-    socket.on("error", () => {
-    });
-    socket.on("end", () => this.#ended());
-    socket.on("close", () => this.#ended());
+    socket.on('data', (chunk) => this.#heard(chunk));
+    socket.on('error', () => {});
+    socket.on('end', () => this.#ended());
+    socket.on('close', () => this.#ended());
     socket.resume();
   }
   hurry() {
@@ -9132,7 +9185,7 @@ function decodeStep(bytes) {
     generation: payload.readUInt32LE(20),
     nonce: payload.subarray(24, 32),
     offset: payload.readBigUInt64LE(32),
-    capacity: payload.readBigUInt64LE(40)
+    capacity: payload.readBigUInt64LE(40),
   };
 }
 function ringSizeFor(region, wanted) {
@@ -9162,12 +9215,12 @@ var RegionLink = class {
     this.core.call.start(index);
     this.#bell = region.doorbells.link(peer);
     this.#unwatch = region.watch(peer, {
-      gone: () => this.#lost("the peer has lost its place in the region: it was declared dead"),
-      silent: (ms) => this.#owner?.silent(ms)
+      gone: () => this.#lost('the peer has lost its place in the region: it was declared dead'),
+      silent: (ms) => this.#owner?.silent(ms),
     });
     this.#guard = new Guard(socket, rest, (bye) => this.#over(bye), {
       hurried: () => this.#tell((owner) => owner.hurried()),
-      lastWord: (type, value) => this.#tell((owner) => owner.lastWordHeard(type, value))
+      lastWord: (type, value) => this.#tell((owner) => owner.lastWordHeard(type, value)),
     });
   }
   start(owner) {
@@ -9186,10 +9239,8 @@ var RegionLink = class {
     this.#guard.lastWord(type, value);
   }
   // Whoever polls sees for himself.
-  committed() {
-  }
-  released() {
-  }
+  committed() {}
+  released() {}
   ring() {
     this.#bell.bell.ring();
   }
@@ -9216,12 +9267,12 @@ var RegionLink = class {
     this.#guard.unref();
   }
   #over(bye) {
-    if (bye) return this.#ended({ kind: "peer-closed" });
+    if (bye) return this.#ended({ kind: 'peer-closed' });
     this.region.reapSoon();
-    if (this.#guarded) this.#lost("the peer ended without closing the connection");
+    if (this.#guarded) this.#lost('the peer ended without closing the connection');
   }
   #lost(why) {
-    this.#ended({ kind: "lost", error: new IsthmusError("ERR_ISTHMUS_PEER_DIED", why) });
+    this.#ended({ kind: 'lost', error: new IsthmusError('ERR_ISTHMUS_PEER_DIED', why) });
   }
   #ended(end2) {
     this.#unwatch();
@@ -9250,14 +9301,14 @@ var RegionAttempt = class {
     this.#announce();
   }
   step(type, payload) {
-    if (type !== FRAME.STEP1 || this.#peer) throw new Error("an unexpected STEP frame");
+    if (type !== FRAME.STEP1 || this.#peer) throw new Error('an unexpected STEP frame');
     const step = decodeStep(payload);
-    if (this.#channel.role === "connect") {
+    if (this.#channel.role === 'connect') {
       this.#verify(step);
       this.#channel.ok();
       return;
     }
-    let refusal2 = new Error("no region in common");
+    let refusal2 = new Error('no region in common');
     for (const region of this.#plugin.byUuid(step.uuid)) {
       try {
         this.#allocate(region);
@@ -9272,8 +9323,8 @@ var RegionAttempt = class {
     throw refusal2;
   }
   agreed() {
-    if (!this.#peer) throw new Error("ARCH_OK before STEP1");
-    if (this.#channel.role === "accept") this.#channel.ok();
+    if (!this.#peer) throw new Error('ARCH_OK before STEP1');
+    if (this.#channel.role === 'accept') this.#channel.ok();
   }
   undo() {
     if (this.#index === void 0) return;
@@ -9281,7 +9332,7 @@ var RegionAttempt = class {
     this.#index = void 0;
   }
   open(socket, rest) {
-    if (!this.#region || !this.#peer || this.#index === void 0) throw new Error("nothing was agreed");
+    if (!this.#region || !this.#peer || this.#index === void 0) throw new Error('nothing was agreed');
     const link = new RegionLink(this.#region, this.#index, this.#peer, socket, rest, this.#plugin.guard, this.#freed);
     this.#index = void 0;
     return link;
@@ -9302,7 +9353,7 @@ var RegionAttempt = class {
       generation: region.generation,
       nonce,
       offset: BigInt(call.ringAddress(index) - layout2.WINDOW),
-      capacity: BigInt(call.ringCapacity(index))
+      capacity: BigInt(call.ringCapacity(index)),
     });
     this.#channel.step(FRAME.STEP1, step);
   }
@@ -9310,13 +9361,20 @@ var RegionAttempt = class {
   #verify(step) {
     const region = this.#region;
     const { call, layout: layout2, size: size2 } = region.core;
-    if (!step.uuid.equals(region.uuid)) throw new Error("another region");
-    if (step.slot === region.slot) throw new Error("the peer claims our own slot");
-    if (call.slotState(step.slot) !== layout2.SLOT_ATTACHED || call.slotGeneration(step.slot) >>> 0 !== step.generation) {
-      throw new Error("not the same memory (the peer is not in the peer table here)");
+    if (!step.uuid.equals(region.uuid)) throw new Error('another region');
+    if (step.slot === region.slot) throw new Error('the peer claims our own slot');
+    if (
+      call.slotState(step.slot) !== layout2.SLOT_ATTACHED ||
+      call.slotGeneration(step.slot) >>> 0 !== step.generation
+    ) {
+      throw new Error('not the same memory (the peer is not in the peer table here)');
     }
-    if (step.offset % BigInt(layout2.FRAME) !== 0n || step.offset >= BigInt(size2) || step.capacity > BigInt(layout2.RING_MAX)) {
-      throw new Error("a ring that cannot be");
+    if (
+      step.offset % BigInt(layout2.FRAME) !== 0n ||
+      step.offset >= BigInt(size2) ||
+      step.capacity > BigInt(layout2.RING_MAX)
+    ) {
+      throw new Error('a ring that cannot be');
     }
     const result = call.attachRing(
       this.#index,
@@ -9325,12 +9383,12 @@ var RegionAttempt = class {
       step.slot,
       step.generation | 0,
       step.nonce.readUInt32LE(0),
-      step.nonce.readUInt32LE(4)
+      step.nonce.readUInt32LE(4),
     );
-    if (result === layout2.ATTACH_OFFER) throw new Error("not the same memory (the ring is not offered here)");
+    if (result === layout2.ATTACH_OFFER) throw new Error('not the same memory (the ring is not offered here)');
     if (result === layout2.ATTACH_NONCE)
-      throw new Error("not the same memory (the nonce is not here: a copy of the region?)");
-    if (result !== layout2.ATTACH_OK) throw new Error("a ring that cannot be");
+      throw new Error('not the same memory (the nonce is not here: a copy of the region?)');
+    if (result !== layout2.ATTACH_OK) throw new Error('a ring that cannot be');
     this.#peer = { slot: step.slot, generation: step.generation };
   }
 };
@@ -9362,7 +9420,7 @@ var RegionPlugin = class {
     return this.#attached().filter((region) => region.uuid.equals(uuid));
   }
   unavailable() {
-    return this.#attached().length > 0 ? void 0 : this.#missing ?? "no region";
+    return this.#attached().length > 0 ? void 0 : (this.#missing ?? 'no region');
   }
   proposals() {
     return this.#attached().map((region) => ({
@@ -9372,14 +9430,13 @@ var RegionPlugin = class {
         const attempt = new RegionAttempt(this, channel2);
         attempt.offer(region);
         return attempt;
-      }
+      },
     }));
   }
   accept(channel2) {
     return new RegionAttempt(this, channel2);
   }
-  destroy() {
-  }
+  destroy() {}
 };
 
 // host/core/lifecycle.ts
@@ -9393,16 +9450,17 @@ import {
   openSync as openSync4,
   readSync as readSync3,
   unlinkSync as unlinkSync2,
-  writeSync
-} from "node:fs";
-import { basename as basename3, join as join8 } from "node:path";
-import { setTimeout as sleep4, setImmediate as turn } from "node:timers/promises";
+  writeSync,
+} from 'node:fs';
+import { basename as basename3, join as join8 } from 'node:path';
+import { setTimeout as sleep4, setImmediate as turn } from 'node:timers/promises';
+
 var LEAVE_LIMIT = 1e3;
 var PAUSE = 5;
 var PART = 4194304;
 var ownUid = () => process.geteuid?.() ?? 0;
 function shmPath(name) {
-  return join8(SHM, `${SHM_PREFIX}${name === "" ? ownUid() : name}`);
+  return join8(SHM, `${SHM_PREFIX}${name === '' ? ownUid() : name}`);
 }
 var own = ({ uid, nlink }) => {
   if (uid !== ownUid()) return `belongs to uid ${uid}, not to ${ownUid()}: somebody else has taken the name`;
@@ -9413,9 +9471,9 @@ function openOwn(path) {
   try {
     return openChecked(path, own);
   } catch (error) {
-    const why = error instanceof IsthmusError && error.errno === "EACCES" ? whyClosed(path) : void 0;
+    const why = error instanceof IsthmusError && error.errno === 'EACCES' ? whyClosed(path) : void 0;
     if (why === void 0) throw error;
-    throw new IsthmusError("ERR_ISTHMUS_REGION_PERMISSIONS", `${path}: ${why}`, { cause: error, path });
+    throw new IsthmusError('ERR_ISTHMUS_REGION_PERMISSIONS', `${path}: ${why}`, { cause: error, path });
   }
 }
 function whyClosed(path) {
@@ -9432,16 +9490,16 @@ function create(path) {
     return fd;
   } catch (error) {
     const { code } = error;
-    if (code === "EEXIST") return void 0;
-    const full = code === "ENOSPC" ? "ERR_ISTHMUS_REGION_NO_SPACE" : void 0;
-    throw systemError(error, "cannot create", path, full);
+    if (code === 'EEXIST') return void 0;
+    const full = code === 'ENOSPC' ? 'ERR_ISTHMUS_REGION_NO_SPACE' : void 0;
+    throw systemError(error, 'cannot create', path, full);
   }
 }
 function openOrCreate(path) {
   try {
     return openOwn(path);
   } catch (error) {
-    if (!(error instanceof IsthmusError) || error.code !== "ERR_ISTHMUS_REGION_NOT_FOUND") throw error;
+    if (!(error instanceof IsthmusError) || error.code !== 'ERR_ISTHMUS_REGION_NOT_FOUND') throw error;
     return create(path);
   }
 }
@@ -9455,7 +9513,7 @@ function headOf(fd) {
 function isForeign(head) {
   const { WINDOW, HEADER_STATE, REGION_FORMATTING } = coreLayout();
   const state = HEADER_STATE - WINDOW;
-  if (head.toString("latin1", 0, 8) === "ISTHMUS\0") return false;
+  if (head.toString('latin1', 0, 8) === 'ISTHMUS\0') return false;
   if (head.subarray(0, 8).some((byte) => byte !== 0)) return true;
   return head[state] !== REGION_FORMATTING && head.some((byte) => byte !== 0);
 }
@@ -9464,16 +9522,16 @@ function checkHeld(path, size2, wanted, head) {
   const version2 = head.length < 12 ? 0 : head.readUInt32LE(HEADER_VERSION - WINDOW);
   if (version2 !== LAYOUT_VERSION) {
     throw new IsthmusError(
-      "ERR_ISTHMUS_REGION_VERSION",
+      'ERR_ISTHMUS_REGION_VERSION',
       `${path}: others use it with layout version ${version2}, this is ${LAYOUT_VERSION}`,
-      { path }
+      { path },
     );
   }
   if (size2 !== wanted) {
     throw new IsthmusError(
-      "ERR_ISTHMUS_REGION_SIZE",
+      'ERR_ISTHMUS_REGION_SIZE',
       `${path}: others use it with ${size2} bytes, PSP_SHM_SIZE is ${wanted} here`,
-      { path, needed: wanted, available: size2 }
+      { path, needed: wanted, available: size2 },
     );
   }
 }
@@ -9493,13 +9551,13 @@ async function renew(fd, path, size2, signal) {
     writeSync(fd, zeros, 0, zeros.length, 0);
   } catch (error) {
     if (error instanceof IsthmusError || signal.aborted) throw error;
-    throw systemError(error, "cannot prepare", path);
+    throw systemError(error, 'cannot prepare', path);
   }
 }
 function backingOf(fd, path, size2, mayFormat) {
   const identity = identityOf(fd);
   return {
-    kind: "posix",
+    kind: 'posix',
     name: basename3(path),
     path,
     size: size2,
@@ -9510,15 +9568,14 @@ function backingOf(fd, path, size2, mayFormat) {
       const { dev, ino } = identityOf(opened2);
       if (dev === identity.dev && ino === identity.ino) return opened2;
       closeSync6(opened2);
-      throw new IsthmusError("ERR_ISTHMUS_REGION_NOT_FOUND", `${path}: was removed while it was opened`, { path });
-    }
+      throw new IsthmusError('ERR_ISTHMUS_REGION_NOT_FOUND', `${path}: was removed while it was opened`, { path });
+    },
   };
 }
 function remove(path) {
   try {
     unlinkSync2(path);
-  } catch {
-  }
+  } catch {}
 }
 async function joinLocked(fd, { path, size: size2, name, signal }) {
   const head = headOf(fd);
@@ -9532,7 +9589,7 @@ async function joinLocked(fd, { path, size: size2, name, signal }) {
       return void 0;
     }
     const message2 = `${path}: has mode ${mode.toString(8)}, not 600, and is in use`;
-    throw new IsthmusError("ERR_ISTHMUS_REGION_PERMISSIONS", message2, { path });
+    throw new IsthmusError('ERR_ISTHMUS_REGION_PERMISSIONS', message2, { path });
   }
   if (held) checkHeld(path, stat.size, size2, head);
   try {
@@ -9546,7 +9603,7 @@ async function joinLocked(fd, { path, size: size2, name, signal }) {
 async function joinShm(options) {
   const { path, limit, signal } = options;
   const until = performance.now() + limit;
-  for (; ; ) {
+  for (;;) {
     signal.throwIfAborted();
     const fd = openOrCreate(path);
     if (fd !== void 0) {
@@ -9561,9 +9618,9 @@ async function joinShm(options) {
     }
     if (performance.now() > until) {
       throw new IsthmusError(
-        "ERR_ISTHMUS_REGION_FORMATTING",
+        'ERR_ISTHMUS_REGION_FORMATTING',
         `${path}: others were creating, joining or leaving it for more than ${limit} ms`,
-        { path }
+        { path },
       );
     }
     await sleep4(1 + Math.random() * PAUSE);
@@ -9621,12 +9678,12 @@ function leaveAll() {
   open.clear();
 }
 function opened(region) {
-  if (open.size === 0) process.on("exit", leaveAll);
+  if (open.size === 0) process.on('exit', leaveAll);
   open.add(region);
 }
 function left2(region) {
   open.delete(region);
-  if (open.size === 0) process.off("exit", leaveAll);
+  if (open.size === 0) process.off('exit', leaveAll);
 }
 function reasonOf(error) {
   if (error instanceof IsthmusError) return `${error.message} (${error.code})`;
@@ -9647,16 +9704,16 @@ var ShmAttempt = class {
   #begin(region, source) {
     if (this.#undone) return;
     this.#inner = new RegionAttempt(source, this.#channel, () => this.#lease.release());
-    if (this.#channel.role === "connect") this.#inner.offer(region);
+    if (this.#channel.role === 'connect') this.#inner.offer(region);
     else if (this.#early) this.#inner.step(this.#early.type, this.#early.payload);
   }
   step(type, payload) {
     if (this.#inner) this.#inner.step(type, payload);
-    else if (this.#early || this.#channel.role === "connect") throw new Error("an unexpected STEP frame");
+    else if (this.#early || this.#channel.role === 'connect') throw new Error('an unexpected STEP frame');
     else this.#early = { type, payload: payload.slice() };
   }
   agreed() {
-    if (!this.#inner) throw new Error("ARCH_OK before STEP1");
+    if (!this.#inner) throw new Error('ARCH_OK before STEP1');
     this.#inner.agreed();
   }
   undo() {
@@ -9665,12 +9722,12 @@ var ShmAttempt = class {
     this.#lease.release();
   }
   open(socket, rest) {
-    if (!this.#inner) throw new Error("nothing was agreed");
+    if (!this.#inner) throw new Error('nothing was agreed');
     return this.#inner.open(socket, rest);
   }
 };
 var ShmPlugin = class {
-  name = "shm";
+  name = 'shm';
   archId = ARCH.shm;
   priority = 90;
   migratable = false;
@@ -9695,7 +9752,7 @@ var ShmPlugin = class {
   }
   /** What is attached now. */
   regions() {
-    return [...this.#shares].flatMap(({ region }) => region ? [region] : []);
+    return [...this.#shares].flatMap(({ region }) => (region ? [region] : []));
   }
   unavailable() {
     const missing = mapperMissing();
@@ -9709,17 +9766,17 @@ var ShmPlugin = class {
   accept(channel2) {
     const { address } = channel2;
     if (!address || !isOwn(address.host)) {
-      throw new Error(`the peer is not on this host (${address?.host ?? "it is gone"})`);
+      throw new Error(`the peer is not on this host (${address?.host ?? 'it is gone'})`);
     }
     const { ringSize: ringSize2, guard } = this.#options;
     return new ShmAttempt(channel2, this.#lease(), (region) => ({
       ringSize: ringSize2,
       guard,
-      byUuid: (uuid) => region.usable && region.uuid.equals(uuid) ? [region] : []
+      byUuid: (uuid) => (region.usable && region.uuid.equals(uuid) ? [region] : []),
     }));
   }
   #lease() {
-    if (this.#closed) throw new IsthmusError("ERR_ISTHMUS_CLOSED", "the runtime is closed, or suspended");
+    if (this.#closed) throw new IsthmusError('ERR_ISTHMUS_CLOSED', 'the runtime is closed, or suspended');
     const share = this.#share();
     share.users++;
     clearTimeout(share.linger);
@@ -9730,7 +9787,7 @@ var ShmPlugin = class {
         if (released) return;
         released = true;
         if (--share.users === 0) this.#unused(share);
-      }
+      },
     };
   }
   #share() {
@@ -9756,7 +9813,7 @@ var ShmPlugin = class {
         if (!abort.signal.aborted) {
           this.#failure = { reason: reasonOf(error), until: performance.now() + REFRAIN };
         }
-      })
+      }),
     );
     return share;
   }
@@ -9764,7 +9821,7 @@ var ShmPlugin = class {
   #unused(share) {
     if (!this.#shares.has(share)) return;
     if (!share.region) {
-      share.abort.abort(new IsthmusError("ERR_ISTHMUS_CLOSED", "nobody wants the region any more"));
+      share.abort.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'nobody wants the region any more'));
       if (this.#current === share) this.#current = void 0;
     } else if (this.#current !== share) this.#end(share);
     else share.linger = setTimeout(() => this.#end(share), LINGER3).unref();
@@ -9782,8 +9839,7 @@ var ShmPlugin = class {
     if (region) this.#keep(leaveShm(region, this.#options.leaving(region)).finally(() => left2(region)));
   }
   #keep(work) {
-    const kept = work.catch(() => {
-    }).finally(() => this.#busy.delete(kept));
+    const kept = work.catch(() => {}).finally(() => this.#busy.delete(kept));
     this.#busy.add(kept);
   }
   /** Let go of everything, and remove the file if we are the last. Takes a second at most. */
@@ -9800,8 +9856,7 @@ var ShmPlugin = class {
     this.#closed = false;
     this.#failure = void 0;
   }
-  destroy() {
-  }
+  destroy() {}
 };
 
 // host/plugins/stream.ts
@@ -9845,21 +9900,21 @@ var StreamLink = class {
     this.#stream = stream;
     this.#rest = rest;
     this.#guard = guard?.(() => this.#unguarded());
-    stream.on("data", (chunk) => {
+    stream.on('data', (chunk) => {
       this.#heard = true;
       this.#rest = this.#rest.length ? Buffer.concat([this.#rest, chunk]) : chunk;
       this.#feed();
     });
-    stream.on("drain", () => {
+    stream.on('drain', () => {
       this.#blocked = false;
       this.#flush();
     });
-    stream.on("end", () => {
+    stream.on('end', () => {
       this.#inputEnded = true;
       this.#feed();
     });
-    stream.on("error", (error) => this.#lose(error));
-    stream.on("close", () => this.#lose(void 0));
+    stream.on('error', (error) => this.#lose(error));
+    stream.on('close', () => this.#lose(void 0));
   }
   start(owner) {
     this.#owner = owner;
@@ -9876,7 +9931,7 @@ var StreamLink = class {
     });
   }
   released() {
-    if (this.#feeding || this.#rest.length === 0 && !this.#due) return;
+    if (this.#feeding || (this.#rest.length === 0 && !this.#due)) return;
     this.#feeding = true;
     process.nextTick(() => {
       this.#feeding = false;
@@ -9903,9 +9958,9 @@ var StreamLink = class {
       return;
     }
     if (!stream.writableEnded) stream.end();
-    stream.once("finish", () => stream.destroy());
+    stream.once('finish', () => stream.destroy());
     const timer = setTimeout(() => stream.destroy(), LINGER4).unref();
-    stream.once("close", () => clearTimeout(timer));
+    stream.once('close', () => clearTimeout(timer));
   }
   free() {
     this.core.call.free(this.index);
@@ -9929,7 +9984,7 @@ var StreamLink = class {
       if (pending <= 0) break;
       const batch = Buffer.allocUnsafe(Math.min(pending, most));
       let length = 0;
-      for (; ; ) {
+      for (;;) {
         const offset = call.drain(this.#far);
         if (offset <= 0) break;
         const size2 = words[layout2.RESULT_LENGTH >> 2];
@@ -9973,8 +10028,8 @@ var StreamLink = class {
       if (offset === BROKEN) {
         this.#rest = NO_REST;
         this.#end({
-          kind: "lost",
-          error: new IsthmusError("ERR_ISTHMUS_PEER_PROTOCOL", "bytes behind the end of the stream")
+          kind: 'lost',
+          error: new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', 'bytes behind the end of the stream'),
         });
         this.#stream.destroy();
         return;
@@ -9998,7 +10053,7 @@ var StreamLink = class {
     const { call, layout: layout2 } = this.core;
     const state = call.state(this.#far);
     if (state === layout2.STATE_CLOSING || state === layout2.STATE_CLOSED) {
-      this.#end({ kind: "peer-closed" });
+      this.#end({ kind: 'peer-closed' });
     } else {
       this.#lose(void 0);
     }
@@ -10024,14 +10079,14 @@ var StreamLink = class {
     const { call, layout: layout2 } = this.core;
     const state = this.#destroyed ? layout2.STATE_BROKEN : call.state(this.#far);
     if (state === layout2.STATE_CLOSING || state === layout2.STATE_CLOSED) {
-      this.#end({ kind: "peer-closed" });
+      this.#end({ kind: 'peer-closed' });
       return;
     }
     cause ??= this.#lost.cause;
-    const why = cause ? `: ${cause.code ?? cause.message}` : " without an end-of-stream message";
+    const why = cause ? `: ${cause.code ?? cause.message}` : ' without an end-of-stream message';
     this.#end({
-      kind: "lost",
-      error: new IsthmusError("ERR_ISTHMUS_PEER_DIED", `the stream of the peer ended${why}`, { cause })
+      kind: 'lost',
+      error: new IsthmusError('ERR_ISTHMUS_PEER_DIED', `the stream of the peer ended${why}`, { cause }),
     });
   }
   #end(end2) {
@@ -10044,10 +10099,10 @@ var StreamLink = class {
 // host/plugins/tcp.ts
 function descriptorOf(socket) {
   const fd = socket._handle?.fd;
-  return typeof fd === "number" && fd >= 0 ? fd : void 0;
+  return typeof fd === 'number' && fd >= 0 ? fd : void 0;
 }
 var TcpPlugin = class {
-  name = "tcp";
+  name = 'tcp';
   archId = ARCH.tcp;
   priority = 2;
   migratable = false;
@@ -10064,36 +10119,32 @@ var TcpPlugin = class {
     return void 0;
   }
   proposals() {
-    return [{ plugin: this, label: "tcp", attempt: (channel2) => this.accept(channel2) }];
+    return [{ plugin: this, label: 'tcp', attempt: (channel2) => this.accept(channel2) }];
   }
   /** Both sides are ready at once. */
   accept(channel2) {
     const { noDelay, ringSize: ringSize2 } = this.#options;
     channel2.ok();
     return {
-      step() {
-      },
-      agreed() {
-      },
-      undo() {
-      },
+      step() {},
+      agreed() {},
+      undo() {},
       open: (socket, rest) => {
         socket.setNoDelay(noDelay);
         this.#size(socket);
         return new StreamLink(this.#core(), ringSize2, socket, rest);
-      }
+      },
     };
   }
-  destroy() {
-  }
+  destroy() {}
   /** The buffers are a matter of speed: without them the connection works as well. */
   #size(socket) {
     const { sendBuffer, receiveBuffer, log } = this.#options;
-    if (sendBuffer === 0 && receiveBuffer === 0 || this.#unsized) return;
+    if ((sendBuffer === 0 && receiveBuffer === 0) || this.#unsized) return;
     try {
       const fd = descriptorOf(socket);
       if (fd !== void 0) mapper().setSocketBuffers(fd, sendBuffer, receiveBuffer);
-      else if (!socket.destroyed) throw new Error("this version of Node does not show the descriptors of its sockets");
+      else if (!socket.destroyed) throw new Error('this version of Node does not show the descriptors of its sockets');
     } catch (error) {
       this.#unsized = true;
       log(`sendBuffer and receiveBuffer are not set: ${messageOf(error)}`);
@@ -10106,31 +10157,31 @@ var DESTROY_LIMIT = 5e3;
 var NAMES3 = Object.keys(ARCH);
 var ARCH_IDS = Object.values(ARCH);
 function invalid(message2) {
-  return new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", message2);
+  return new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', message2);
 }
 function check(definition) {
-  if (typeof definition !== "object" || definition === null) throw invalid("a plugin is defined by an object");
+  if (typeof definition !== 'object' || definition === null) throw invalid('a plugin is defined by an object');
   const { name, archId, priority: priority2, migratable = false } = definition;
-  if (typeof name !== "string" || !/^[a-z][a-z0-9_]{0,31}$/.test(name)) {
+  if (typeof name !== 'string' || !/^[a-z][a-z0-9_]{0,31}$/.test(name)) {
     throw invalid(`the name of a plugin is 1 to 32 of a-z, 0-9 and _, a letter first, not '${String(name)}'`);
   }
   const whole = (value, max) => Number.isInteger(value) && Number(value) >= 0 && Number(value) <= max;
   if (!whole(archId, 4294967295)) throw invalid(`plugin ${name}: archId is a u32, not '${String(archId)}'`);
   if (!whole(priority2, 1e3)) throw invalid(`plugin ${name}: priority is 0 to 1000, not '${String(priority2)}'`);
-  if (typeof migratable !== "boolean") throw invalid(`plugin ${name}: migratable is true or false`);
-  if (typeof definition.attempt !== "function") throw invalid(`plugin ${name}: attempt is a function`);
-  for (const optional of ["unavailable", "propose", "destroy"]) {
-    if (!["function", "undefined"].includes(typeof definition[optional])) {
+  if (typeof migratable !== 'boolean') throw invalid(`plugin ${name}: migratable is true or false`);
+  if (typeof definition.attempt !== 'function') throw invalid(`plugin ${name}: attempt is a function`);
+  for (const optional of ['unavailable', 'propose', 'destroy']) {
+    if (!['function', 'undefined'].includes(typeof definition[optional])) {
       throw invalid(`plugin ${name}: ${optional} is a function, or left out`);
     }
   }
 }
 function bindPlugins(plugins, context) {
-  if (!Array.isArray(plugins)) throw invalid("plugins is an array");
+  if (!Array.isArray(plugins)) throw invalid('plugins is an array');
   const names = new Set(NAMES3);
   const archIds = new Set(ARCH_IDS);
   const definitions = plugins.map((plugin) => {
-    if (plugin?.kind !== "stream") throw invalid("plugins holds what is not a plugin: make one with streamPlugin()");
+    if (plugin?.kind !== 'stream') throw invalid('plugins holds what is not a plugin: make one with streamPlugin()');
     const { definition } = plugin;
     check(definition);
     const { name, archId } = definition;
@@ -10170,7 +10221,7 @@ var BoundPlugin = class {
     return (labels ?? [void 0]).map((label) => ({
       plugin: this,
       label: label === void 0 ? this.name : `${this.name} (${label})`,
-      attempt: (channel2) => this.#attempt(channel2, label ?? this.name)
+      attempt: (channel2) => this.#attempt(channel2, label ?? this.name),
     }));
   }
   accept(channel2) {
@@ -10205,7 +10256,7 @@ var BoundAttempt = class {
         role: channel2.role,
         step: (type, payload) => this.#guarded(() => channel2.step(type, payload)),
         ok: (stream) => this.#ready(stream),
-        next: (reason) => channel2.next(String(reason))
+        next: (reason) => channel2.next(String(reason)),
       });
     } catch (error) {
       this.undo();
@@ -10215,20 +10266,18 @@ var BoundAttempt = class {
   step(type, payload) {
     this.#guarded(() => this.#attempt?.step?.(type, payload));
   }
-  agreed() {
-  }
+  agreed() {}
   undo() {
     if (this.#over) return;
     this.#over = true;
     this.#stream?.destroy();
     try {
       this.#attempt?.undo?.();
-    } catch {
-    }
+    } catch {}
   }
   open(socket, rest) {
     const stream = this.#stream;
-    if (!stream) throw new Error("there is no stream");
+    if (!stream) throw new Error('there is no stream');
     const { core, ringSize: ringSize2, guard } = this.#context;
     const link = new StreamLink(core(), ringSize2, stream, Buffer.alloc(0), (over) => {
       return new Guard(socket, rest, (bye) => {
@@ -10250,7 +10299,7 @@ var BoundAttempt = class {
       return;
     }
     this.#stream = stream;
-    if (!stream.listeners("error").includes(ignoreError)) stream.on("error", ignoreError);
+    if (!stream.listeners('error').includes(ignoreError)) stream.on('error', ignoreError);
     stream.allowHalfOpen = true;
     stream.pause();
     this.#channel.ok();
@@ -10266,19 +10315,20 @@ var BoundAttempt = class {
   }
 };
 function wrongWith(stream) {
-  if (typeof stream?.pipe !== "function" || typeof stream.write !== "function") return "it gave no Duplex stream";
-  if (stream.readableObjectMode || stream.writableObjectMode) return "its stream carries objects, not bytes";
-  if (stream.readableEncoding) return "its stream gives strings: it has an encoding";
-  if (stream.destroyed || !stream.writable) return "its stream is closed";
+  if (typeof stream?.pipe !== 'function' || typeof stream.write !== 'function') return 'it gave no Duplex stream';
+  if (stream.readableObjectMode || stream.writableObjectMode) return 'its stream carries objects, not bytes';
+  if (stream.readableEncoding) return 'its stream gives strings: it has an encoding';
+  if (stream.destroyed || !stream.writable) return 'its stream is closed';
   return void 0;
 }
 function discard(stream) {
-  if (typeof stream?.on !== "function" || typeof stream.destroy !== "function") return;
-  stream.on("error", ignoreError).destroy();
+  if (typeof stream?.on !== 'function' || typeof stream.destroy !== 'function') return;
+  stream.on('error', ignoreError).destroy();
 }
 
 // host/waiting.ts
-import { closeSync as closeSync7 } from "node:fs";
+import { closeSync as closeSync7 } from 'node:fs';
+
 var SPIN_ROUNDS = 2e3;
 var HOT = 2;
 var PAUSES = [
@@ -10286,7 +10336,7 @@ var PAUSES = [
   { pause: 0.2, until: 20 },
   { pause: 1, until: 100 },
   { pause: 4, until: 500 },
-  { pause: 10, until: Number.POSITIVE_INFINITY }
+  { pause: 10, until: Number.POSITIVE_INFINITY },
 ];
 var NET = 100;
 var CoarseAlarm = class {
@@ -10330,8 +10380,7 @@ function newAlarm(called) {
   if (mapperMissing() === void 0) {
     try {
       return new FineAlarm(called);
-    } catch {
-    }
+    } catch {}
   }
   return new CoarseAlarm(called);
 }
@@ -10355,7 +10404,7 @@ var LoopWaiter = class {
   constructor(wait, look, rest) {
     this.#look = look;
     this.#rest = rest;
-    this.#hot = wait === "spin" ? Number.POSITIVE_INFINITY : wait === "block" ? 0 : HOT;
+    this.#hot = wait === 'spin' ? Number.POSITIVE_INFINITY : wait === 'block' ? 0 : HOT;
   }
   wake() {
     this.#last = performance.now();
@@ -10373,14 +10422,14 @@ var LoopWaiter = class {
   #schedule() {
     if (this.#stopped || this.#immediate || this.#waiting) return;
     const quiet = performance.now() - this.#last;
-    const rest = quiet < this.#hot ? "busy" : this.#rest();
-    if (rest === "busy") {
+    const rest = quiet < this.#hot ? 'busy' : this.#rest();
+    if (rest === 'busy') {
       this.#immediate = setImmediate(this.#turn);
       return;
     }
     const { pause: pause2 } = PAUSES.find(({ until }) => quiet < until) ?? PAUSES[PAUSES.length - 1];
     this.#alarm ??= newAlarm(this.#turn);
-    this.#alarm.set(rest === "asleep" ? NET : pause2);
+    this.#alarm.set(rest === 'asleep' ? NET : pause2);
     this.#waiting = true;
   }
 };
@@ -10400,7 +10449,7 @@ var Progress = class {
   constructor(wait, make = (look, rest) => new LoopWaiter(wait, look, rest)) {
     this.#waiter = make(
       (rounds) => this.look(rounds),
-      () => this.#rest()
+      () => this.#rest(),
     );
   }
   join(pollable) {
@@ -10486,11 +10535,11 @@ var Progress = class {
   }
   /** Before a pause: arm all rings, so that from here on one word per region tells of all of them, and sleep. */
   #rest() {
-    let found = this.#blocked.size > 0 ? "quiet" : "asleep";
+    let found = this.#blocked.size > 0 ? 'quiet' : 'asleep';
     for (const core of this.#byCore.keys()) {
       const rest = core.call.rest(core.sleeper?.heard ? 1 : 0);
-      if (rest === core.layout.REST_BUSY) found = "busy";
-      else if (rest !== core.layout.REST_ASLEEP && found === "asleep") found = "quiet";
+      if (rest === core.layout.REST_BUSY) found = 'busy';
+      else if (rest !== core.layout.REST_ASLEEP && found === 'asleep') found = 'quiet';
     }
     return found;
   }
@@ -10535,11 +10584,11 @@ var Runtime = class _Runtime {
     this.#progress = new Progress(config.wait);
     this.#loop = new LoopPlugin();
     this.#ivshmem = new RegionPlugin({
-      name: "ivshmem",
+      name: 'ivshmem',
       archId: ARCH.ivshmem,
       priority: 80,
       ringSize: config.ringSize || void 0,
-      guard: config.guard
+      guard: config.guard,
     });
     this.#shm = new ShmPlugin({
       name,
@@ -10549,21 +10598,21 @@ var Runtime = class _Runtime {
       ringSize: config.ringSize || void 0,
       guard: config.guard,
       attached: (region) => this.#attached(region),
-      leaving: (region) => this.#leaving(region)
+      leaving: (region) => this.#leaving(region),
     });
     const tcp = new TcpPlugin(() => this.#private(), {
       noDelay: config.noDelay,
       sendBuffer: config.sendBuffer,
       receiveBuffer: config.receiveBuffer,
-      log: (line) => log("warning", line),
-      ringSize: config.tcpRingSize || 65536
+      log: (line) => log('warning', line),
+      ringSize: config.tcpRingSize || 65536,
     });
     this.#registry = new PluginRegistry([
       { plugin: this.#loop, priority: config.loop },
       { plugin: this.#shm, priority: config.shm },
       { plugin: this.#ivshmem, priority: config.ivshmem },
       { plugin: tcp, priority: config.tcp },
-      ...thirdParty
+      ...thirdParty,
     ]);
     this.#host = {
       config,
@@ -10574,23 +10623,23 @@ var Runtime = class _Runtime {
       ending: this.#ending.signal,
       privateCore: () => this.#private(),
       endpoints: this.#endpoints,
-      events: this.#events()
+      events: this.#events(),
     };
     this.#migration = new Migration({
       endpoints: this.#endpoints,
       connections: () => this.#open().filter(({ plugin }) => !this.#migratable(plugin)),
       leaveDevices: async () => {
         for (const region of this.#regions.splice(0)) region.detach(this.#leaving(region));
-        this.#ivshmem.use([], "suspended");
+        this.#ivshmem.use([], 'suspended');
         await this.#shm.close();
       },
       takeDevices: async () => {
         this.#shm.restore();
         this.#use(await discover());
       },
-      changed: (state) => publish(this, "isthmus:migration", () => ({ state })),
+      changed: (state) => publish(this, 'isthmus:migration', () => ({ state })),
       timeout: config.suspendTimeout,
-      log
+      log,
     });
     this.#control = config.control ? ControlSocket.open(requestsOf(this), log) : void 0;
     this.id = this.#control?.id ?? newId();
@@ -10605,7 +10654,7 @@ var Runtime = class _Runtime {
     this.#refused = refused;
     this.#ivshmem.use(regions, missing);
     for (const region of regions) this.#attached(region);
-    for (const { error } of refused) this.#log("warning", `not used: ${error.message} (${error.code})`);
+    for (const { error } of refused) this.#log('warning', `not used: ${error.message} (${error.code})`);
   }
   /**
    * Find regions and plugins.
@@ -10613,23 +10662,26 @@ var Runtime = class _Runtime {
    * region that was named
    */
   static async create(options = {}) {
-    const { name = "isthmus", regions, uio, plugins = [], mqtt, log: sink, ...settings } = options;
-    if (typeof name !== "string" || name === "" || name.includes("\0")) {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", "the name of a runtime is a string that is not empty");
+    const { name = 'isthmus', regions, uio, plugins = [], mqtt, log: sink, ...settings } = options;
+    if (typeof name !== 'string' || name === '' || name.includes('\0')) {
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'the name of a runtime is a string that is not empty');
     }
-    const patterns = typeof regions === "object" ? regions.join(" ") : regions;
+    const patterns = typeof regions === 'object' ? regions.join(' ') : regions;
     const config = configure({ ...settings, regions: patterns });
     const log = makeLog(config.debug, name, { sink, path: config.debugOut });
     const networks = parseNetworks(config.network) ?? [];
     if (networks.length > 0 && addressIn(networks) === void 0) {
-      log("warning", `PSP_NETWORK: no address of this machine lies in '${config.network}'; ${ownAddress("")} is used`);
+      log('warning', `PSP_NETWORK: no address of this machine lies in '${config.network}'; ${ownAddress('')} is used`);
     }
     const thirdParty = bindPlugins(plugins, {
       core: () => runtime.#private(),
       ringSize: config.tcpRingSize || 65536,
-      guard: config.guard
+      guard: config.guard,
     }).map((plugin) => ({ plugin, priority: pluginPriority(plugin.name, plugin.priority) }));
-    const discover = (strict) => config.ivshmem > 0 ? attachRegions({ patterns: config.regions, pci: config.pci, roots: uio }, name, strict) : Promise.resolve({ regions: [], refused: [], missing: void 0 });
+    const discover = (strict) =>
+      config.ivshmem > 0
+        ? attachRegions({ patterns: config.regions, pci: config.pci, roots: uio }, name, strict)
+        : Promise.resolve({ regions: [], refused: [], missing: void 0 });
     const found = await discover(true);
     const runtime = new _Runtime(name, config, log, found, thirdParty, () => discover(false), mqtt);
     return runtime;
@@ -10644,7 +10696,7 @@ var Runtime = class _Runtime {
       archId: ranked.plugin.archId,
       priority: ranked.priority,
       unavailable: disabled2(ranked) ?? ranked.plugin.unavailable(),
-      path: ranked.plugin === this.#shm ? this.#shm.path : void 0
+      path: ranked.plugin === this.#shm ? this.#shm.path : void 0,
     }));
   }
   /** The regions that are attached, that of `shm` last. */
@@ -10659,8 +10711,8 @@ var Runtime = class _Runtime {
   set debug(level) {
     if (!SETTINGS.debug.check(level)) {
       throw new IsthmusError(
-        "ERR_ISTHMUS_INVALID_ARGUMENT",
-        `the level '${String(level)}' is not ${SETTINGS.debug.takes}`
+        'ERR_ISTHMUS_INVALID_ARGUMENT',
+        `the level '${String(level)}' is not ${SETTINGS.debug.takes}`,
       );
     }
     this.#log.limit = level;
@@ -10682,7 +10734,7 @@ var Runtime = class _Runtime {
       plugins: this.plugins().map(({ unavailable = null, path: _path, ...plugin }) => ({ ...plugin, unavailable })),
       regions: this.#usable().map(regionSnapshot),
       refused: this.#refused.map(refusedSnapshot),
-      connections: this.#open().map((connection) => this.#ledger.connection(connection))
+      connections: this.#open().map((connection) => this.#ledger.connection(connection)),
     };
   }
   /** Candidates that were found and not used. */
@@ -10727,10 +10779,10 @@ var Runtime = class _Runtime {
   allocate(size2, { connection } = {}) {
     this.#check();
     if (!Number.isSafeInteger(size2) || size2 < 0 || size2 > MOST) {
-      throw new IsthmusError("ERR_ISTHMUS_INVALID_ARGUMENT", `${size2} is not a number of bytes up to ${MOST}`);
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `${size2} is not a number of bytes up to ${MOST}`);
     }
     const own2 = connection instanceof RuntimeConnection ? connection.region : void 0;
-    const regions = connection ? own2 ? [own2] : [] : this.#usable();
+    const regions = connection ? (own2 ? [own2] : []) : this.#usable();
     for (const region of regions) {
       const run = takeRun(region, size2);
       if (!run) continue;
@@ -10795,17 +10847,17 @@ var Runtime = class _Runtime {
     return this.close();
   }
   async #close(timeout) {
-    this.#ending.abort(new IsthmusError("ERR_ISTHMUS_CLOSED", "the runtime was closed"));
+    this.#ending.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the runtime was closed'));
     this.#migration.end();
-    if (this.migration !== "inactive") {
-      for (const connection of this.#open()) if (connection.state === "suspended") connection.destroy();
+    if (this.migration !== 'inactive') {
+      for (const connection of this.#open()) if (connection.state === 'suspended') connection.destroy();
     }
     await Promise.all([...this.#endpoints].map((endpoint) => endpoint.close({ timeout })));
     this.#progress.stop();
     for (const region of this.#regions) region.detach(this.#leaving(region));
     await this.#shm.close();
     for (const connection of this.#open()) this.#ledger.leave(connection);
-    for (const line of await this.#registry.destroy()) this.#log("error", line);
+    for (const line of await this.#registry.destroy()) this.#log('error', line);
     this.#control?.close();
     await this.#mqtt?.leave();
   }
@@ -10813,22 +10865,24 @@ var Runtime = class _Runtime {
     return {
       created: (connection) => this.#ledger.enter(connection),
       opened: (connection) => {
-        publish(this, "isthmus:connection:open", () => ({ connection }));
-        connection.closed.then((closed) => publish(this, "isthmus:connection:close", () => ({ connection, closed })));
+        publish(this, 'isthmus:connection:open', () => ({ connection }));
+        connection.closed.then((closed) => publish(this, 'isthmus:connection:close', () => ({ connection, closed })));
       },
-      suspended: (connection) => publish(this, "isthmus:connection:suspend", () => ({ connection })),
-      resumed: (connection) => publish(this, "isthmus:connection:resume", () => ({ connection })),
-      silence: (connection, event, silence) => publish(this, `isthmus:connection:${event}`, () => ({ connection, silence })),
+      suspended: (connection) => publish(this, 'isthmus:connection:suspend', () => ({ connection })),
+      resumed: (connection) => publish(this, 'isthmus:connection:resume', () => ({ connection })),
+      silence: (connection, event, silence) =>
+        publish(this, `isthmus:connection:${event}`, () => ({ connection, silence })),
       gone: (connection) => this.#ledger.leave(connection),
-      listening: (address) => publish(this, "isthmus:listen", () => ({ ...address })),
-      failed: (role2, address, error) => publish(this, "isthmus:handshake:failed", () => ({ role: role2, address, error }))
+      listening: (address) => publish(this, 'isthmus:listen', () => ({ ...address })),
+      failed: (role2, address, error) =>
+        publish(this, 'isthmus:handshake:failed', () => ({ role: role2, address, error })),
     };
   }
   #open() {
     return [...this.#endpoints].flatMap((endpoint) => [...endpoint.open]);
   }
   #check() {
-    if (this.#closed) throw new IsthmusError("ERR_ISTHMUS_CLOSED", "the runtime is closed");
+    if (this.#closed) throw new IsthmusError('ERR_ISTHMUS_CLOSED', 'the runtime is closed');
   }
   #private() {
     this.#privateCore ??= createPrivateCore();
@@ -10843,31 +10897,31 @@ var Runtime = class _Runtime {
   }
   #attached(region) {
     const { kind, path, size: size2 } = region.backing;
-    this.#log("info", `attached to ${path}, ${size2} bytes`);
-    if (kind === "pci") {
-      this.#log("warning", `${path}: ${WAYS.pci}; install the driver (vendor/ivshmem/driver) to have it at full speed`);
+    this.#log('info', `attached to ${path}, ${size2} bytes`);
+    if (kind === 'pci') {
+      this.#log('warning', `${path}: ${WAYS.pci}; install the driver (vendor/ivshmem/driver) to have it at full speed`);
     }
     region.onFenced = (error) => this.#fenced(region, error);
-    publish(this, "isthmus:region:attach", () => ({ region: identityOf2(region) }));
+    publish(this, 'isthmus:region:attach', () => ({ region: identityOf2(region) }));
   }
   /** A region is about to be let go of. @returns what must keep its bytes there: messages that are borrowed */
   #leaving(region) {
     const kept = this.#open().flatMap((connection) => connection.abandon(region.core));
     for (const memory of this.#memories) memory.evacuate(region);
     if (region.usable) {
-      publish(this, "isthmus:region:detach", () => ({ region: identityOf2(region), error: void 0 }));
+      publish(this, 'isthmus:region:detach', () => ({ region: identityOf2(region), error: void 0 }));
     }
     return kept;
   }
   #fenced(region, error) {
-    this.#log("error", error.message);
-    publish(this, "isthmus:region:detach", () => ({ region: identityOf2(region), error }));
+    this.#log('error', error.message);
+    publish(this, 'isthmus:region:detach', () => ({ region: identityOf2(region), error }));
     for (const connection of this.#open()) if (connection.uses(region.core)) connection.destroy(error);
   }
 };
 function identityOf2({ backing, uuid }) {
   const { name, path, kind, size: size2 } = backing;
-  return { name, path, kind, size: size2, uuid: uuid.toString("hex") };
+  return { name, path, kind, size: size2, uuid: uuid.toString('hex') };
 }
 function regionInfo(region) {
   const { slots, slotsUsed: slotsUsed2, frames, ...info } = regionSnapshot(region);
@@ -10875,28 +10929,29 @@ function regionInfo(region) {
 }
 
 // test/support/calls.ts
-import { connect as connect3, createServer as createServer3 } from "node:net";
-import { createInterface } from "node:readline";
-var slowness = Number(process.env["ISTHMUS_TEST_SLOWNESS"] ?? 1);
-var role = /^role:(.*)/.exec(process.argv[2] ?? "")?.[1];
+import { connect as connect3, createServer as createServer3 } from 'node:net';
+import { createInterface } from 'node:readline';
+
+var slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
+var role = /^role:(.*)/.exec(process.argv[2] ?? '')?.[1];
 function roleOptions() {
-  return JSON.parse(process.argv[3] ?? "{}");
+  return JSON.parse(process.argv[3] ?? '{}');
 }
 var parent;
 function distant() {
-  const address = process.env["ISTHMUS_PARENT"];
+  const address = process.env['ISTHMUS_PARENT'];
   if (parent || address === void 0) return parent;
-  const at = address.lastIndexOf(":");
+  const at = address.lastIndexOf(':');
   parent = connect3(Number(address.slice(at + 1)), address.slice(0, at));
   parent.setNoDelay().setKeepAlive(true);
-  parent.on("error", () => {
-  }).on("close", () => process.exit(0));
+  parent.on('error', () => {}).on('close', () => process.exit(0));
   parent.unref();
   return parent;
 }
 function say(message2) {
   const socket = distant();
-  if (socket) socket.write(`${JSON.stringify(message2)}
+  if (socket)
+    socket.write(`${JSON.stringify(message2)}
 `);
   else process.send?.(message2);
 }
@@ -10918,10 +10973,10 @@ function serve(handlers) {
   const socket = distant();
   if (socket) {
     socket.ref();
-    createInterface({ input: socket }).on("line", (line) => void answer(JSON.parse(line)));
+    createInterface({ input: socket }).on('line', (line) => void answer(JSON.parse(line)));
   } else {
-    process.on("disconnect", () => process.exit(0));
-    process.on("message", answer);
+    process.on('disconnect', () => process.exit(0));
+    process.on('message', answer);
   }
 }
 
@@ -10929,20 +10984,29 @@ function serve(handlers) {
 function seeded(seed) {
   let state = seed >>> 0;
   return (n) => {
-    state = state + 1831565813 >>> 0;
-    let t = Math.imul(state ^ state >>> 15, state | 1);
-    t ^= t + Math.imul(t ^ t >>> 7, t | 61);
-    return Math.floor(((t ^ t >>> 14) >>> 0) / 2 ** 32 * n);
+    state = (state + 1831565813) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return Math.floor((((t ^ (t >>> 14)) >>> 0) / 2 ** 32) * n);
   };
 }
 
 // test/support/regions.ts
-import { chmodSync as chmodSync2, closeSync as closeSync8, copyFileSync, ftruncateSync as ftruncateSync3, openSync as openSync5, rmSync as rmSync2, writeSync as writeSync2 } from "node:fs";
+import {
+  chmodSync as chmodSync2,
+  closeSync as closeSync8,
+  copyFileSync,
+  ftruncateSync as ftruncateSync3,
+  openSync as openSync5,
+  rmSync as rmSync2,
+  writeSync as writeSync2,
+} from 'node:fs';
+
 var MIB2 = 1048576;
-var slowness2 = Number(process.env["ISTHMUS_TEST_SLOWNESS"] ?? 1);
+var slowness2 = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 var prefix = `isthmus-test-${process.pid}-${process.hrtime.bigint().toString(36)}`;
 var made = /* @__PURE__ */ new Set();
-process.on("exit", removeRegions);
+process.on('exit', removeRegions);
 function removeRegions() {
   for (const path of made) rmSync2(path, { force: true, recursive: true });
   made.clear();
@@ -10952,7 +11016,7 @@ function removeRegions() {
 var LOAD = 3;
 var REGION = 8 * MIB2;
 function numbered(number, length) {
-  const bytes = Buffer.alloc(Math.max(8, length), number * 31 + 7 & 255);
+  const bytes = Buffer.alloc(Math.max(8, length), (number * 31 + 7) & 255);
   bytes.writeUInt32LE(number, 0);
   bytes.writeUInt32LE(bytes.length, 4);
   return bytes;
@@ -10997,8 +11061,8 @@ var Victim = class {
     this.ownPort = port;
   }
   async connect() {
-    this.connection = await this.runtime.connect({ host: "127.0.0.1", port: this.port });
-    if (this.connection.plugin !== "ivshmem") throw new Error(`connected by ${this.connection.plugin}`);
+    this.connection = await this.runtime.connect({ host: '127.0.0.1', port: this.port });
+    if (this.connection.plugin !== 'ivshmem') throw new Error(`connected by ${this.connection.plugin}`);
   }
   async send(lengths) {
     for (const length of lengths) {
@@ -11010,13 +11074,12 @@ var Victim = class {
   async take(count2) {
     for (let number = 0; number < count2; number++) {
       const message2 = await this.connection.receive();
-      if (!message2) throw new Error("an orderly end");
+      if (!message2) throw new Error('an orderly end');
       checkNumbered(number, message2.data);
     }
   }
 };
-var nothing = async () => {
-};
+var nothing = async () => {};
 var connected = async (victim2) => {
   await victim2.listen();
   await victim2.connect();
@@ -11024,73 +11087,73 @@ var connected = async (victim2) => {
 var give2 = (lengths) => async (connection) => {
   for (const [number, length] of lengths.entries()) await connection.send(numbered(number, length));
 };
-var ORDERLY = ["orderly"];
+var ORDERLY = ['orderly'];
 var GO = [8];
-var SUSPENDED = ["ERR_ISTHMUS_RESUME_TIMEOUT"];
+var SUSPENDED = ['ERR_ISTHMUS_RESUME_TIMEOUT'];
 var token;
 var OPERATIONS = [
-  { name: "attach", run: (victim2) => victim2.attach() },
+  { name: 'attach', run: (victim2) => victim2.attach() },
   {
-    name: "leave",
+    name: 'leave',
     before: nothing,
-    run: ({ runtime }) => runtime.close()
+    run: ({ runtime }) => runtime.close(),
   },
   {
-    name: "connect",
+    name: 'connect',
     before: nothing,
     run: async (victim2) => {
       await victim2.connect();
       await victim2.send([8]);
-    }
+    },
   },
   {
-    name: "accept",
+    name: 'accept',
     before: (victim2) => victim2.listen(),
     dial: true,
     run: async (victim2) => {
       victim2.connection = await victim2.accepted;
       await victim2.send([8]);
-    }
+    },
   },
-  { name: "send", before: connected, run: (victim2) => victim2.send(SMALL2) },
+  { name: 'send', before: connected, run: (victim2) => victim2.send(SMALL2) },
   {
-    name: "receive",
+    name: 'receive',
     before: connected,
     answer: give2(SMALL2),
     run: async (victim2) => {
       await victim2.send(GO);
       await victim2.take(SMALL2.length);
-    }
+    },
   },
-  { name: "fragment", before: connected, run: (victim2) => victim2.send(FRAGMENTS) },
+  { name: 'fragment', before: connected, run: (victim2) => victim2.send(FRAGMENTS) },
   {
-    name: "receive fragments",
+    name: 'receive fragments',
     before: connected,
     answer: give2(FRAGMENTS),
     run: async (victim2) => {
       await victim2.send(GO);
       await victim2.take(FRAGMENTS.length);
-    }
+    },
   },
   {
-    name: "rendezvous",
+    name: 'rendezvous',
     before: connected,
     run: async (victim2) => {
       await victim2.send(REFERENCES);
       await victim2.connection.flush();
-    }
+    },
   },
   {
-    name: "receive by rendezvous",
+    name: 'receive by rendezvous',
     before: connected,
     answer: give2(REFERENCES),
     run: async (victim2) => {
       await victim2.send(GO);
       await victim2.take(REFERENCES.length);
-    }
+    },
   },
   {
-    name: "borrow",
+    name: 'borrow',
     before: connected,
     answer: give2(SMALL2),
     run: async (victim2) => {
@@ -11098,10 +11161,10 @@ var OPERATIONS = [
       const held = [];
       for (const _ of SMALL2) held.push(await victim2.connection.borrow());
       for (const message2 of held) message2?.[Symbol.dispose]();
-    }
+    },
   },
   {
-    name: "expose memory",
+    name: 'expose memory',
     before: connected,
     run: async ({ runtime, connection }) => {
       const memory = runtime.allocate(5e4, { connection });
@@ -11111,10 +11174,10 @@ var OPERATIONS = [
       const second = runtime.allocate(1e4, { connection });
       second.release();
       memory.release();
-    }
+    },
   },
   {
-    name: "remote memory",
+    name: 'remote memory',
     before: async (victim2) => {
       await connected(victim2);
       await victim2.send(GO);
@@ -11129,19 +11192,19 @@ var OPERATIONS = [
       const bytes = new Uint8Array(2e4);
       await token?.write(bytes);
       await token?.read(bytes);
-    }
+    },
   },
   {
-    name: "suspend",
+    name: 'suspend',
     before: connected,
     ends: SUSPENDED,
     run: async (victim2) => {
       await victim2.send([8]);
       await victim2.runtime.suspend();
-    }
+    },
   },
   {
-    name: "resume",
+    name: 'resume',
     before: async (victim2) => {
       await connected(victim2);
       await victim2.runtime.suspend();
@@ -11150,44 +11213,44 @@ var OPERATIONS = [
     run: async (victim2) => {
       await victim2.runtime.resume();
       await victim2.send([8]);
-    }
+    },
   },
   {
-    name: "close",
+    name: 'close',
     before: connected,
     ends: ORDERLY,
     run: async (victim2) => {
       await victim2.send([8]);
       await victim2.connection.close();
-    }
+    },
   },
   {
-    name: "be closed",
+    name: 'be closed',
     before: connected,
     answer: (connection) => connection.close(),
-    ends: [...ORDERLY, "ERR_ISTHMUS_CLOSED"],
+    ends: [...ORDERLY, 'ERR_ISTHMUS_CLOSED'],
     run: async (victim2) => {
       await victim2.send(GO);
-      if (await victim2.connection.receive()) throw new Error("nothing was sent");
+      if (await victim2.connection.receive()) throw new Error('nothing was sent');
       await victim2.connection.close();
-    }
+    },
   },
   {
-    name: "destroy",
+    name: 'destroy',
     before: connected,
     ends: ORDERLY,
     run: async ({ connection }) => {
       connection.destroy();
-    }
+    },
   },
   {
-    name: "close the runtime",
+    name: 'close the runtime',
     before: connected,
     ends: ORDERLY,
-    run: ({ runtime }) => runtime.close()
+    run: ({ runtime }) => runtime.close(),
   },
   {
-    name: "sleep",
+    name: 'sleep',
     before: connected,
     // The survivor finds it asleep, and wakes it.
     answer: async (connection) => {
@@ -11199,15 +11262,15 @@ var OPERATIONS = [
     run: async (victim2) => {
       await victim2.send(GO);
       await victim2.take(3);
-    }
-  }
+    },
+  },
 ];
 async function meet(options) {
   const [a, b] = [await Runtime.create(options), await Runtime.create(options)];
   const { port } = await b.listen({}, async (connection2) => {
     for await (const { data } of connection2) await connection2.send(data);
   });
-  const connection = await a.connect({ host: "127.0.0.1", port });
+  const connection = await a.connect({ host: '127.0.0.1', port });
   await connection.send(numbered(0, 100));
   const answer = await connection.receive();
   checkNumbered(0, answer?.data ?? new Uint8Array());
@@ -11215,10 +11278,10 @@ async function meet(options) {
   return connection.plugin;
 }
 var MEET = {
-  name: "meet",
+  name: 'meet',
   run: async ({ options }) => {
     await meet(options);
-  }
+  },
 };
 
 // test/crash/steps.ts
@@ -11254,22 +11317,22 @@ function countSteps(instrumented, end2) {
     },
     get count() {
       return count2;
-    }
+    },
   };
 }
 function dieNow() {
-  process.kill(process.pid, "SIGKILL");
+  process.kill(process.pid, 'SIGKILL');
 }
 
 // test/crash/victim.child.ts
-var committed = () => writeSync3(1, ".");
+var committed = () => writeSync3(1, '.');
 async function third() {
   const runtime = await Runtime.create(roleOptions());
   const { port } = await runtime.listen({}, async (connection) => {
     for await (const { data } of connection) await connection.send(data);
   });
   serve({});
-  tell("ready", port);
+  tell('ready', port);
 }
 async function victim() {
   const { options, attached, port, core } = roleOptions();
@@ -11292,15 +11355,15 @@ async function victim() {
     load: async (at, seed, destroys) => {
       steps.arm(at);
       await load2(dying, seed, destroys);
-    }
+    },
   });
-  tell("ready");
+  tell('ready');
 }
 async function load2({ runtime, port }, seed, destroys) {
   const random = seeded(seed);
   const one = async () => {
-    for (; ; ) {
-      const connection = await runtime.connect({ host: "127.0.0.1", port });
+    for (;;) {
+      const connection = await runtime.connect({ host: '127.0.0.1', port });
       const receive = async () => {
         for (let number = 0; ; number++) {
           const message2 = await connection.receive();
@@ -11320,8 +11383,7 @@ async function load2({ runtime, port }, seed, destroys) {
         await Promise.race([receive(), sending]);
         connection.destroy();
       } else {
-        void receive().catch(() => {
-        });
+        void receive().catch(() => {});
         await sending;
         await connection.close();
       }
@@ -11329,6 +11391,6 @@ async function load2({ runtime, port }, seed, destroys) {
   };
   await Promise.all(Array.from({ length: LOAD }, one));
 }
-if (role === "third") await third();
+if (role === 'third') await third();
 else await victim();
 //# sourceMappingURL=crash-victim.child.mjs.map

@@ -92,7 +92,7 @@ export const FRAME_SHIFT: u32 = 12;
 //   │  80 u8[64] host name         │ NUL-padded UTF-8: who formatted it
 //   ╘══════════════════════════════╛
 export const MAGIC: u64 = 0x0053554d48545349; // "ISTHMUS\0"
-export const LAYOUT_VERSION: u32 = 1;
+export const LAYOUT_VERSION: u32 = 2;
 export const HEADER_MAGIC: u32 = WINDOW;
 export const HEADER_VERSION: u32 = WINDOW + 8;
 export const HEADER_STATE: u32 = WINDOW + 12;
@@ -346,8 +346,10 @@ export const TX_OWNER_GENERATION: u32 = 180;
 export const TX_NEED: u32 = 184;
 /** Fewer positions than this are published with the next look at an empty ring, not at once: capacity >> this. */
 export const PUBLISH_SHIFT: u32 = 3;
-/** A record is at most capacity >> this, so that a fragment and its padding always fit into an empty ring. */
+/** A record is at most capacity >> this and some, so that a fragment and its padding always fit into an empty ring. */
 export const RECORD_SHIFT: u32 = 2;
+/** What it may be longer: headers and a short xheader, so that data of a power of two goes in one piece. */
+export const RECORD_EXTRA: u32 = 64;
 
 export const STATE_FREE: u32 = 0;
 export const STATE_OPENING: u32 = 1;

@@ -14,6 +14,7 @@ import {
   FAILURE_RECORD,
   NOTHING,
   PUBLISH_SHIFT,
+  RECORD_EXTRA,
   RECORD_HEADER,
   RECORD_PAD,
   RECORD_SHIFT,
@@ -67,7 +68,7 @@ function broken(c: usize, failure: u32): u32 {
 // @ts-ignore: decorator
 @inline
 export function recordMax(c: usize): u32 {
-  return ((load<u32>(c, TX_MASK) + 1) >> RECORD_SHIFT) - RECORD_HEADER;
+  return ((load<u32>(c, TX_MASK) + 1) >> RECORD_SHIFT) + RECORD_EXTRA - RECORD_HEADER;
 }
 
 /** A fresh ring, by its consumer. `start` is 0 but in tests of positions that wrap. */
@@ -221,7 +222,7 @@ export function peek(c: usize): u64 {
     if (header == 0) return <u64>(<i64>(<i32>broken(c, FAILURE_RECORD)));
   }
   const payload = <u32>header;
-  const limit = (mask + 1) >> RECORD_SHIFT;
+  const limit = ((mask + 1) >> RECORD_SHIFT) + RECORD_EXTRA;
   if (
     payload > limit - RECORD_HEADER ||
     spanOf(payload) > mask + 1 - (read & mask) ||

@@ -1,6 +1,6 @@
 /** The receiving half of a connection: out of the ring, to whoever waits, or into the queue of unread messages. */
 import { Borrowing } from './borrowing.js';
-import { type Carrier, copyOut } from './carrier.js';
+import { type Carrier, CopyOut, copyOut } from './carrier.js';
 import type { Connection, ReceiveInfo } from './connection.js';
 import { BROKEN, NOTHING } from './core/core.js';
 import { IsthmusError } from './errors.js';
@@ -131,6 +131,7 @@ export class Inbound {
   #unreadBytes = 0;
   /** Those who wait for a message of this connection. */
   readonly #receivers: Receiver[] = [];
+  readonly #copyOut = new CopyOut();
   readonly #fetches = new Map<Announced, Promise<Message>>();
   #on: Carrier | undefined;
   #borrowing: Borrowing | undefined;
@@ -182,6 +183,7 @@ export class Inbound {
     this.#on = undefined;
     const borrowing = this.#borrowing;
     this.#borrowing = undefined;
+    this.#copyOut.forget();
     return borrowing;
   }
 
@@ -318,7 +320,7 @@ export class Inbound {
               copyOut(on.bytes, offset, xlength, info.xheader);
             }
           }
-          copyOut(on.bytes, offset + xlength, dlength, target);
+          this.#copyOut.copy(on, offset + xlength, dlength, target);
           on.release();
           return dlength;
         }

@@ -85,7 +85,7 @@ export class RunContents {
   /** From the head to the word that is zero. @returns undefined: something was wrong */
   #walk(where: string, bytes: Buffer, capacity: number, head: number, tail: number): Walk | undefined {
     const { layout } = this.#core;
-    const limit = (capacity >>> layout.RECORD_SHIFT) - layout.RECORD_HEADER;
+    const limit = (capacity >>> layout.RECORD_SHIFT) + layout.RECORD_EXTRA - layout.RECORD_HEADER;
     const used = wrap(tail - head);
     let ahead = 0;
     let walked = 0;

@@ -160,7 +160,8 @@ export class StreamLink implements Link {
     if (this.#destroyed) return;
     const { call, bytes, words, layout } = this.core;
     // Room for the largest record, whatever the capacity.
-    const most = Math.max(BATCH, call.ringCapacity(this.#far) / 4);
+    const record = (call.ringCapacity(this.#far) >> layout.RECORD_SHIFT) + layout.RECORD_EXTRA;
+    const most = Math.max(BATCH, record);
     let wrote = false;
     while (!this.#blocked) {
       // With the headers of the records, so a little more than is sent.

@@ -98,7 +98,7 @@ for (const plugin of ['tcp', 'ivshmem', 'loop'] as const) {
       assert.is((await a.near.receive())?.text(), 'one');
 
       // In place, of every length around the records and the ring; with room for all, and with less.
-      for (const length of [0, 1, 1000, RING / 4 - 8, RING / 4, RING - 8, RING * 5 + 3]) {
+      for (const length of [0, 1, 1000, RING / 4 - 8, RING / 4, RING / 4 + 48, RING / 4 + 49, RING - 8, RING * 5 + 3]) {
         const data = Buffer.alloc(length, length % 251);
         for (const late of [false, true]) {
           for (const room of [length + 1, length, length >> 1]) {

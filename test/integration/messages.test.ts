@@ -329,7 +329,7 @@ async function main(seed: number): Promise<void> {
           const options = { ringSize: size, tcpRingSize: size };
           const { near, far, a, b } = await inProcess(regions, options, options);
           const most = size / 4;
-          for (const length of [0, most - 17, most - 16, most - 15, most, 70_000, size + 1]) {
+          for (const length of [0, most - 1, most, most + 47, most + 48, most + 49, 70_000, size + 1]) {
             const data = Buffer.alloc(length, length & 0xff);
             const [message] = await Promise.all([far.receive(), near.send(data)]);
             assert.is(Buffer.compare(message?.data ?? Buffer.alloc(0), data), 0, `${near.plugin}: ${length}`);
@@ -537,16 +537,15 @@ async function main(seed: number): Promise<void> {
         turns++;
         immediate = setImmediate(turn);
       };
-      // A message may be tens of thousands: it is the time that counts.
-      const end = performance.now() + 50;
+      // There is one in a millisecond, as long as we have a processor.
+      const end = performance.now() + 5000;
       immediate = setImmediate(turn);
-      for (let i = 0; performance.now() < end; i++) {
+      for (let i = 0; turns < 3 && performance.now() < end; i++) {
         await near.send(Uint8Array.of(i));
         assert.is((await far.receive())?.data[0], i & 255);
       }
       clearImmediate(immediate);
-      // One in a millisecond; few on a machine that gives us no processor.
-      assert.ok(turns > 3, `${turns} turns`);
+      assert.is(turns, 3);
     }),
   );
 

@@ -60,6 +60,7 @@ export const L = pick(
   'HEADER_STATE',
   'HEADER_SIZE',
   'HEADER_VERSION',
+  'LAYOUT_VERSION',
   'HEADER_MAGIC',
   'HEADER_FRAMES',
   'HEADER_SLOTS',
@@ -101,6 +102,7 @@ export const L = pick(
   'RING_CAPACITY',
   'RING_READY',
   'RING_START',
+  'RECORD_EXTRA',
   'RECORD_HEADER',
   'RECORD_PAD',
   'RECORD_FIRST',
@@ -362,7 +364,7 @@ export class Pair {
 
   /** Largest payload of a record. */
   get recordMax(): number {
-    return this.capacity / 4 - L.RECORD_HEADER;
+    return this.capacity / 4 + L.RECORD_EXTRA - L.RECORD_HEADER;
   }
 
   /** Where the record at a position lies. */

@@ -139,7 +139,7 @@ test(
     assert.ok(L.RING_MAX + L.RING_DATA < L.REGION_MAX);
     assert.ok(L.RING_MIN / L.FRAME >= 1, 'a ring is made of frames');
     // A fragment, the padding in front of it and the word behind it fit into an empty ring.
-    const record = L.RING_MIN >> constant('RECORD_SHIFT');
+    const record = (L.RING_MIN >> constant('RECORD_SHIFT')) + L.RECORD_EXTRA;
     assert.ok(2 * record + L.RECORD_HEADER <= L.RING_MIN);
     // What the consumer keeps to itself does not take the room that a refused claim waits for.
     assert.ok(2 * record + L.RECORD_HEADER + (L.RING_MIN >> constant('PUBLISH_SHIFT')) <= L.RING_MIN);

@@ -479,7 +479,19 @@ test(
     const free = core.freeFrames();
     const pair = new Pair(core);
     const cases: [string, number, (position: number) => bigint][] = [];
-    for (const length of [1017, 1018, 1024, 4088, 4096, 0x7fffffff, 0x80000000, 0xfffffff0, 0xfffffff1, 0xffffffff]) {
+    const over = pair.recordMax + 1;
+    for (const length of [
+      over,
+      over + 1,
+      over + 7,
+      4088,
+      4096,
+      0x7fffffff,
+      0x80000000,
+      0xfffffff0,
+      0xfffffff1,
+      0xffffffff,
+    ]) {
       for (const kind of [RECORD_FIRST, RECORD_MORE]) {
         cases.push([`length ${length}, kind ${kind}`, 0, (at) => recordHeader(length, kind, at)]);
       }
@@ -674,7 +686,7 @@ test(
       const length = core.result(L.RESULT_LENGTH);
       if (offset < data || offset + length > end) assert.unreachable(`${length} bytes at 0x${offset.toString(16)}`);
     };
-    const lengths = [0, 1, 7, 8, 9, 15, 16, 64, 1000, 1008, 1009, 1016, 1017, 4088, 0x7fffffff, 0xffffffff];
+    const lengths = [0, 1, 7, 8, 9, 15, 16, 64, 1000, 1008, 1009, 1016, 1017, 1080, 1081, 4088, 0x7fffffff, 0xffffffff];
     const word = (): number => {
       switch (random(4)) {
         case 0:
