@@ -227,9 +227,11 @@ export class Inbound {
   async receive(signal: AbortSignal | undefined): Promise<Message | undefined> {
     const unread = this.#shift() ?? (this.#awaited ? undefined : (this.#pull(0) ?? this.#takeSoon()));
     if (unread) {
+      // First of all the bytes: while the event loop turns, the region may go.
+      const message = unread instanceof Message ? unread : await this.#fetch(unread);
       const due = this.#owner.due();
       if (due) await due;
-      return unread instanceof Message ? unread : this.#fetch(unread);
+      return message;
     }
     if (this.#ended) return this.#owner.endOfInput();
     if (!this.#owner.spins) return this.#wait(false, signal) as Promise<Message | undefined>;
