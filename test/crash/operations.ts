@@ -109,6 +109,8 @@ export interface Operation {
   readonly run: (victim: Victim) => Promise<void>;
   /** The survivor: connect to the victim when it runs. */
   readonly dial?: boolean;
+  /** The survivor: for so long it does nothing at all when the victim runs, in milliseconds. */
+  readonly busy?: number;
   /** The survivor: what it does when the first message has come, besides receiving. */
   readonly answer?: (connection: Connection) => Promise<void>;
   /** How the survivor's connection may end besides ERR_ISTHMUS_PEER_DIED. */
@@ -325,6 +327,17 @@ export async function meet(options: RuntimeOptions): Promise<string> {
   await Promise.all([a.close(), b.close()]);
   return connection.plugin;
 }
+
+/** The survivor is busy from before it is sent until others have taken back what the dead one held. */
+export const UNHEARD: Operation = {
+  name: 'rendezvous unheard',
+  before: connected,
+  busy: 1500,
+  run: async (victim) => {
+    await victim.send(REFERENCES);
+    process.kill(process.pid, 'SIGKILL');
+  },
+};
 
 /** Where nobody else is. */
 export const MEET: Operation = {
