@@ -43,6 +43,12 @@ function tagSlot(tag: u64): u32 {
 
 // @ts-ignore: decorator
 @inline
+function tagKind(tag: u64): u32 {
+  return <u32>tag >> 30;
+}
+
+// @ts-ignore: decorator
+@inline
 function tagCount(tag: u64): u32 {
   return <u32>tag & 0xfffff;
 }
@@ -362,14 +368,40 @@ function sweepExtent(extent: u32): void {
   atomic.cmpxchg<u64>(extentWord(extent), tag, 0);
 }
 
+/** Whether the run is a ring that the dead one wrote and that somebody reads who is alive. */
+function isRead(frame: u32, ofSlot: u32, ofGeneration: u32): bool {
+  const writer = atomic.load<u64>(half(frame, HALF_PRODUCER));
+  if (!names(writer, ofSlot, ofGeneration) || tagKind(writer) != KIND_HELD) return false;
+  // Of a ring the reader has the extent; in the dead one's own lies memory of his, which somebody has taken over.
+  if (names(atomic.load<u64>(extentWord(frame >> extentShift)), ofSlot, ofGeneration)) return false;
+  const reader = atomic.load<u64>(half(frame, HALF_CONSUMER));
+  return reader != 0 && tagKind(reader) == KIND_HELD && alive(tagSlot(reader), <u32>(reader >> 32));
+}
+
+/** Whether the run is memory of the dead one that a reader may take over. */
+function isLent(frame: u32, ofSlot: u32, ofGeneration: u32): bool {
+  const writer = atomic.load<u64>(half(frame, HALF_PRODUCER));
+  if (!names(writer, ofSlot, ofGeneration) || tagKind(writer) != KIND_HELD) return false;
+  const offer = atomic.load<u64>(half(frame, HALF_CONSUMER));
+  return names(offer, ofSlot, ofGeneration) && tagKind(offer) == KIND_OFFERED;
+}
+
 /**
  * Clear every half that a dead peer held or offered, free what nobody else holds anything in, and free its slot.
  * (halves.pml: declare_dead)
+ *
+ * As long as somebody reads a ring that the dead one wrote, what was committed there may point to memory that is yet to be
+ * taken over: that stays, and so do slot and ring, which tell the next who looks that there is something left to do.
  */
 export function reclaim(ofSlot: u32, ofGeneration: u32): void {
-  for (let frame: u32 = 0; frame < frames; ++frame) clearHalves(frame, ofSlot, ofGeneration);
+  let read = false;
+  for (let frame: u32 = 0; frame < frames; ++frame) {
+    if (isRead(frame, ofSlot, ofGeneration)) read = true;
+    else if (!isLent(frame, ofSlot, ofGeneration)) clearHalves(frame, ofSlot, ofGeneration);
+  }
+  if (!read) for (let frame: u32 = 0; frame < frames; ++frame) clearHalves(frame, ofSlot, ofGeneration);
   sweep();
-  freeDead(ofSlot, ofGeneration);
+  if (!read) freeDead(ofSlot, ofGeneration);
 }
 
 /** Free all extents whose owner is gone and that nobody holds anything in. */
@@ -406,7 +438,7 @@ export function extentGeneration(extent: u32): u32 {
 export function extentPlain(extent: u32): bool {
   if (extent >= extentCount) return false;
   const tag = atomic.load<u64>(extentWord(extent));
-  return <u32>tag >> 30 == KIND_HELD && tagCount(tag) == 0;
+  return tagKind(tag) == KIND_HELD && tagCount(tag) == 0;
 }
 
 /** Whether nobody has that half of a run that begins at the frame. */

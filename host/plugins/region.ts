@@ -78,6 +78,8 @@ class RegionLink implements Link {
   /** What came before there was an owner. */
   readonly #heard: ((owner: LinkOwner) => void)[] = [];
   #destroyed = false;
+  /** The peer is dead, or seems to be. */
+  #died = false;
 
   constructor(
     region: Region,
@@ -149,6 +151,8 @@ class RegionLink implements Link {
 
   free(): void {
     this.core.call.free(this.index);
+    // What was kept of it for us to read is not needed any more.
+    if (this.#died) this.region.reapSoon();
     this.#freed?.();
   }
 
@@ -162,6 +166,7 @@ class RegionLink implements Link {
 
   #over(bye: boolean): void {
     if (bye) return this.#ended({ kind: 'peer-closed' });
+    this.#died = true;
     this.region.reapSoon();
     if (this.#guarded) this.#lost('the peer ended without closing the connection');
   }

@@ -128,7 +128,12 @@ class Stage {
     const mappings = this.#undo.splice(0, 1);
     for (const undo of this.#undo.splice(0).reverse()) undo();
     this.#undo = mappings;
-    for (const core of [this.peer, this.other]) core.call.collect();
+    // And what was kept for them to read goes with the next round of upkeep.
+    for (const core of [this.peer, this.other]) {
+      this.reap(core);
+      core.call.collect();
+    }
+    this.peer.call.collect();
     assert.equal(said(), [], `${where}: at last`);
     assert.equal(this.peer.tags(), [], `${where}: halves of runs`);
     assert.is(this.peer.unclaimed(), this.#all, `${where}: free frames`);
@@ -342,6 +347,27 @@ for (const { name, detached, prepare } of OPERATIONS) {
     }),
   );
 }
+
+test(
+  'a message by reference, committed: its reader has it also when others took back first what the dead one held',
+  timebox(20, () => {
+    const stage = new Stage();
+    stage.next(true);
+    const { dying, peer } = stage;
+    const { its } = connect(stage);
+    const frame = dying.call.takeRun(20_000);
+    dying.call.grant(frame, 1, 2, 0, 20_000, constant('GRANT_READ'));
+    dying.bytes.set(pattern(20_000, 1), dying.call.addressOf(frame) + L.FRAME);
+    stage.alive.delete(2);
+    for (let i = 0; i < 3; i++) stage.reap(stage.other);
+    const address = peer.call.adoptGranted(its, frame, 0, 1, 2, 20_000);
+    assert.ok(address > 0, 'it is there');
+    assert.equal(peer.bytes.slice(address, address + 20_000), pattern(20_000, 1));
+    peer.call.letGoRun(frame, 20_000);
+    stage.assertSurvived('read');
+    stage.close();
+  }),
+);
 
 test(
   'abandoned: format; the next one does it again',

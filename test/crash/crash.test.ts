@@ -38,6 +38,7 @@ import {
   type Operation,
   optionsFor,
   REGION,
+  UNHEARD,
 } from './operations.js';
 import type { VictimOptions } from './victim.child.js';
 
@@ -177,6 +178,10 @@ class Lane {
     this.#begin(operation);
     const port = await child.call<number>('prepare', operation.name);
     const running = child.call<number>('run', operation.name, at);
+    if (operation.busy) {
+      await pause(0); // The call is on its way.
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, operation.busy);
+    }
     if (operation.dial) {
       await this.#runtime.connect({ host: '127.0.0.1', port }).then(
         (connection) => void this.survive(connection),
@@ -324,6 +329,13 @@ for (const operation of OPERATIONS) {
     }),
   );
 }
+
+test(
+  'died: what was committed by reference comes, although others have taken back what the dead one held',
+  timebox(60, async () => {
+    for (let i = 0; i < 3; i++) assert.is(await lanes[0]?.dieAt(UNHEARD, 0), undefined);
+  }),
+);
 
 for (const plugin of ['shm', 'ivshmem'] as const) {
   test(

@@ -93,6 +93,16 @@ export class Victim {
     }
   }
 
+  /** The next message, as a loan. */
+  async lend(length: number): Promise<void> {
+    const data = numbered(this.#sent, length);
+    const loan = await this.connection.loan(data.length);
+    loan.data.set(data);
+    await this.connection.send(loan);
+    this.#sent++;
+    this.#committed();
+  }
+
   async take(count: number): Promise<void> {
     for (let number = 0; number < count; number++) {
       const message = await this.connection.receive();
@@ -109,6 +119,8 @@ export interface Operation {
   readonly run: (victim: Victim) => Promise<void>;
   /** The survivor: connect to the victim when it runs. */
   readonly dial?: boolean;
+  /** The survivor: for so long it does nothing at all when the victim runs, in milliseconds. */
+  readonly busy?: number;
   /** The survivor: what it does when the first message has come, besides receiving. */
   readonly answer?: (connection: Connection) => Promise<void>;
   /** How the survivor's connection may end besides ERR_ISTHMUS_PEER_DIED. */
@@ -203,6 +215,38 @@ export const OPERATIONS: readonly Operation[] = [
       await victim.send(GO);
       const held = [];
       for (const _ of SMALL) held.push(await victim.connection.borrow());
+      for (const message of held) message?.[Symbol.dispose]();
+    },
+  },
+  {
+    name: 'loan',
+    before: connected,
+    run: async (victim) => {
+      const unsent = await victim.connection.loan(30_000);
+      for (const length of REFERENCES) await victim.lend(length);
+      unsent.release();
+      await victim.lend(40_000);
+    },
+  },
+  {
+    name: 'borrow loans',
+    before: connected,
+    answer: async (connection) => {
+      for (const [number, length] of REFERENCES.entries()) {
+        const data = numbered(number, length);
+        const loan = await connection.loan(data.length);
+        loan.data.set(data);
+        await connection.send(loan);
+      }
+    },
+    run: async (victim) => {
+      await victim.send(GO);
+      const held = [];
+      for (const [number] of REFERENCES.entries()) {
+        const message = await victim.connection.borrow();
+        checkNumbered(number, message?.data.slice() ?? new Uint8Array());
+        held.push(message);
+      }
       for (const message of held) message?.[Symbol.dispose]();
     },
   },
@@ -325,6 +369,17 @@ export async function meet(options: RuntimeOptions): Promise<string> {
   await Promise.all([a.close(), b.close()]);
   return connection.plugin;
 }
+
+/** The survivor is busy from before it is sent until others have taken back what the dead one held. */
+export const UNHEARD: Operation = {
+  name: 'rendezvous unheard',
+  before: connected,
+  busy: 1500,
+  run: async (victim) => {
+    await victim.send(REFERENCES);
+    process.kill(process.pid, 'SIGKILL');
+  },
+};
 
 /** Where nobody else is. */
 export const MEET: Operation = {

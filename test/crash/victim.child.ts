@@ -3,7 +3,7 @@ import { readFileSync, writeSync } from 'node:fs';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
 import { role, roleOptions, serve, tell } from '../support/calls.js';
 import { seeded } from '../support/seeded.js';
-import { checkNumbered, LOAD, MEET, numbered, OPERATIONS, Victim } from './operations.js';
+import { checkNumbered, LOAD, MEET, numbered, OPERATIONS, UNHEARD, Victim } from './operations.js';
 import { countSteps, dieNow } from './steps.js';
 
 export interface VictimOptions {
@@ -33,7 +33,7 @@ async function victim(): Promise<void> {
   const steps = countSteps(readFileSync(core), dieNow);
   const dying = new Victim(options, port, committed);
   if (attached) await dying.attach();
-  const named = (name: string) => [...OPERATIONS, MEET].find((each) => each.name === name);
+  const named = (name: string) => [...OPERATIONS, UNHEARD, MEET].find((each) => each.name === name);
   serve({
     /** @returns its port */
     prepare: async (name: string) => {

@@ -507,12 +507,15 @@ test(
             view.call.collect();
           } else if (random(4) === 0) {
             const { slot, generation } = view;
-            if (random(2)) {
+            const died = random(2) === 1;
+            if (died) {
               // Dead: two others find out, and both clear up.
               for (const other of views) if (other !== view) assert.is(other.call.declareDead(slot, generation), 1);
               for (const other of views) if (other !== view) other.call.reclaim(slot, generation);
             }
             view.call.leave();
+            // Those who read what it wrote may have kept its slot; upkeep comes by again.
+            if (died) views[(index + 1) % 3]!.call.reclaim(slot, generation);
             forget(index);
             view.join(slot);
             assert.is(view.generation, generation + 1);
