@@ -68,6 +68,7 @@ export {
   claimSlot,
   cool,
   declareDead,
+  fence,
   heartbeat,
   heat,
   holdsSlot,
