@@ -36,7 +36,9 @@ const started = performance.now();
 
 for (let round = 0; round < rounds; round++) {
   const seed = (first + round) >>> 0;
-  console.log(`\n━━ round ${round + 1}, ISTHMUS_TEST_SEED=${seed}, ${((performance.now() - started) / 60_000).toFixed(1)} min`);
+  console.log(
+    `\n━━ round ${round + 1}, ISTHMUS_TEST_SEED=${seed}, ${((performance.now() - started) / 60_000).toFixed(1)} min`,
+  );
   const env = {
     ISTHMUS_HOSTILE_MUTATIONS: '1000000',
     ISTHMUS_TEST_FUZZ: '1000',
