@@ -26,7 +26,7 @@ import {
   USED,
   WINDOW,
 } from './layout';
-import { alive, freeDead, freeSlot, generation, holdsSlot, slot } from './peers';
+import { freeDead, freeSlot, generation, holdsSlot, keeps, slot } from './peers';
 import { extentCount, extentShift, extentsAt, firstExtent, frames, mapAt, slots } from './region';
 
 // @ts-ignore: decorator
@@ -347,7 +347,7 @@ function clearHalves(frame: u32, ofSlot: u32, ofGeneration: u32): void {
  */
 function sweepExtent(extent: u32): void {
   const tag = atomic.load<u64>(extentWord(extent));
-  if (tag == 0 || tag == TAG_RESERVED || alive(tagSlot(tag), <u32>(tag >> 32))) return;
+  if (tag == 0 || tag == TAG_RESERVED || keeps(tagSlot(tag), <u32>(tag >> 32))) return;
   const from = extent << extentShift;
   const end = min<u32>(from + (1 << extentShift), frames);
   for (let frame = from; frame < end; ++frame) {

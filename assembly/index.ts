@@ -72,6 +72,7 @@ export {
   claimSlot,
   cool,
   declareDead,
+  fence,
   heartbeat,
   heat,
   holdsSlot,

@@ -159,6 +159,8 @@ export const SLOT_FREE: u32 = 0;
 export const SLOT_CLAIMED: u32 = 1;
 export const SLOT_ATTACHED: u32 = 2;
 export const SLOT_DEAD: u32 = 3;
+/** Shut out, and perhaps only paused: it begins nothing any more, and what it has stays its own until it leaves or is dead. */
+export const SLOT_FENCED: u32 = 4;
 
 /**
  * Bytes of the backing file that are locked besides the slots' own: who formats, who serves, and who is just creating,

@@ -18,6 +18,7 @@ import {
   SLOT_ATTACHED,
   SLOT_CLAIMED,
   SLOT_DEAD,
+  SLOT_FENCED,
   SLOT_FREE,
   SLOT_HEARTBEAT,
   SLOT_READY,
@@ -78,6 +79,13 @@ export function alive(index: u32, ofGeneration: u32): bool {
   return <u32>(w >> 32) == ofGeneration && (state == SLOT_ATTACHED || state == SLOT_CLAIMED);
 }
 
+/** Whether what (index, generation) holds is still its own: it may write there at this moment. */
+export function keeps(index: u32, ofGeneration: u32): bool {
+  if (index >= slots) return false;
+  const w = word(index);
+  return <u32>(w >> 32) == ofGeneration && ((<u32>w & 0xff) == SLOT_FENCED || alive(index, ofGeneration));
+}
+
 /** Claim a free slot. The caller holds the lock on its byte, where there are locks. @returns whether it was free */
 export function claimSlot(index: u32, kernel: u32): bool {
   if (index >= slots) return false;
@@ -117,6 +125,19 @@ export function freeSlot(): void {
 /** Whether our slot is still ours: false once somebody declared us dead. */
 export function holdsSlot(): bool {
   return generation != 0 && alive(slot, generation);
+}
+
+/**
+ * Shut a peer out of which nobody knows whether it will go on: it finds that its slot is not its own, and its peers that
+ * it is gone; its frames are nobody else's. @returns whether it is (now, or already)
+ */
+export function fence(index: u32, ofGeneration: u32): bool {
+  if (index >= slots || (generation != 0 && index == slot)) return false;
+  const w = word(index);
+  if (<u32>(w >> 32) != ofGeneration) return false;
+  if ((<u32>w & 0xff) == SLOT_FENCED) return true;
+  if (!alive(index, ofGeneration)) return false;
+  return atomic.cmpxchg<u64>(slotAddress(index) + SLOT_WORD, w, (w & ~0xff) | SLOT_FENCED) == w;
 }
 
 /** Declare a peer dead, on proof. @returns whether it is (now, or already) */

@@ -90,8 +90,9 @@ export const ERRORS = {
     action: 'End some of its users, or use a larger region (it has more slots).',
   },
   ERR_ISTHMUS_REGION_FENCED: {
-    cause: 'This process was declared dead by an operator while it was paused, and its slot was taken away.',
-    action: 'Create a new runtime.',
+    cause:
+      'This process was shut out of the region or declared dead by an operator while it was paused (`isthmus region fence`, `confirm-dead`).',
+    action: 'Create a new runtime; what was connected over the region connects anew.',
   },
   ERR_ISTHMUS_NO_FRAMES: {
     cause: 'The region has no run of free frames of the size that is needed.',

@@ -499,6 +499,8 @@ export class Runtime implements AsyncDisposable, Migratable {
     this.#log('error', error.message);
     publish(this, 'isthmus:region:detach', () => ({ region: identityOf(region), error }));
     for (const connection of this.#open()) if (connection.uses(region.core)) connection.destroy(error);
+    // Nothing of ours is written there any more, so what was kept for us may be had by others.
+    region.detach(this.#leaving(region));
   }
 }
 

@@ -10,7 +10,7 @@ import { addDoctor } from './doctor.js';
 import { addInfo } from './info.js';
 import { addInspect } from './inspect.js';
 import { addMigrate } from './migrate.js';
-import { complain, describeError, say, UsageError } from './output.js';
+import { complain, describeError, printable, say, UsageError } from './output.js';
 import { addPipe } from './pipe.js';
 import { addPp } from './pp.js';
 import { addPs } from './ps.js';
@@ -36,7 +36,7 @@ export async function run(args: readonly string[], complaints = complain): Promi
       .trim()
       .replace(/^error: /, '')
       .replace(/\s*\n\s*/g, ' ');
-    complaints(`isthmus: ${line.replace(/\.$/, '')} (try 'isthmus ${known ? `${command} ` : ''}--help')\n`);
+    complaints(`isthmus: ${printable(line).replace(/\.$/, '')} (try 'isthmus ${known ? `${command} ` : ''}--help')\n`);
   };
   const program = new Command('isthmus')
     .description('Messages between processes and virtual machines, through the memory that they share.')

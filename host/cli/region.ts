@@ -178,6 +178,32 @@ export function render(report: Report): string {
   return frames ? `${head}\n${renderSlots(report)}\n${renderFrames(frames)}\n${renderRings(rings)}` : head;
 }
 
+/** Whose slot that is, in a region to look at. */
+function whoHas(onlooker: Onlooker, slot: number): { readonly peer: PeerSlot; readonly who: string } {
+  const { refused } = onlooker.overview();
+  if (refused) throw refused;
+  const peer = onlooker.peers().find((candidate) => candidate.slot === slot);
+  if (!peer) {
+    throw new CliError(
+      `nobody has slot ${slot} of ${onlooker.path}`,
+      "'isthmus region show' lists those who are there.",
+    );
+  }
+  return { peer, who: `slot ${slot} of ${onlooker.path} (${peer.name} on ${peer.host}, pid ${peer.pid})` };
+}
+
+/** Shut somebody out on the word of whoever types this. */
+async function fence(name: string, slot: number): Promise<void> {
+  const backing = findDevice(name, {}) ?? posixBacking(name, false);
+  using onlooker = Onlooker.of(backing);
+  const { peer, who } = whoHas(onlooker, slot);
+  const { frames = 0, connections = 0 } = onlooker.holdings().get(slot) ?? {};
+  using region = await MappedRegion.open(backing);
+  // The very one that was looked at: the slot may have another owner by now.
+  if (!region.fence(peer)) throw new CliError(`${who} has left meanwhile, or is dead`);
+  say(`${who}: shut out; its ${frames} frames are kept for it, ${connections} connections will report it\n`);
+}
+
 /**
  * Declare somebody dead on the word of whoever types this.
  * @throws CliError if he can be seen to live
@@ -185,16 +211,7 @@ export function render(report: Report): string {
 async function confirmDead(name: string, slot: number, force: boolean): Promise<void> {
   const backing = findDevice(name, {}) ?? posixBacking(name, false);
   using onlooker = Onlooker.of(backing);
-  const { refused } = onlooker.overview();
-  if (refused) throw refused;
-  const peer = onlooker.peers().find((candidate) => candidate.slot === slot);
-  if (!peer) {
-    throw new CliError(
-      `nobody has slot ${slot} of ${backing.path}`,
-      "'isthmus region show' lists those who are there.",
-    );
-  }
-  const who = `slot ${slot} of ${backing.path} (${peer.name} on ${peer.host}, pid ${peer.pid})`;
+  const { peer, who } = whoHas(onlooker, slot);
   if (onlooker.lives(peer) === 'alive') {
     throw new CliError(`${who} lives: it holds its lock`, 'End the process: then everybody on this host can see it.');
   }
@@ -284,4 +301,23 @@ Example:
   # isthmus region confirm-dead ivshmem0 3`,
     )
     .action((name: string, slot: number, { force }: { force?: true }) => confirmDead(name, slot, force === true));
+  region
+    .command('fence')
+    .argument('<NAME>', 'name in /dev/shm, a path, a uio device, or a PCI address')
+    .argument('<SLOT>', "the slot, as 'isthmus region show' and 'isthmus server' print it", integer(0, 1023, 'A slot'))
+    .summary('shut somebody out who may only be paused')
+    .description(
+      'Give somebody up who may go on some day: a process that was stopped, a VM that is paused. Its peers get an error at ' +
+        'once. Its frames are kept for it, so that what it was about to write harms nobody: when it goes on, it finds that ' +
+        'it was shut out, begins nothing any more, and gives them back. They come back as well when its death is proven, ' +
+        "or by 'isthmus region confirm-dead'.",
+    )
+    .addHelpText(
+      'after',
+      `
+Example:
+  $ isthmus region show ivshmem0
+  $ isthmus region fence ivshmem0 3`,
+    )
+    .action((name: string, slot: number) => fence(name, slot));
 }

@@ -13,7 +13,7 @@ const NAMES = [
   'HEADER_VERSION', 'HEADER_STATE', 'HEADER_SIZE', 'REGION_FORMATTING', 'HEADER_UUID', 'HEADER_HOST', 'HEADER_HOST_LENGTH',
   'RESULT_TYPE', 'RESULT_XLENGTH', 'RESULT_DLENGTH', 'RESULT_OFFSET', 'RESULT_LENGTH', 'RESULT_FLAGS', 'RESULT_FRAME', 'RESULT_BYTES', 'FLAG_FIRST', 'FLAG_LAST',
   'SLOT_SIZE', 'SLOT_HEARTBEAT', 'SLOT_INSTANCE', 'SLOT_DEV', 'SLOT_INO', 'SLOT_BOOT', 'SLOT_PIDNS', 'SLOT_PID', 'SLOT_CONNECTIONS',
-  'SLOT_HOST', 'SLOT_NAME', 'SLOT_TEXT_LENGTH', 'SLOT_FREE', 'SLOT_CLAIMED', 'SLOT_ATTACHED', 'SLOT_DEAD',
+  'SLOT_HOST', 'SLOT_NAME', 'SLOT_TEXT_LENGTH', 'SLOT_FREE', 'SLOT_CLAIMED', 'SLOT_ATTACHED', 'SLOT_DEAD', 'SLOT_FENCED',
   'LOCK_FORMAT', 'LOCK_SERVER', 'LOCK_LIFECYCLE', 'SLOTS_MAX',
   'KIND_HELD', 'KIND_OFFERED', 'HALF_CONSUMER', 'HALF_PRODUCER',
   'SLOT_SLEEPING', 'SLOT_SUMMARY', 'SLOT_READY', 'RING_READY', 'RING_START', 'RING_DATA',
@@ -52,6 +52,7 @@ export interface CoreExports {
   publishSlot(): number;
   holdsSlot(): number;
   declareDead(slot: number, generation: number): number;
+  fence(slot: number, generation: number): number;
   slotAddress(slot: number): number;
   slotState(slot: number): number;
   slotGeneration(slot: number): number;

@@ -23,7 +23,8 @@ const HEARTBEAT_LOOK = 50;
 export interface PeerSlot {
   readonly slot: number;
   readonly generation: number;
-  readonly state: 'claimed' | 'attached' | 'dead';
+  /** `fenced`: shut out, and what it has is kept for it. */
+  readonly state: 'claimed' | 'attached' | 'dead' | 'fenced';
   readonly host: string;
   readonly name: string;
   readonly pid: number;
@@ -270,6 +271,7 @@ export class Onlooker implements Disposable {
       [layout.SLOT_CLAIMED]: 'claimed',
       [layout.SLOT_ATTACHED]: 'attached',
       [layout.SLOT_DEAD]: 'dead',
+      [layout.SLOT_FENCED]: 'fenced',
     } as const;
     const rows: PeerSlot[] = [];
     for (let slot = 0; slot < call.regionSlots.value; slot++) {

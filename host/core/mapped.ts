@@ -203,6 +203,14 @@ export class MappedRegion {
     return true;
   }
 
+  /**
+   * Shut somebody out who may be paused only. What he has stays his own: what he was about to write lands there.
+   * @returns false: that attachment is over
+   */
+  fence({ slot, generation }: Attachment): boolean {
+    return this.core.call.fence(slot, generation | 0) !== 0;
+  }
+
   detach(): void {
     this.mapping.detach();
   }

@@ -5,7 +5,7 @@
  * another processor. First against the core, at full speed; then against runtimes, with everything that an application
  * does. That other process is this file again, with the role `hostile`; core.test.ts does the same from a seed alone.
  *
- * ISTHMUS_HOSTILE_MUTATIONS: stores against the core; against runtimes it is a twentieth of that. ISTHMUS_TEST_SEED: what
+ * ISTHMUS_HOSTILE_MUTATIONS: stores against the core; against runtimes it is a hundredth of that. ISTHMUS_TEST_SEED: what
  * is written follows from it, but not when.
  */
 import { setImmediate as turn } from 'node:timers/promises';
@@ -39,7 +39,7 @@ import { act, checkState, connect, type End, echo, useRegion } from '../support/
 
 const test = chosen(register);
 const MUTATIONS = Number(process.env['ISTHMUS_HOSTILE_MUTATIONS'] ?? 1_000_000);
-const AGAINST_RUNTIMES = Math.ceil(MUTATIONS / 20);
+const AGAINST_RUNTIMES = Math.ceil(MUTATIONS / 100);
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 /** What is not over by then hangs, in milliseconds. */
 const LIMIT = 20_000 * slowness;

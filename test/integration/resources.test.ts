@@ -130,7 +130,7 @@ const roles: Record<string, () => Promise<void>> = {
       Date.now = () => now() + jump;
       await connection.send(`at ${jump}`);
       assert.is((await connection.receive())?.text(), `at ${jump}`);
-      await pause(1200);
+      await pause(700);
     }
     const { reason } = await Promise.race([connection.closed, pause(0, { reason: 'open' })]);
     await runtime.close();

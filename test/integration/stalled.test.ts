@@ -18,6 +18,7 @@ import * as assert from 'uvu/assert';
 import type { Connection, RuntimeConnection } from '../../host/connection.js';
 import type { DiagnosticEvents } from '../../host/diagnostics.js';
 import { IsthmusError } from '../../host/errors.js';
+import type { SharedMemory } from '../../host/memory.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
 import { printed } from '../support/cli.js';
 import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
@@ -52,8 +53,12 @@ async function behave(connection: Connection): Promise<void> {
   if (what === 'echo') for await (const { data } of connection) await connection.send(data);
   else if (what?.startsWith('send ')) {
     const count = Number(what.slice(5));
-    for (let number = 0; number < count; number++) await connection.send(numbered(number));
-    tell('sent');
+    try {
+      for (let number = 0; number < count; number++) await connection.send(numbered(number));
+      tell('sent');
+    } catch {
+      // Why is told below.
+    }
   }
   const { reason, error } = await connection.closed;
   tell('closed', error?.code ?? reason);
@@ -295,6 +300,88 @@ function main(): void {
       await eventually('all frames', () => free() === initial);
       await ping(good, 'after');
       assert.equal(runtime.connections(), [good]);
+      await tidy();
+    }),
+  );
+
+  test(
+    'one that was shut out while it was paused finds that out; what it was about to write lands in its own frames',
+    timebox(90, async () => {
+      const path = newRegion();
+      const options = only(path, { unread: 0 });
+      const runtime = await newRuntime({ ...options, stallTimeout: SILENCE });
+      const other = await start(options);
+      const good = await open(runtime, other.port, 'echo');
+      await ping(good, 'before');
+      const free = () => region(runtime).freeFrames;
+      const initial = free();
+      const { child, port } = await start(options);
+      // It writes all the time, so it is stopped in the middle of it.
+      const bad = await open(runtime, port, `send ${MANY}`);
+      for (let number = 0; number < 1000; number++) checkNumbered(number, (await bad.receive())!.data);
+      child.process.kill('SIGSTOP');
+      await eventually('silence', () => bad.stalled >= SILENCE);
+      const during = free();
+      assert.ok(during < initial);
+
+      const { stdout } = await printed(['region', 'show', path, '--json']);
+      const { slots } = JSON.parse(stdout) as { slots: { slot: number; pid: number }[] };
+      const slot = slots.find(({ pid }) => pid === child.pid)!.slot;
+      const fenced = await printed(['region', 'fence', path, String(slot)]);
+      assert.is(fenced.code, 0, fenced.stderr);
+      assert.match(fenced.stdout, /shut out; its \d+ frames are kept for it, 1 connections will report it/);
+      assert.match((await printed(['region', 'show', path])).stdout, /fenced/);
+      await eventually('the error', () => bad.state === 'closed');
+      assert.is((await bad.closed).error?.code, 'ERR_ISTHMUS_PEER_DIED');
+      // Others take what they can get, and look for what nobody holds: its frames are not among that.
+      const next = await newRuntime(options);
+      const another = await open(next, other.port, 'echo');
+      const everything: SharedMemory[] = [];
+      for (let memory = next.allocate(65_536); memory.inRegion; memory = next.allocate(65_536)) {
+        memory.write(0, Buffer.alloc(65_536, 0x77));
+        everything.push(memory);
+      }
+      await pause(1200);
+      child.process.kill('SIGCONT');
+      assert.is(await child.event('closed'), 'ERR_ISTHMUS_REGION_FENCED');
+      for (const memory of everything) {
+        const copy = new Uint8Array(65_536);
+        memory.read(0, copy);
+        assert.ok(
+          copy.every((byte) => byte === 0x77),
+          'it wrote into what is not its own',
+        );
+        memory.release();
+      }
+      await ping(another, 'meanwhile');
+      await another.close();
+      await next.close();
+      await eventually('all frames', () => free() === initial);
+      // It can come back over another way, and the region knows nothing of it.
+      assert.is((await runtime.connect({ host: '127.0.0.1', port })).plugin, 'tcp');
+      await ping(good, 'after');
+      const again = await printed(['region', 'fence', path, String(slot)]);
+      assert.match(again.stderr, /nobody has slot/, again.stdout);
+      await tidy();
+    }),
+  );
+
+  test(
+    'one that was shut out and is killed then: its frames come back',
+    timebox(90, async () => {
+      const path = newRegion();
+      const options = only(path);
+      const runtime = await newRuntime(options);
+      const initial = region(runtime).freeFrames;
+      const { child, port } = await start(options);
+      const bad = await open(runtime, port, 'echo');
+      await ping(bad, 'before');
+      child.process.kill('SIGSTOP');
+      await printed(['region', 'fence', path, '1']);
+      await eventually('the error', () => bad.state === 'closed');
+      assert.ok(region(runtime).freeFrames < initial);
+      await child.kill();
+      await eventually('all frames', () => region(runtime).freeFrames === initial);
       await tidy();
     }),
   );

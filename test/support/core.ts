@@ -268,6 +268,12 @@ export function newCore(mib = 1): TestCore {
   return core.join(0);
 }
 
+/** Folders of those that were not closed, because their test failed. */
+const left = new Set<string>();
+process.on('exit', () => {
+  for (const folder of left) rmSync(folder, { recursive: true, force: true });
+});
+
 /** Several cores on one file, which is removed with `close()`. The first has formatted it; core i has slot i. */
 export class Shared {
   readonly folder = mkdtempSync('/dev/shm/isthmus-core-');
@@ -278,6 +284,7 @@ export class Shared {
 
   constructor(count: number, mib = 1, joined = true) {
     this.#size = mib * MIB;
+    left.add(this.folder);
     const fd = openSync(this.path, 'wx+', 0o600);
     ftruncateSync(fd, this.#size);
     closeSync(fd);
@@ -299,6 +306,7 @@ export class Shared {
   close(): void {
     for (const mapping of this.#mappings) mapping.detach();
     rmSync(this.folder, { recursive: true, force: true });
+    left.delete(this.folder);
   }
 }
 

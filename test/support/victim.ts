@@ -308,7 +308,9 @@ export function useRegion(
     case 9: {
       const slot = random(core.slots + 2);
       const generation = call.slotGeneration(slot);
-      if (call.declareDead(slot, generation)) call.reclaim(slot, generation);
+      if (random(3) === 0) call.fence(slot, random(4) ? generation : generation + 1);
+      else if (call.declareDead(slot, generation)) call.reclaim(slot, generation);
+      assert.ok(slot !== core.slot || core.generation === 0 || !call.fence(slot, core.generation | 0));
       assert.ok(slot !== core.slot || core.generation === 0 || !call.declareDead(slot, core.generation | 0));
       return;
     }

@@ -368,6 +368,49 @@ test.before(async () => {
 test.after(() => closePair?.());
 
 test(
+  'one that is shut out keeps what it has, until it leaves or is dead',
+  timebox(5, () => {
+    for (const end of ['leaves', 'is declared dead']) {
+      shared(3, 1, (one, two, three) => {
+        const free = two.unclaimed();
+        const own = one.call.take(10, READER);
+        const spare = one.call.take(3, READER);
+        const theirs = two.call.take(7, WRITER);
+        assert.is(one.fn.adopt(theirs, READER, 1, two.generation), 7);
+        const before = one.extents();
+        // An extent of its own in which it holds nothing at this moment: it may be about to take something there.
+        one.setU64(one.half(spare, READER), 0n);
+        one.setU64(one.half(spare, WRITER), 0n);
+        const { generation } = one;
+        assert.is(three.call.fence(0, generation + 1), 0, 'another generation');
+        assert.is(three.call.fence(2, three.generation), 0, 'itself');
+        assert.is(three.call.fence(5, three.call.slotGeneration(5)), 0, 'nobody');
+        assert.is(three.call.fence(99, 1), 0, 'no slot');
+        assert.is(three.call.fence(0, generation), 1);
+        assert.is(two.call.fence(0, generation), 1, 'once more');
+        assert.is(one.call.holdsSlot(), 0);
+        assert.is(two.call.alive(0, generation), 0);
+        assert.is(one.call.take(1, READER), 0, 'it begins nothing any more');
+        for (const core of [two, three]) core.call.sweep();
+        assert.equal(two.extents(), before, 'nobody else gets its extents');
+        assert.is(two.u64(two.half(own, READER)), one.tag(L.KIND_HELD, 10, 0, generation));
+        assert.is(three.call.claimSlot(0, 0), 0, 'nor its slot');
+        two.fn.giveBack(theirs, 7, WRITER);
+        if (end === 'leaves') one.call.leave();
+        else {
+          assert.is(three.call.declareDead(0, generation), 1);
+          three.call.reclaim(0, generation);
+          assert.is(three.call.fence(0, generation), 0, 'it is gone');
+        }
+        assert.is(three.call.slotState(0), L.SLOT_FREE);
+        two.call.collect();
+        assertAllFree(two, free);
+      });
+    }
+  }),
+);
+
+test(
   'reclaim clears the halves of the dead one alone, held and offered, as owner and as the other',
   timebox(5, () => {
     shared(3, 1, (one, two, three) => {

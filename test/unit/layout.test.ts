@@ -179,7 +179,15 @@ test(
       }
     };
     same('header', L.WINDOW, ['HEADER_'], ['HEADER_HOST_LENGTH']);
-    const states = ['SLOT_SIZE', 'SLOT_TEXT_LENGTH', 'SLOT_FREE', 'SLOT_CLAIMED', 'SLOT_ATTACHED', 'SLOT_DEAD'];
+    const states = [
+      'SLOT_SIZE',
+      'SLOT_TEXT_LENGTH',
+      'SLOT_FREE',
+      'SLOT_CLAIMED',
+      'SLOT_ATTACHED',
+      'SLOT_DEAD',
+      'SLOT_FENCED',
+    ];
     same('slot', 0, ['SLOT_'], states);
     same('ring: a run', 0, ['RING_'], ['RING_MIN', 'RING_MAX', 'RING_DATA']);
     same('connection (private)', 0, ['C_', 'TX_', 'RX_', 'DECODE_', 'COUNT_'], ['C_HOT']);

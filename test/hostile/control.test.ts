@@ -1,0 +1,293 @@
+// time limit: 200 s
+/**
+ * What comes over the control side, wrong in every way: MQTT payloads and topics, requests to the control socket and
+ * answers from one, arguments of the command line, bytes on the guard of a connection. No throw, no hang, an answer or an
+ * error with a code; and the runtime talks on.
+ *
+ * ISTHMUS_TEST_FUZZ: how many requests go over a socket, default 200; a hundred times as many payloads are parsed.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { connect, createServer, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import fc from 'fast-check';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { RuntimeConnection } from '../../host/connection.js';
+import { ask } from '../../host/control/client.js';
+import { controlFolder, pathOf } from '../../host/control/folder.js';
+import {
+  feedback,
+  idOfTopic,
+  isControlId,
+  MAX_PLUGINS,
+  parseFeedback,
+  parseRequest,
+  parseStatus,
+} from '../../host/control/payload.js';
+import { MAX_REQUEST } from '../../host/control/socket.js';
+import { mapperMissing } from '../../host/core/mapper.js';
+import { Runtime } from '../../host/runtime.js';
+import { printed } from '../support/cli.js';
+import { mutate } from '../support/mutate.js';
+import { newRegion, only, removeRegions } from '../support/regions.js';
+import { seeded, testSeed } from '../support/seeded.js';
+import { timebox } from '../support/timebox.js';
+
+const seed = testSeed();
+const REQUESTS = Number(process.env['ISTHMUS_TEST_FUZZ'] ?? 200);
+const PAYLOADS = REQUESTS * 100;
+const SIDE_BY_SIDE = 8;
+
+const unhandled: unknown[] = [];
+for (const event of ['unhandledRejection', 'uncaughtException'] as const) {
+  process.on(event, (reason) => {
+    console.error(`${event}:`, reason);
+    unhandled.push(reason);
+  });
+}
+
+// ── MQTT ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const PAYLOAD_SEEDS = [
+  'suspend', 'resume', '*', '', '17 4711 12', 'task: suspend', '--- \ntask: "resume" # now\nother: 1\n', '4711\0\0\0   ',
+  '4711 : ALLOWED', '4711 : FAILED no room', 'any : COMPLETED',
+  '{"state":"inactive","since":"2024-02-29T00:00:00Z","name":"x","pid":1,"plugins":{"a#1":"shm"},"more":3}',
+].map((text) => Buffer.from(text)); // biome-ignore format: one line for one kind
+
+/** Long, and such as a regular expression may stumble over. */
+const LONG = [
+  ' ',
+  '\0',
+  'task: ',
+  'task:\t',
+  '"',
+  "'task'",
+  '1 ',
+  '#',
+  '---\n',
+  'a: b\n',
+  '{"a":',
+  '[',
+  ' : FAILED ',
+  '\n',
+];
+
+function checkPayload(bytes: Uint8Array): void {
+  const request = parseRequest(bytes, '4711');
+  assert.ok(['suspend', 'resume', 'toggle', 'others', 'unknown'].includes(request.kind));
+  // Nothing that a terminal would act upon gets into a log.
+  if (request.kind === 'unknown') assert.match(request.why, /^[\x20-\x7e…]{0,100}$/);
+  const said = parseFeedback(bytes);
+  if (said) {
+    assert.ok(isControlId(said.id));
+    assert.not.match(feedback(said.id, said), /\p{Cc}/u);
+  }
+  const status = parseStatus(bytes);
+  if (status) {
+    assert.ok(Object.keys(status.plugins).length <= MAX_PLUGINS && status.name.length <= 200);
+    assert.ok(Number.isSafeInteger(status.pid));
+  }
+}
+
+test(
+  `${PAYLOADS} MQTT payloads and topics`,
+  timebox(60, () => {
+    for (let number = 0; number < PAYLOADS; number++) {
+      const random = seeded(seed + number);
+      const base = PAYLOAD_SEEDS[random(PAYLOAD_SEEDS.length)] as Buffer;
+      const bytes = mutate(base, PAYLOAD_SEEDS, [], random);
+      try {
+        checkPayload(bytes);
+        idOfTopic(bytes.toString('latin1'));
+      } catch (error) {
+        throw new Error(`payload ${number} of seed ${seed}: ${(error as Error).stack}\n${bytes.toString('hex')}`);
+      }
+    }
+    fc.assert(fc.property(fc.uint8Array({ maxLength: 300 }), checkPayload), { seed, numRuns: 2000 });
+    fc.assert(
+      fc.property(fc.json({ maxDepth: 4 }), (json) => checkPayload(Buffer.from(json))),
+      { seed, numRuns: 2000 },
+    );
+    for (const part of LONG) for (const length of [16_384, 70_000]) checkPayload(Buffer.alloc(length, part));
+  }),
+);
+
+// ── The control socket ───────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Say that, and hear what comes until the end. */
+function tell(path: string, bytes: Uint8Array, half: boolean): Promise<string> {
+  return new Promise((resolve) => {
+    let heard = '';
+    const socket = connect(path, () => (half ? socket.end(bytes) : socket.write(bytes)));
+    socket.setEncoding('utf8').on('data', (text: string) => {
+      heard += text;
+    });
+    socket.on('error', () => {}).on('close', () => resolve(heard));
+  });
+}
+
+test(
+  `${REQUESTS} requests to a control socket that are none`,
+  timebox(100, async () => {
+    const home = mkdtempSync(join(tmpdir(), 'isthmus-test-'));
+    process.env['XDG_RUNTIME_DIR'] = home;
+    const runtime = await Runtime.create(only('', { control: true }));
+    const path = pathOf(controlFolder(), runtime.id);
+    assert.is((await ask(path, 'summary')).kind, 'result');
+    const seeds = ['summary', 'inspect', 'debug', 'resume']
+      .map((request) => JSON.stringify({ request, level: 2, timeout: 100, more: [1, { a: null }] }))
+      .concat('{"request":"suspend","timeout":-1}', '[]', 'null', '{}', '{"__proto__":{"request":"summary"}}', '"')
+      .map((text) => Buffer.from(text));
+    const answers = new Map<string, number>();
+    let number = 0;
+    const work = async () => {
+      while (number < REQUESTS) {
+        const random = seeded(seed + number++);
+        const base = seeds[random(seeds.length)] as Buffer;
+        const changed = random(8) === 0 ? Buffer.alloc(MAX_REQUEST + random(3), '[') : mutate(base, seeds, [], random);
+        // A request to suspend may come of it; that has tests of its own.
+        if (changed.includes('suspend') && !changed.includes('-1')) continue;
+        const ended = random(4) > 0;
+        const heard = await tell(path, ended ? Buffer.concat([changed, Buffer.of(0x0a)]) : changed, !ended);
+        if (heard === '') {
+          answers.set('none', (answers.get('none') ?? 0) + 1);
+          continue;
+        }
+        assert.match(heard, /^\{.*\}\n$/);
+        const { error } = JSON.parse(heard) as { error?: { code: string | null } };
+        if (error) assert.match(error.code ?? 'without a code', /^ERR_ISTHMUS_/, heard);
+        const kind = error?.code ?? 'result';
+        answers.set(kind, (answers.get(kind) ?? 0) + 1);
+      }
+    };
+    await Promise.all(Array.from({ length: SIDE_BY_SIDE }, work));
+    console.log(Object.fromEntries(answers));
+    assert.ok(REQUESTS < 100 || (answers.has('result') && answers.has('ERR_ISTHMUS_INVALID_ARGUMENT')));
+    assert.is((await ask(path, 'summary')).kind, 'result');
+    await runtime.close();
+    rmSync(home, { recursive: true, force: true });
+  }),
+);
+
+test(
+  'a control socket that answers anything',
+  timebox(60, async () => {
+    const home = mkdtempSync(join(tmpdir(), 'isthmus-test-'));
+    const path = join(home, 'socket');
+    const seeds = ['{"result":{"migration":"inactive"}}\n', '{"error":{"code":"X","message":"no"}}\n', 'null\n'].map(
+      (text) => Buffer.from(text),
+    );
+    let number = 0;
+    const server: Server = createServer((socket) => {
+      const random = seeded(seed + number++);
+      socket.on('error', () => {});
+      const bytes =
+        random(5) === 0 ? Buffer.alloc(300_000, '{"result":') : mutate(seeds[random(3)]!, seeds, [], random);
+      if (random(3)) socket.end(bytes);
+      else {
+        socket.write(bytes);
+        if (random(2)) socket.destroy();
+      }
+    });
+    await new Promise<void>((resolve) => server.listen(path, resolve));
+    const kinds = new Set<string>();
+    for (let i = 0; i < REQUESTS; i += SIDE_BY_SIDE) {
+      const answers = Array.from({ length: SIDE_BY_SIDE }, () => ask(path, 'summary', {}, 100));
+      for (const { kind } of await Promise.all(answers)) kinds.add(kind);
+    }
+    console.log([...kinds].sort().join(', '));
+    for (const kind of kinds) assert.ok(['result', 'error', 'gone', 'silent'].includes(kind));
+    server.close();
+    rmSync(home, { recursive: true, force: true });
+  }),
+);
+
+// ── The command line ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+const WORDS = [
+  '', ' ', '-', '--', '---', '-1', '1e99', '0x10', 'NaN', 'Infinity', '99999999999999999999', '1.5', '\u{1f4a3}', 'a\nb',
+  '\x1b[2J', '../../../etc/passwd', '/dev/null', '/', 'x'.repeat(5000), '%s%n', '[::1', ':', ':::::', 'host:65536', 'a:b:c',
+  '--help=no', '--json=1', '-m=1', '__proto__', 'constructor', 'toString', '0000:00:99.9', 'uio99999', '.', '..', '*',
+]; // biome-ignore format: one line for many
+
+/** With words that lead nowhere: nothing is created, nobody is waited for. */
+const COMMANDS = [
+  ['info'], ['ps'], ['inspect'], ['debug'], ['debug', 'nobody'], ['region', 'show'], ['region', 'confirm-dead'],
+  ['region', 'confirm-dead', 'isthmus-nobody'], ['region', 'fence'], ['region', 'fence', 'isthmus-nobody'], ['server', '-m'],
+  ['server', '-s', 'isthmus-nobody', '-m'], ['pp', '-t'], ['pipe', '--size'], ['suspend', '--timeout'], ['device', 'xml'],
+  ['help'], ['nobody'], [],
+]; // biome-ignore format: one line for many
+
+test(
+  'arguments that mean nothing: an error that says so, and an exit code',
+  timebox(100, async () => {
+    const home = mkdtempSync(join(tmpdir(), 'isthmus-test-'));
+    process.env['XDG_RUNTIME_DIR'] = home;
+    const random = seeded(seed);
+    const codes = new Map<number, number>();
+    for (const command of COMMANDS) {
+      for (let i = 0; i < 12; i++) {
+        const words = Array.from({ length: 1 + random(3) }, () => WORDS[random(WORDS.length)] as string);
+        const { code, stdout, stderr } = await printed([...command, ...words]);
+        const line = JSON.stringify([...command, ...words]).slice(0, 300);
+        assert.ok(code >= 0 && code <= 2, `${line}: exit code ${code}`);
+        // Not a stack, not what somebody's terminal acts upon.
+        assert.not.match(stderr, /^ +at .*:\d+:\d+\)?$/m, line);
+        assert.not((stdout + stderr).includes('\x1b[2J'), line);
+        if (code !== 0) assert.ok(stderr.trim().length > 0, `${line}: an error without a word`);
+        codes.set(code, (codes.get(code) ?? 0) + 1);
+      }
+    }
+    console.log(Object.fromEntries(codes));
+    rmSync(home, { recursive: true, force: true });
+  }),
+);
+
+// ── The guard ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+(mapperMissing() ? test.skip : test)(
+  'bytes on the guard of a connection: it ends at most, and no other',
+  timebox(60, async () => {
+    const options = only(newRegion());
+    const [runtime, other] = [await Runtime.create(options), await Runtime.create(options)];
+    const far: RuntimeConnection[] = [];
+    const { port } = await other.listen({}, (connection) => {
+      far.push(connection as RuntimeConnection);
+    });
+    const open = () => runtime.connect({ host: '127.0.0.1', port });
+    const good = await open();
+    for (let i = 0; far.length < 1 && i < 500; i++) await pause(5);
+    const goodFar = far[0]!;
+    let ended = 0;
+    for (let number = 0; number < 100; number++) {
+      const random = seeded(seed + number);
+      const near = await open();
+      for (let i = 0; far.length < number + 2 && i < 500; i++) await pause(5);
+      const hostile = far[number + 1]!;
+      await hostile.send('first').catch(() => {});
+      const { link } = hostile.carrier!;
+      for (let words = random(6); words > 0 && hostile.carrier; words--) {
+        if (random(3)) link.lastWord?.(random(256), [0, -1, 1, port, 0x7fffffff, -0x80000000][random(6)]!);
+        else if (random(2)) link.hurry?.();
+        else link.finish();
+      }
+      if (random(2)) hostile.destroy();
+      await near.send('x', { signal: AbortSignal.timeout(20) }).catch(() => {});
+      for (let i = 0; i < 3; i++) await near.receive({ signal: AbortSignal.timeout(20) }).catch(() => {});
+      if (near.state !== 'open') ended++;
+      near.destroy();
+      hostile.destroy();
+    }
+    console.log(`${ended} of 100 ended by it`);
+    assert.ok(ended > 0);
+    await good.send('still there');
+    assert.is((await goodFar.receive())?.text(), 'still there');
+    await Promise.all([runtime, other].map((one) => one.close({ timeout: 500 })));
+  }),
+);
+
+test('nothing was thrown at nobody', () => assert.equal(unhandled, []));
+test.after(removeRegions);
+test.run();
