@@ -375,7 +375,19 @@ export class Inbound {
             break;
           }
         }
-        const message = this.#unread.length > 0 ? this.#head() : this.#takeMessage();
+        if (this.#unread.length === 0 && !this.#awaited) {
+          const unread = this.#take(0, true);
+          if (unread) this.#push(unread);
+        }
+        const first = this.#unread.peek();
+        if (first && !(first instanceof Message) && first.here && !this.#fetches.has(first)) {
+          // It lies in the region, and is shown there.
+          this.#shift();
+          count++;
+          first.look(handler);
+          continue;
+        }
+        const message = this.#head();
         if (!message) {
           if (this.#unread.length === 0 && this.#ended && count === 0) {
             this.#owner.endOfInput();
@@ -391,15 +403,6 @@ export class Inbound {
       this.#polling = false;
     }
     return count;
-  }
-
-  /** The next message that nobody waits for, out of the ring; what was only announced stays in the queue. */
-  #takeMessage(): Message | undefined {
-    if (this.#awaited) return undefined;
-    const unread = this.#take(0, true);
-    if (unread === undefined || unread instanceof Message) return unread;
-    this.#push(unread);
-    return this.#head();
   }
 
   #borrowNext(): BorrowedMessage | undefined {

@@ -34,6 +34,8 @@ export interface Announced {
    * @returns `target` as far as it was filled, or that memory; at once where the data lies in a region of ours
    */
   fetch(target: Uint8Array | undefined): Uint8Array | Promise<Uint8Array>;
+  /** Where it is `here`, in place of `fetch`: show the data where it lies, and tell the sender that it is done. */
+  look(handler: (memory: Uint8Array, offset: number, length: number) => void): void;
   /** Nobody will ever want it. */
   drop(): void;
 }

@@ -139,6 +139,8 @@ interface Reference {
 interface Adopted {
   /** @returns undefined: the region is gone */
   copy(target: Uint8Array | undefined, want: number): Uint8Array | undefined;
+  /** Where it lies; undefined: the region is gone. */
+  place(): { readonly memory: Uint8Array; readonly address: number } | undefined;
   letGo(): void;
 }
 
@@ -433,7 +435,9 @@ export class Rma {
     return {
       xheader,
       length,
-      here: adopted !== undefined,
+      get here() {
+        return adopted?.place() !== undefined;
+      },
       fetch: (target) => {
         const want = target ? Math.min(target.length, length) : length;
         const direct = adopted?.copy(target, want);
@@ -445,6 +449,14 @@ export class Rma {
           done();
           return bytes;
         });
+      },
+      look: (handler) => {
+        const place = adopted?.place();
+        try {
+          if (place) handler(place.memory, place.address, length);
+        } finally {
+          done();
+        }
       },
       drop: done,
     };
@@ -467,6 +479,7 @@ export class Rma {
         bytes.set(memory.subarray(address, address + want));
         return bytes;
       },
+      place: () => (region.usable ? { memory, address } : undefined),
       letGo: () => {
         if (region.usable) call.letGoRun(frame, length);
       },
