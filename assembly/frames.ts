@@ -26,7 +26,7 @@ import {
   USED,
   WINDOW,
 } from './layout';
-import { freeDead, freeSlot, generation, holdsSlot, keeps, slot } from './peers';
+import { alive, freeDead, freeSlot, generation, holdsSlot, keeps, slot } from './peers';
 import { extentCount, extentShift, extentsAt, firstExtent, frames, mapAt, slots } from './region';
 
 // @ts-ignore: decorator

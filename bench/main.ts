@@ -1,10 +1,11 @@
 /** `npm run bench`: everything side by side in one run, alternating. */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import cliProgress from 'cli-progress';
 import { Command } from 'commander';
+import { document } from './document.js';
 import type { RunOptions } from './ends.js';
 import { root } from './folder.js';
 import { judge } from './goals.js';
@@ -23,6 +24,7 @@ interface Options {
   readonly out?: string;
   readonly plots: boolean;
   readonly before?: string;
+  readonly from?: string;
 }
 
 /** Something to look at while it runs, on standard error so that `--json` stays clean. */
@@ -66,6 +68,12 @@ function planOf(options: Options): Plan {
 }
 
 async function bench(options: Options): Promise<void> {
+  if (options.from !== undefined) {
+    const results = JSON.parse(readFileSync(options.from, 'utf8')) as Results;
+    print(results);
+    await write(results, options);
+    return;
+  }
   const plan = planOf(options);
   const folder = mkdtempSync(join(tmpdir(), 'isthmus-bench-'));
   const cpus = chooseCpus();
@@ -110,7 +118,7 @@ async function bench(options: Options): Promise<void> {
 
 /** A whole run replaces the files that the documentation shows; any other goes where nobody takes it for one. */
 async function write(results: Results, options: Options): Promise<void> {
-  const partial = options.quick || options.only || options.sizes || options.before;
+  const partial = results.quick || options.only || options.sizes || options.before;
   const out = options.out ?? (partial ? join(root, 'build/bench') : undefined);
   const json = join(out ?? join(root, 'bench'), 'results.json');
   const plots = out ?? join(root, 'docs/plots');
@@ -125,6 +133,11 @@ async function write(results: Results, options: Options): Promise<void> {
       writeFileSync(path, svg);
       written.push(path);
     }
+  }
+  if (out === undefined) {
+    const path = join(root, 'docs/performance.md');
+    document(path, results);
+    written.push(path);
   }
   process.stderr.write(`Written: ${written.join(', ')}\n`);
 }
@@ -142,6 +155,7 @@ await new Command('npm run bench --')
   .option('--sizes <BYTES>', 'only these sizes, separated by commas', (text) => list(text).map(Number))
   .option('--before <CHECKOUT>', 'measure the library of another checkout beside this one, in turns')
   .option('--out <FOLDER>', 'write results.json and the plots there')
+  .option('--from <FILE>', 'measure nothing: print and draw the results in this file')
   .option('--no-plots', 'draw no plots')
   .addHelpText(
     'after',

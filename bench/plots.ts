@@ -60,7 +60,6 @@ async function draw(results: Results, title: string, axis: Axis, rows: readonly 
       },
       strokeDash: {
         field: 'transport',
-        legend: null,
         scale: { domain: [...ours, ...peers], range: [...ours.map(() => [1, 0]), ...peers.map(() => [5, 3])] },
       },
     },

@@ -1,6 +1,6 @@
 /** The tables on the screen. */
 import { bytes, duration, rate, renderTable } from '../host/cli/output.js';
-import type { Results, TransportResult } from './results.js';
+import type { Latency, Results, TransportResult } from './results.js';
 
 const say = (text: string) => process.stdout.write(text);
 
@@ -21,6 +21,10 @@ export function quantity(value: number, unit: string): string {
 /** Below that a percentile says nothing. */
 const ENOUGH = 200;
 
+export function reliableTail(latency: Latency | undefined): number | undefined {
+  return latency && latency.samples >= ENOUGH ? latency.p99 : undefined;
+}
+
 function grid(results: Results, cell: (transport: TransportResult, size: number) => string | undefined): string {
   const sizes = [...new Set(results.transports.flatMap(({ latency }) => latency.map(({ size }) => size)))];
   return renderTable(
@@ -37,17 +41,13 @@ export function print(results: Results): void {
   );
   const find = (transport: TransportResult, size: number) => transport.latency.find((one) => one.size === size);
   const flow = (transport: TransportResult, size: number) => transport.throughput.find((one) => one.size === size);
-  const tail = (transport: TransportResult, size: number) => {
-    const found = find(transport, size);
-    return found && found.samples >= ENOUGH ? found.p99 : undefined;
-  };
   const shown = (value: number | undefined, show: (value: number) => string) =>
     value === undefined ? undefined : show(value);
   if (results.transports.length > 0) {
     say('\nHalf round trip, median\n');
     say(grid(results, (transport, size) => shown(find(transport, size)?.p50, duration)));
     say('\nHalf round trip, 99th percentile\n');
-    say(grid(results, (transport, size) => shown(tail(transport, size), duration)));
+    say(grid(results, (transport, size) => shown(reliableTail(find(transport, size)), duration)));
     say('\nOne way, messages per second\n');
     say(grid(results, (transport, size) => shown(flow(transport, size)?.messagesPerSecond, count)));
     say('\nOne way, throughput\n');

@@ -473,7 +473,9 @@ export class Rma {
     return {
       xheader,
       length,
-      here: adopted !== undefined,
+      get here() {
+        return adopted?.region.usable === true;
+      },
       fetch: (target) => {
         const want = target ? Math.min(target.length, length) : length;
         if (adopted?.region.usable) {

@@ -55,14 +55,16 @@ class SocketNear implements Near {
     const message = Buffer.alloc(size, 0x2a);
     await this.#far.call('sink', size);
     const end = now() + milliseconds * 1e6;
+    const pace = new Pace(size);
     let messages = 0;
     while (now() < end) {
       messages++;
       if (!this.#socket.write(message)) await once(this.#socket, 'drain');
+      pace.count(1);
     }
     const received = await this.#far.call<number[]>('drained', messages * size);
     await this.#far.call('echo');
-    return { received };
+    return { sent: pace.blocks, received };
   }
 
   async close(): Promise<void> {

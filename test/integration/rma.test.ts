@@ -262,8 +262,11 @@ async function main(): Promise<void> {
         assert.is((await near.borrow())?.data.length, 200_000);
         let polled = 0;
         while (polled === 0) {
-          near.poll((_memory, _offset, length) => {
+          near.poll((memory, offset, length) => {
             polled = length;
+            assert.ok(memory.slice(offset, offset + length).every((byte) => byte === length % 251));
+            // Where a region is shared it lies there, and that is shown.
+            assert.is(memory.length > length, plugin !== 'tcp');
           }, 1);
           await pause(1);
         }
