@@ -9,7 +9,8 @@
  * A run has two halves in the frame map, at its first frame: the consumer's (it reads) and the producer's (it writes).
  * Its owner holds one and offers the other; the other side adopts the offer. Frames are free again when both are gone.
  * Each side clears its own half after its last access. For the dead, anybody may clear: it compares the whole tag, and
- * generations are never used twice, so any number of reclaimers do no harm.
+ * generations are never used twice, so any number of reclaimers do no harm. What a dead one offered to read stays as long
+ * as somebody alive reads a ring that it wrote (reclaim).
  */
 import {
   BITMAP,

@@ -845,7 +845,6 @@ export class RuntimeConnection
   /** Take everything out of the ring, then let go of it: the rings are bounded, and the peer writes no more. */
   #settle(): void {
     if (this.#freed || !this.#end) return;
-    const error = this.#error;
     this.#in.drain(this.#end.kind === 'lost');
     if (this.#freed) return; // What it had written broke the rules.
     if (this.#tentative) {
@@ -853,6 +852,9 @@ export class RuntimeConnection
       return;
     }
     if (!this.#on && this.#suspension?.suspended) return; // Its last word was among it.
+    // The word that it is back may have been among it as well: then it was open when it was lost.
+    if (this.#end.kind === 'lost' && this.#state === 'open') this.#error ??= this.#end.error;
+    const error = this.#error;
     this.#state = 'closed';
     const reason = error ?? this.#closedError();
     this.#in.cut(reason);

@@ -337,6 +337,8 @@ export class Rma {
   }
 
   async #ask(address: bigint, target: Uint8Array, signal: AbortSignal | undefined, before?: () => void): Promise<void> {
+    // What was announced may be fetched when nobody is there to answer any more.
+    if (this.#ended) throw this.#ended;
     while (this.#reads.size >= PIECES) {
       const [oldest] = this.#reads.values();
       await oldest?.over;

@@ -411,7 +411,7 @@ class Look {
       this.#note(
         `slot ${slot}`,
         `generation ${call.slotGeneration(slot) >>> 0} ${how}; ${frames} frames and ${halves} halves of runs come back ` +
-          'when a runtime attaches, or with the upkeep of one that is',
+          'when a runtime attaches, or with the upkeep of one that is, and nobody reads any more what it wrote',
       );
     }
   }

@@ -74,6 +74,7 @@ async function babble(connection: Connection): Promise<void> {
 
 /** What became of a connection to a victim. */
 interface Account {
+  readonly connection: Connection;
   received: number;
   readonly end: Promise<string>;
 }
@@ -143,7 +144,7 @@ class Lane {
   /** The survivor's end of a connection to a victim. */
   survive(connection: Connection): Promise<void> {
     const operation = this.#operation;
-    const account = { received: 0 };
+    const account = { connection, received: 0 };
     const end = (async () => {
       try {
         for (;;) {
@@ -224,7 +225,9 @@ class Lane {
     await Promise.race([this.#ping(), limit.then(() => assert.unreachable('the third does not answer'))]);
     for (const account of this.#accounts) {
       const end = await Promise.race([account.end, limit]);
-      assert.ok(ends.includes(end), `a connection ended with ${end}`);
+      const { state, stalled } = account.connection;
+      const what = JSON.stringify({ state, stalled, ...account.connection.stats(), received: account.received });
+      assert.ok(ends.includes(end), `a connection ended with ${end}: ${what}; there are ${this.#accounts.length}`);
       received += account.received;
     }
     late.abort();

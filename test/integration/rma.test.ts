@@ -362,6 +362,37 @@ async function main(): Promise<void> {
     }),
   );
 
+  test(
+    'tcp: what was announced, and not fetched before its sender was gone, is an error and not a wait without an end',
+    timebox(20, async () => {
+      const options = only('', { rendezvous: 1000 });
+      const [a, b] = [await Runtime.create(options), await Runtime.create(options)];
+      let come: (connection: Connection) => void = () => {};
+      const accepted = new Promise<Connection>((resolve) => {
+        come = resolve;
+      });
+      const { port } = await b.listen({}, async (connection) => {
+        come(connection);
+        await connection.closed;
+      });
+      const sender = await a.connect({ host: '127.0.0.1', port });
+      sender.send(new Uint8Array(100_000)).catch(() => {});
+      const receiver = await accepted;
+      while (receiver.stats().unreadMessages === 0) await pause(1);
+      sender.destroy();
+      await receiver.closed;
+      const error = await Promise.race([
+        receiver.receive().then(
+          () => 'a message',
+          (thrown: IsthmusError) => thrown.code,
+        ),
+        pause(5000, 'nothing'),
+      ]);
+      assert.is(error, 'ERR_ISTHMUS_PEER_DIED');
+      await Promise.all([a.close(), b.close()]);
+    }),
+  );
+
   test.after(async () => {
     await Promise.all(runtimes.map((runtime) => runtime.close({ timeout: 500 })));
     await endChildren();
