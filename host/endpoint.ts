@@ -11,7 +11,7 @@ import {
   wireName,
 } from './address.js';
 import type { Config } from './config.js';
-import { type Connection, type Route, RuntimeConnection } from './connection.js';
+import type { Connection } from './connection.js';
 import type { Core } from './core/core.js';
 import { IsthmusError } from './errors.js';
 import type { Group, GroupOptions } from './group.js';
@@ -37,6 +37,7 @@ import {
   type SendRequest,
   waitForMessage,
 } from './request.js';
+import { type Route, RuntimeConnection } from './runtime-connection.js';
 import type { ConnectionEvents } from './stalls.js';
 
 export interface ListenOptions {

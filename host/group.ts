@@ -6,9 +6,10 @@
  * the same way, because they call the same operations in the same order. Members pass on what comes for a number that
  * their own application has not come to yet: a late one delays nobody but those who need its own part.
  */
-import type { Closed, Connection, RuntimeConnection } from './connection.js';
+import type { Closed, Connection } from './connection.js';
 import { IsthmusError } from './errors.js';
 import { Message, NO_BYTES } from './message.js';
+import type { RuntimeConnection } from './runtime-connection.js';
 
 export interface GroupOptions {
   /** u32 that names the group; the same at all members, and no other open group of this endpoint. */

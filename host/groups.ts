@@ -1,8 +1,9 @@
 /** The groups of an endpoint, and what comes for those that are not open yet. */
-import type { GroupTraffic, RuntimeConnection } from './connection.js';
+
 import { coreLayout } from './core/core.js';
 import { IsthmusError } from './errors.js';
 import { decodeGroup, Group, type GroupHost, type GroupMessage, type GroupOptions } from './group.js';
+import type { GroupTraffic, RuntimeConnection } from './runtime-connection.js';
 
 interface Early {
   readonly connection: RuntimeConnection;

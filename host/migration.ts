@@ -6,12 +6,13 @@
  *
  * The states are pscom's, the machine is the core's (assembly/migration.ts).
  */
-import type { RuntimeConnection } from './connection.js';
+
 import type { Migratable, MigrationState } from './control/migratable.js';
 import { coreLayout, machines } from './core/core.js';
 import type { Endpoint } from './endpoint.js';
 import { IsthmusError } from './errors.js';
 import type { Log } from './log.js';
+import type { RuntimeConnection } from './runtime-connection.js';
 
 /** What a runtime does for its migration. */
 export interface MigrationHost {

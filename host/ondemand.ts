@@ -8,7 +8,6 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ParsedAddress } from './address.js';
-import type { RuntimeConnection } from './connection.js';
 import { IsthmusError } from './errors.js';
 import type { Log } from './log.js';
 import type { Peer } from './plugins/plugin.js';
@@ -17,6 +16,7 @@ import { askBack } from './precon/back.js';
 import type { DialOptions } from './precon/dial.js';
 import type { ConInfo } from './precon/frames.js';
 import type { OnDemandAnswer, OnDemandRequest } from './precon/precon.js';
+import type { RuntimeConnection } from './runtime-connection.js';
 
 /** What an endpoint does for them. */
 export interface OnDemandHost {

@@ -1,9 +1,10 @@
 /** Requests in the manner of pscom and MPI: what is posted now and done later. */
-import type { Connection, RuntimeConnection, Sendable } from './connection.js';
+import type { Connection, Sendable } from './connection.js';
 import { IsthmusError } from './errors.js';
 import { type Envelope, type Match, type Matching, Receiver } from './matching.js';
 import { type Message, NO_BYTES } from './message.js';
 import type { PendingSend } from './outbound.js';
+import type { RuntimeConnection } from './runtime-connection.js';
 
 /** What a posted receive got. */
 export interface Received {

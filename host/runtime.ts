@@ -2,7 +2,7 @@
 import { setMaxListeners } from 'node:events';
 import type { Address } from './address.js';
 import { type Config, type ConfigOptions, configure, pluginPriority, SETTINGS } from './config.js';
-import { type Connection, RuntimeConnection } from './connection.js';
+import type { Connection } from './connection.js';
 import type { MqttOptions } from './control/broker.js';
 import type { Migratable, MigrationState } from './control/migratable.js';
 import { joinMqtt, type Membership } from './control/mqtt.js';
@@ -37,6 +37,7 @@ import { ShmPlugin } from './plugins/shm.js';
 import { TcpPlugin } from './plugins/tcp.js';
 import { bindPlugins, type StreamPlugin } from './plugins/third-party.js';
 import { Progress } from './progress.js';
+import { RuntimeConnection } from './runtime-connection.js';
 
 /** What `Runtime.create` takes; anything left out comes from the environment (`PSP_*`) or the defaults. */
 export interface RuntimeOptions extends Omit<ConfigOptions, 'regions'> {

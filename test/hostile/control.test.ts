@@ -14,7 +14,6 @@ import { setTimeout as pause } from 'node:timers/promises';
 import fc from 'fast-check';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { RuntimeConnection } from '../../host/connection.js';
 import { ask } from '../../host/control/client.js';
 import { controlFolder, pathOf } from '../../host/control/folder.js';
 import {
@@ -29,6 +28,7 @@ import {
 import { MAX_REQUEST } from '../../host/control/socket.js';
 import { mapperMissing } from '../../host/core/mapper.js';
 import { Runtime } from '../../host/runtime.js';
+import type { RuntimeConnection } from '../../host/runtime-connection.js';
 import { printed } from '../support/cli.js';
 import { mutate } from '../support/mutate.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';

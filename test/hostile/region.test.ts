@@ -11,12 +11,13 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection, RuntimeConnection } from '../../host/connection.js';
+import type { Connection } from '../../host/connection.js';
 import { Onlooker } from '../../host/core/inspection.js';
 import { mapperMissing } from '../../host/core/mapper.js';
 import { posixBacking } from '../../host/device/posix.js';
 import { IsthmusError } from '../../host/errors.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import type { RuntimeConnection } from '../../host/runtime-connection.js';
 import {
   BROKEN,
   constant,

@@ -1,6 +1,6 @@
 /*
  * Suspending and resuming one connection, both ends: assembly/migration.ts and host/suspension.ts (the last words),
- * host/outbound.ts and host/inbound.ts (what goes in front of them), host/connection.ts (letGo, ended, attach, revert),
+ * host/outbound.ts and host/inbound.ts (what goes in front of them), host/runtime-connection.ts (letGo, ended, attach, revert),
  * host/ondemand.ts (coming back), host/migration.ts (a process holds, lets go, goes on).
  *
  * End 0 has the lower name: it dials. End 1 asks it to (BACK_CONNECT). With SAME_NAMES both dial, and the call of the
