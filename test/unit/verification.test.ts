@@ -191,7 +191,7 @@ test(
     const kept = verifyOnce(glimpse(taken));
     assert.match(
       lines(kept.findings).join('\n'),
-      /^note: slot 0: generation 1 was declared dead; \d+ frames and 3 halves/,
+      /^note: slot 0: generation 1 was declared dead; \d+ frames and 3 halves/m,
     );
     assert.is(kept.findings.filter(({ severity }) => severity === 'error').length, 0);
     assert.ok(kept.counts!.extents.dead > 0);
@@ -202,7 +202,7 @@ test(
     const { counts, findings } = verifyOnce(glimpse(taken));
     assert.equal(lines(findings), [
       'note: slot 0: is free, but locked: its last owner was declared dead and has not noticed it yet',
-      'note: slot 1: keeps 8 frames that are in no run: they come back with its next upkeep',
+      'note: slot 1: keeps 12 frames that are in no run: they come back with its next upkeep',
     ]);
     assert.ok(counts!.extents.gone > 0);
 
