@@ -173,19 +173,23 @@ export class MappedRegion {
   reap(): Attachment[] {
     const { call, layout } = this.core;
     const found: Attachment[] = [];
+    const dead: Attachment[] = [];
     for (let slot = 0; slot < this.slots; slot++) {
       const generation = call.slotGeneration(slot);
       const state = call.slotState(slot);
       if (state === layout.SLOT_FREE) continue;
       if (call.myGeneration() !== 0 && slot === call.mySlot()) continue;
+      const attachment = { slot, generation: generation >>> 0 };
       if (state !== layout.SLOT_DEAD) {
         if (!isLocal(this.core, slot, this.identity) || this.mapping.locked(slot)) continue;
         // The generation was read before the lock: another owner since then has another one.
         if (!call.declareDead(slot, generation)) continue;
-        found.push({ slot, generation: generation >>> 0 });
+        found.push(attachment);
       }
-      call.reclaim(slot, generation);
+      dead.push(attachment);
     }
+    // All of them are known first: what one dead wrote to another nobody reads.
+    for (const { slot, generation } of dead) call.reclaim(slot, generation | 0);
     // Whoever died right behind giving up his slot has left extents of which no slot tells.
     call.sweep();
     return found;

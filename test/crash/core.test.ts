@@ -88,11 +88,13 @@ class Stage {
 
   /** As MappedRegion.reap() does it. */
   reap(by: TestCore): void {
+    const dead = new Map<number, number>();
     for (let slot = 0; slot < by.slots; slot++) {
       const generation = by.call.slotGeneration(slot);
       if (by.call.slotState(slot) === L.SLOT_FREE || this.alive.has(slot)) continue;
-      if (by.call.declareDead(slot, generation)) by.call.reclaim(slot, generation);
+      if (by.call.declareDead(slot, generation)) dead.set(slot, generation);
     }
+    for (const [slot, generation] of dead) by.call.reclaim(slot, generation);
     by.call.sweep();
   }
 

@@ -184,15 +184,27 @@ test(
     assert.is(declared.core.call.declareDead(1, 1), 1);
     assert.match(lines(verifyOnce(glimpse(declared)).findings)[0]!, /^note: slot 1: generation 1 was declared dead/);
 
-    // As long as slot 1 reads a ring that it wrote, what that may point to stays, and so does the slot.
+    // Taken back but for what slot 1, which reads a ring that it wrote, may yet come for.
     const taken = scene();
     taken.core.call.declareDead(0, 1);
     taken.core.call.reclaim(0, 1);
+    const kept = verifyOnce(glimpse(taken));
+    assert.match(
+      lines(kept.findings).join('\n'),
+      /^note: slot 0: generation 1 was declared dead; \d+ frames and 3 halves/m,
+    );
+    assert.is(kept.findings.filter(({ severity }) => severity === 'error').length, 0);
+    assert.ok(kept.counts!.extents.dead > 0);
+
+    // And all of it: what others have adopted of it stays.
+    taken.core.setU64(taken.core.half(taken.ring, READER), 0n);
+    taken.core.call.reclaim(0, 1);
     const { counts, findings } = verifyOnce(glimpse(taken));
-    const [others, left] = lines(findings);
-    assert.match(left!, /^note: slot 0: generation 1 was declared dead; \d+ frames and \d+ halves of runs come back/);
-    assert.is(others, 'note: slot 1: keeps 4 frames that are in no run: they come back with its next upkeep');
-    assert.ok(counts!.extents.dead > 0);
+    assert.equal(lines(findings), [
+      'note: slot 0: is free, but locked: its last owner was declared dead and has not noticed it yet',
+      'note: slot 1: keeps 12 frames that are in no run: they come back with its next upkeep',
+    ]);
+    assert.ok(counts!.extents.gone > 0);
 
     // Its last step was to give up the slot.
     const unswept = scene();
