@@ -411,8 +411,27 @@ export class RuntimeConnection
 
   #announce(xheader: Uint8Array, bytes: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
     return new Promise((resolve, reject) => {
-      if (this.#memory().offer(xheader, bytes, true, resolve, reject)) return;
-      resolve(this.#out.wait(0, xheader, bytes, this.#out.begin(0, xheader, bytes), signal));
+      let abort: (() => void) | undefined;
+      const settle = () => {
+        if (abort) signal?.removeEventListener('abort', abort);
+      };
+      const taken = () => {
+        settle();
+        resolve();
+      };
+      const failed = (error: unknown) => {
+        settle();
+        reject(error);
+      };
+      const offered = this.#memory().offer(xheader, bytes, true, taken, failed);
+      if (!offered) {
+        resolve(this.#out.wait(0, xheader, bytes, this.#out.begin(0, xheader, bytes), signal));
+        return;
+      }
+      abort = () => {
+        if (offered.withdraw()) reject(signal?.reason);
+      };
+      signal?.addEventListener('abort', abort, { once: true });
     });
   }
 
@@ -662,11 +681,12 @@ export class RuntimeConnection
   }
 
   /** @internal A message of the protocol's own, behind what is queued. */
-  sendControl(type: number, xheader: Uint8Array, data: Uint8Array, resolve?: () => void): void {
-    if (this.#freed) return;
+  sendControl(type: number, xheader: Uint8Array, data: Uint8Array, resolve?: () => void): PendingSend | undefined {
+    if (this.#freed) return undefined;
     const sent = this.#out.begin(type, xheader, data);
-    if (sent < data.length + xheader.length) this.#out.queue(type, xheader, data, sent, resolve);
-    else resolve?.();
+    if (sent < data.length + xheader.length) return this.#out.queue(type, xheader, data, sent, resolve);
+    resolve?.();
+    return undefined;
   }
 
   /** @internal What we offered has been fetched. */

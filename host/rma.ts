@@ -15,11 +15,14 @@ import type { Sink } from './inbound.js';
 import type { Announced } from './matching.js';
 import { giveBack, SharedMemory, takeRun } from './memory.js';
 import { NO_BYTES } from './message.js';
+import type { PendingSend } from './outbound.js';
 
 /** What a connection does for it. */
 export interface RmaOwner {
-  /** Queue a message behind what is queued. `resolve` when its bytes are in the ring. */
-  sendControl(type: number, xheader: Uint8Array, data: Uint8Array, resolve?: () => void): void;
+  /** Queue a message behind what is queued. `resolve` when its bytes are in the ring. @returns undefined: they are */
+  sendControl(type: number, xheader: Uint8Array, data: Uint8Array, resolve?: () => void): PendingSend | undefined;
+  /** @returns false: it has started */
+  cancel(entry: PendingSend): boolean;
   /** The way to the peer, if there is one now. */
   readonly carrier: Carrier | undefined;
   /** The region that both map, if that is the way. */
@@ -130,6 +133,12 @@ interface Offer {
   run: { readonly region: Region; readonly frame: number; readonly length: number } | undefined;
   readonly resolve: (() => void) | undefined;
   readonly reject: ((error: unknown) => void) | undefined;
+}
+
+/** A message that is announced. */
+export interface Offered {
+  /** @returns false: the announcement is on its way */
+  withdraw(): boolean;
 }
 
 /** The way in a region to what a RENDEZVOUS_REQ announces. */
@@ -369,7 +378,7 @@ export class Rma {
   /**
    * Announce a message instead of sending it.
    * @param keep the bytes stay as they are until `resolve`; otherwise they have to be copied into a region
-   * @returns false: it cannot be, send it as it is
+   * @returns undefined: it cannot be, send it as it is
    */
   offer(
     xheader: Uint8Array,
@@ -377,9 +386,9 @@ export class Rma {
     keep: boolean,
     resolve?: () => void,
     reject?: (error: unknown) => void,
-  ): boolean {
+  ): Offered | undefined {
     const { carrier, region } = this.#owner;
-    if (!carrier || this.#ended) return false;
+    if (!carrier || this.#ended) return undefined;
     const id = randomId();
     const base = randomId();
     const request = Buffer.alloc(region ? 28 : 20);
@@ -401,17 +410,27 @@ export class Rma {
       const { frame } = run;
       this.#offers.set(id, { exposed, run: { region, frame, length: data.length }, resolve: undefined, reject });
       // The bytes are the caller's again as soon as the announcement has its place in the order of messages.
-      this.#owner.sendControl(MESSAGE_RENDEZVOUS_REQ, xheader, request, resolve);
-      return true;
+      return this.#offered(id, this.#owner.sendControl(MESSAGE_RENDEZVOUS_REQ, xheader, request, resolve));
     }
     // Through the ring, when the region has no room for it.
-    if (region || !keep) return false;
+    if (region || !keep) return undefined;
     const view = (offset: number, length: number) => data.subarray(offset, offset + length);
     const exposed = { base, length: data.length, rights: READ, view, copy: false };
     this.#exposed.set(base, exposed);
     this.#offers.set(id, { exposed, run: undefined, resolve, reject });
-    this.#owner.sendControl(MESSAGE_RENDEZVOUS_REQ, xheader, request.subarray(0, 20));
-    return true;
+    return this.#offered(id, this.#owner.sendControl(MESSAGE_RENDEZVOUS_REQ, xheader, request.subarray(0, 20)));
+  }
+
+  #offered(id: bigint, waiting: PendingSend | undefined): Offered {
+    return {
+      withdraw: () => {
+        const offer = this.#offers.get(id);
+        if (!waiting || !offer || !this.#owner.cancel(waiting)) return false;
+        this.#offers.delete(id);
+        this.#retire(offer);
+        return true;
+      },
+    };
   }
 
   /** A RENDEZVOUS_REQ has come. */
