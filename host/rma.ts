@@ -15,14 +15,23 @@ import type { Sink } from './inbound.js';
 import type { Announced, Lent } from './matching.js';
 import { type Run, SharedMemory, takeRun } from './memory.js';
 import { NO_BYTES } from './message.js';
+import type { PendingSend } from './outbound.js';
 import { References } from './references.js';
 
 type Reject = (error: unknown) => void;
 
 /** What a connection does for it. */
 export interface RmaOwner {
-  /** Queue a message behind what is queued. `resolve` when its bytes are in the ring. */
-  sendControl(type: number, xheader: Uint8Array, data: Uint8Array, resolve?: () => void, reject?: Reject): void;
+  /** Queue a message behind what is queued. `resolve` when its bytes are in the ring. @returns undefined: they are */
+  sendControl(
+    type: number,
+    xheader: Uint8Array,
+    data: Uint8Array,
+    resolve?: () => void,
+    reject?: Reject,
+  ): PendingSend | undefined;
+  /** @returns false: it has started */
+  cancel(entry: PendingSend): boolean;
   /** The way to the peer, if there is one now. */
   readonly carrier: Carrier | undefined;
   /** The region that both map, if that is the way. */
@@ -134,6 +143,14 @@ interface Offer {
   readonly resolve: (() => void) | undefined;
   readonly reject: ((error: unknown) => void) | undefined;
 }
+
+/** A message that is announced. */
+export interface Offered {
+  /** @returns false: the announcement is on its way */
+  withdraw(): boolean;
+}
+
+const ON_ITS_WAY: Offered = { withdraw: () => false };
 
 /** The way in a region to what a RENDEZVOUS_REQ announces. */
 interface Reference {
@@ -392,28 +409,46 @@ export class Rma {
   /**
    * Announce a message instead of sending it.
    * @param keep the bytes stay as they are until `resolve`; otherwise they have to be copied into a region
-   * @returns false: it cannot be, send it as it is
+   * @returns undefined: it cannot be, send it as it is
    */
-  offer(xheader: Uint8Array, data: Uint8Array, keep: boolean, resolve?: () => void, reject?: Reject): boolean {
+  offer(
+    xheader: Uint8Array,
+    data: Uint8Array,
+    keep: boolean,
+    resolve?: () => void,
+    reject?: Reject,
+  ): Offered | undefined {
     const { carrier, region } = this.#owner;
-    if (!carrier || this.#ended) return false;
+    if (!carrier || this.#ended) return undefined;
     const run = region && takeRun(region, data.length);
     if (region && run) {
       region.core.bytes.set(data, run.address);
       // The bytes are the caller's again as soon as the announcement has its place in the order of messages.
-      this.pass(region, run, data.length, xheader, resolve, reject);
-      return true;
+      return this.pass(region, run, data.length, xheader, resolve, reject);
     }
     // Through the ring, when the region has no room for it.
-    if (region || !keep) return false;
+    if (region || !keep) return undefined;
     const [id, base] = [randomId(), randomId()];
     this.#offer(id, base, (offset, length) => data.subarray(offset, offset + length), data.length, resolve, reject);
     const request = Buffer.alloc(REQUEST);
     request.writeBigUInt64LE(id, 0);
     request.writeBigUInt64LE(base, 8);
     request.writeUInt32LE(data.length, 16);
-    this.#owner.sendControl(coreLayout().MESSAGE_RENDEZVOUS_REQ, xheader, request);
-    return true;
+    const waiting = this.#owner.sendControl(coreLayout().MESSAGE_RENDEZVOUS_REQ, xheader, request);
+    return this.#offered(waiting, id);
+  }
+
+  #offered(waiting: PendingSend | undefined, id: bigint): Offered {
+    if (!waiting) return ON_ITS_WAY;
+    return {
+      withdraw: () => {
+        if (!this.#owner.cancel(waiting)) return false;
+        const offer = this.#offers.get(id);
+        if (offer) this.#exposed.delete(offer.exposed.base);
+        if (!this.#offers.delete(id)) this.#references.finished(id);
+        return true;
+      },
+    };
   }
 
   /** Bytes that stay as they are until they are fetched. */
@@ -427,7 +462,7 @@ export class Rma {
    * Announce a message that lies in a run of ours, of the region of this link. The run belongs to the message from here.
    * @param resolve when the announcement has its place in the order of messages
    */
-  pass(region: Region, run: Run, length: number, xheader: Uint8Array, resolve?: () => void, reject?: Reject): void {
+  pass(region: Region, run: Run, length: number, xheader: Uint8Array, resolve?: () => void, reject?: Reject): Offered {
     const { low, high } = this.#references.add(region, run, length);
     const { call, layout } = region.core;
     const place = call.grant(run.frame, low, high, 0, length, READ) - 1;
@@ -440,7 +475,8 @@ export class Rma {
     putWord(request, 16, length);
     putWord(request, 20, run.frame);
     putWord(request, 24, place);
-    this.#owner.sendControl(layout.MESSAGE_RENDEZVOUS_REQ, xheader, request, resolve, reject);
+    const waiting = this.#owner.sendControl(layout.MESSAGE_RENDEZVOUS_REQ, xheader, request, resolve, reject);
+    return waiting ? this.#offered(waiting, (BigInt(high) << 32n) | BigInt(low)) : ON_ITS_WAY;
   }
 
   /** A RENDEZVOUS_REQ has come. */

@@ -15,7 +15,7 @@ import { Outbound, type OutboundOwner, type PendingSend } from './outbound.js';
 import type { Link, LinkEnd, LinkOwner, Peer } from './plugins/plugin.js';
 import type { ConInfo, Counts } from './precon/frames.js';
 import type { Pollable, Progress } from './progress.js';
-import { type ExposeOptions, type Exposure, Rma, type RmaOwner, type RmaToken } from './rma.js';
+import { type ExposeOptions, type Exposure, type Offered, Rma, type RmaOwner, type RmaToken } from './rma.js';
 import { type ConnectionEvents, Stalls, type StallsOwner } from './stalls.js';
 import { ConnectionStream, type StreamOptions } from './stream.js';
 import { Suspension, type SuspensionOwner } from './suspension.js';
@@ -285,9 +285,37 @@ export class RuntimeConnection
   }
 
   #announce(xheader: Uint8Array, bytes: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+    return this.#offering(signal, (taken, failed) => {
+      const offered = this.#memory().offer(xheader, bytes, true, taken, failed);
+      if (!offered) taken(this.#out.wait(0, xheader, bytes, this.#out.begin(0, xheader, bytes), signal));
+      return offered;
+    });
+  }
+
+  /** Wait until an announcement has its place in the order of messages; `signal` takes back one that waits for room. */
+  #offering(
+    signal: AbortSignal | undefined,
+    offer: (taken: (sent?: Promise<void>) => void, failed: (error: unknown) => void) => Offered | undefined,
+  ): Promise<void> {
     return new Promise((resolve, reject) => {
-      if (this.#memory().offer(xheader, bytes, true, resolve, reject)) return;
-      resolve(this.#out.wait(0, xheader, bytes, this.#out.begin(0, xheader, bytes), signal));
+      let abort: (() => void) | undefined;
+      const settle = () => {
+        if (abort) signal?.removeEventListener('abort', abort);
+      };
+      const taken = (sent?: Promise<void>) => {
+        settle();
+        resolve(sent);
+      };
+      const failed = (error: unknown) => {
+        settle();
+        reject(error);
+      };
+      const offered = offer(taken, failed);
+      if (!offered || !signal) return;
+      abort = () => {
+        if (offered.withdraw()) reject(signal.reason);
+      };
+      signal.addEventListener('abort', abort, { once: true });
     });
   }
 
@@ -298,9 +326,9 @@ export class RuntimeConnection
     const { place } = loan;
     if (place && place.region === region && region.usable) {
       loan.spend();
-      return new Promise((resolve, reject) => {
-        this.#memory().pass(region, place.run, loan.length, xheader, resolve, reject);
-      });
+      return this.#offering(signal, (taken, failed) =>
+        this.#memory().pass(region, place.run, loan.length, xheader, taken, failed),
+      );
     }
     // Another way than when it was lent, and that region may go before the bytes have left.
     const bytes = place ? loan.data.slice() : loan.data;
@@ -624,11 +652,12 @@ export class RuntimeConnection
     data: Uint8Array,
     resolve?: () => void,
     reject?: (error: unknown) => void,
-  ): void {
-    if (this.#freed) return;
+  ): PendingSend | undefined {
+    if (this.#freed) return undefined;
     const sent = this.#out.begin(type, xheader, data);
-    if (sent < data.length + xheader.length) this.#out.queue(type, xheader, data, sent, resolve, reject);
-    else resolve?.();
+    if (sent < data.length + xheader.length) return this.#out.queue(type, xheader, data, sent, resolve, reject);
+    resolve?.();
+    return undefined;
   }
 
   /** @internal What we offered has been fetched. */

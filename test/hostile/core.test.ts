@@ -215,6 +215,7 @@ run(
     assert.is(onlooker.call.holdsSlot(), 0);
     onlooker.call.leave();
     assert.is(one.call.holdsSlot(), 1);
+    assert.is(onlooker.call.fence(1, two.generation | 0), 1);
     assert.is(onlooker.call.declareDead(1, two.generation | 0), 1);
     assert.is(two.call.holdsSlot(), 0);
     assert.is(two.call.take(1, L.HALF_CONSUMER), 0, 'it was fenced off: it begins nothing any more');

@@ -405,10 +405,10 @@ async function tidy(): Promise<void> {
   await endChildren();
 }
 
-async function bounded<T>(what: string, promise: Promise<T>): Promise<T> {
+async function bounded<T>(what: string, promise: Promise<T>, limit = LIMIT): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what}: hangs`)), LIMIT);
+    timer = setTimeout(() => reject(new Error(`${what}: hangs`)), limit);
   });
   try {
     return await Promise.race([promise, late]);
@@ -440,10 +440,10 @@ async function talk(connection: Connection): Promise<void> {
 
 const outcomes = new Map<string, number>();
 /** It ends, and well or with a code. */
-async function tried(what: string, body: () => unknown): Promise<void> {
+async function tried(what: string, body: () => unknown, limit = LIMIT): Promise<void> {
   let outcome = 'well';
   try {
-    await bounded(what, Promise.resolve(body()));
+    await bounded(what, Promise.resolve(body()), limit);
   } catch (error) {
     const { name, code = '', message, stack } = error as NodeJS.ErrnoException;
     if (error instanceof IsthmusError && /^ERR_ISTHMUS_[A-Z_]+$/.test(code)) outcome = code;
@@ -585,7 +585,7 @@ function againstRuntimes(seed: number): void {
               connections++;
               await use(connection, runtime, random);
             };
-            await Promise.all(Array.from({ length: SIDE_BY_SIDE }, () => tried('connect', one)));
+            await Promise.all(Array.from({ length: SIDE_BY_SIDE }, () => tried('connect', one, 4 * LIMIT)));
           } while (!over && connections < 1_000_000);
           stored += await stores;
           for (const connection of good) await talk(connection);

@@ -164,6 +164,29 @@ test(
 );
 
 test(
+  'a rendezvous whose announcement finds no room is given up by its signal',
+  timebox(20, async () => {
+    const { runtime, near, far } = await pair();
+    // The far side takes nothing.
+    far.progress = () => false;
+    for (const length of [1000, 8, 0]) while (near.trySend(new Uint8Array(length)));
+    const free = () => runtime.regions()[0]?.freeFrames;
+    const before = free();
+    const abort = new AbortController();
+    const data = new Uint8Array(1 << 20);
+    const sending = near.send(data, { signal: abort.signal }).catch((error: Error) => error.name);
+    await pause(20);
+    assert.ok((free() ?? 0) < (before ?? 0), 'it does not lie in the region');
+    abort.abort();
+    assert.is(await Promise.race([sending, pause(2000, 'it waits on')]), 'AbortError');
+    assert.is(free(), before, 'its frames are free');
+    near.destroy();
+    far.destroy();
+    await tidy();
+  }),
+);
+
+test(
   'a grant of nothing, in a frame that is none, is not looked for outside of the region',
   timebox(20, async () => {
     const { near, far } = await pair();
