@@ -43,11 +43,16 @@ export function judge(transports: readonly TransportResult[], measures: readonly
       met: small >= 12e6,
     });
   }
-  const large = Math.max(flow('into', 65_536)?.bytesPerSecond ?? 0, flow('poll', 65_536)?.bytesPerSecond ?? 0);
-  const copy = measure('core.copyFar');
-  if (large > 0 && copy !== undefined) {
+  // The harder one of the two copies: within the caches.
+  const copy = measure('core.copy');
+  for (const [name, way] of [
+    ['poll', 'in place'],
+    ['into', 'copied out'],
+  ] as const) {
+    const large = flow(name, 65_536)?.bytesPerSecond;
+    if (large === undefined || copy === undefined) continue;
     goals.push({
-      title: '64 KiB one way, against a copy in memory out of the caches',
+      title: `64 KiB one way, ${way}, against a copy within the caches`,
       found: `${percent(large / copy)} (${rate(large)}, ${rate(copy)})`,
       limit: 'at least 60 %',
       met: large / copy >= 0.6,

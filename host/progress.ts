@@ -13,8 +13,18 @@ export interface Pollable {
   progress(): boolean;
 }
 
+/** One who polls a connection himself. */
+export interface Direct {
+  /** Set at each poll. */
+  calls: boolean;
+  /** False: it is ours again, ask anew. */
+  valid: boolean;
+}
+
 /** Messages that one look takes care of before the event loop gets its turn. */
 const BATCH = 64;
+/** Refused: ask at the next poll. */
+const NOT_YET: Direct = { calls: true, valid: false };
 /** How often to see whether an application still polls a connection itself, in milliseconds. */
 const RECLAIM = 200;
 
@@ -53,7 +63,7 @@ export class Progress {
   readonly #byCore = new Map<Core, (Pollable | undefined)[]>();
   readonly #waiter: Waiter;
   /** Connections that their application polls itself: nobody else looks at them meanwhile. */
-  readonly #direct = new Map<Pollable, { calls: boolean }>();
+  readonly #direct = new Map<Pollable, Direct>();
   /** Their backlog is full, so that what is in their ring stays there; but they wait for room: look at each pause. */
   readonly #blocked = new Set<Pollable>();
   #reclaim: NodeJS.Timeout | undefined;
@@ -88,7 +98,7 @@ export class Progress {
   }
 
   leave(pollable: Pollable): void {
-    this.#direct.delete(pollable);
+    this.#takeBack(pollable);
     this.#blocked.delete(pollable);
     const table = this.#byCore.get(pollable.core);
     if (table?.[pollable.index] !== pollable) return;
@@ -100,7 +110,7 @@ export class Progress {
   /** Somebody waits for something at this connection, so it is not left to whoever polls it, until he polls again. */
   wake(pollable: Pollable): void {
     if (this.#byCore.get(pollable.core)?.[pollable.index] !== pollable) return;
-    this.#direct.delete(pollable);
+    this.#takeBack(pollable);
     pollable.core.call.heat(pollable.index);
     this.#waiter.wake();
   }
@@ -110,12 +120,12 @@ export class Progress {
    * again.
    * @returns what to set at each poll
    */
-  direct(pollable: Pollable): { calls: boolean } {
+  direct(pollable: Pollable): Direct {
     // A promise of it waits for room, and he may poll no more before there is some.
-    if (pollable.waitsForRoom) return { calls: true };
+    if (pollable.waitsForRoom) return NOT_YET;
     let mark = this.#direct.get(pollable);
     if (!mark) {
-      mark = { calls: true };
+      mark = { calls: true, valid: true };
       this.#direct.set(pollable, mark);
       pollable.core.call.cool(pollable.index);
       this.#reclaim ??= setInterval(() => this.#reclaimDirect(), RECLAIM).unref();
@@ -124,23 +134,27 @@ export class Progress {
     return mark;
   }
 
+  /** It is ours again. */
+  #takeBack(pollable: Pollable): void {
+    const mark = this.#direct.get(pollable);
+    if (!mark) return;
+    mark.valid = false;
+    this.#direct.delete(pollable);
+  }
+
   #reclaimDirect(): void {
     for (const [pollable, mark] of this.#direct) {
       if (mark.calls) {
         mark.calls = false;
         continue;
       }
-      this.#direct.delete(pollable);
+      this.#takeBack(pollable);
       this.wake(pollable);
     }
     if (this.#direct.size === 0) {
       clearInterval(this.#reclaim);
       this.#reclaim = undefined;
     }
-  }
-
-  isDirect(pollable: Pollable): boolean {
-    return this.#direct.has(pollable);
   }
 
   /** One bounded pass over everything that has something. True: there was something. */

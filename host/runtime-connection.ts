@@ -14,7 +14,7 @@ import { type BorrowedMessage, type Message, NO_BYTES } from './message.js';
 import { Outbound, type OutboundOwner, type PendingSend } from './outbound.js';
 import type { Link, LinkEnd, LinkOwner, Peer } from './plugins/plugin.js';
 import type { ConInfo, Counts } from './precon/frames.js';
-import type { Pollable, Progress } from './progress.js';
+import type { Direct, Pollable, Progress } from './progress.js';
 import { type ExposeOptions, type Exposure, type Offered, Rma, type RmaOwner, type RmaToken } from './rma.js';
 import { type ConnectionEvents, Stalls, type StallsOwner } from './stalls.js';
 import { ConnectionStream, type StreamOptions } from './stream.js';
@@ -144,7 +144,7 @@ export class RuntimeConnection
   readonly #onLetGo: (() => void)[] = [];
   /** Rings of links that are no more, of which messages are borrowed. */
   readonly #borrowings = new Set<Borrowing>();
-  #mark: { calls: boolean } | undefined;
+  #mark: Direct | undefined;
   #referenced = true;
   #looking = false;
   /** @internal Groups that it is a part of, and whether something has come for one that is not open yet. */
@@ -524,10 +524,12 @@ export class RuntimeConnection
   /** @internal */
   polls(): void {
     if (!this.#polled) return;
-    if (this.#mark === undefined || !this.#context.progress.isDirect(this)) {
-      this.#mark = this.#context.progress.direct(this);
+    let mark = this.#mark;
+    if (mark === undefined || !mark.valid) {
+      mark = this.#context.progress.direct(this);
+      this.#mark = mark;
     }
-    this.#mark.calls = true;
+    mark.calls = true;
   }
 
   /** @internal */
