@@ -86,11 +86,17 @@ export function addressOf(frame: u32): u32 {
   return WINDOW + (frame << FRAME_SHIFT);
 }
 
+/** A process keeps at most this part of the frames in extents that no run of its lies in. */
+const SPARE_SHIFT: u32 = 4;
+
 /** Between these lie all extents that are ours: so much of the bitmaps is looked through. */
 let lowest: u32 = 0xffffffff;
 let behind: u32 = 0;
 /** Runs in PENDING. */
 let pending: u32 = 0;
+/** Frames of our extents, and those of them that are in runs. */
+let owned: u32 = 0;
+let used: u32 = 0;
 
 // ─── bitmaps: one bit for each frame, private ────────────────────────────────────────────────────────────────────────
 
@@ -195,6 +201,7 @@ function claimExtents(frame: u32, count: u32): bool {
     if (bit(OWNED, extent << extentShift)) continue;
     if (atomic.cmpxchg<u64>(extentWord(extent), 0, mine) != 0) break;
     mark(OWNED, extent << extentShift, 1 << extentShift, true);
+    owned += 1 << extentShift;
     lowest = min<u32>(lowest, extent);
     behind = max<u32>(behind, extent + 1);
   }
@@ -213,6 +220,7 @@ function returnExtents(frame: u32, count: u32): void {
     const from = extent << extentShift;
     if (!bit(OWNED, from) || anyUsed(from, 1 << extentShift)) continue;
     mark(OWNED, from, 1 << extentShift, false);
+    owned -= 1 << extentShift;
     atomic.cmpxchg<u64>(extentWord(extent), mine, 0);
   }
   while (lowest < behind && !bit(OWNED, lowest << extentShift)) ++lowest;
@@ -241,6 +249,7 @@ export function take(count: u32, which: u32): u32 {
   }
   mark(USED, frame, count, true);
   mark(HEADS, frame, 1, true);
+  used += count;
   atomic.store<u64>(half(frame, other(which)), tagOf(KIND_OFFERED, slot, generation, count));
   atomic.store<u64>(half(frame, which), tagOf(KIND_HELD, slot, generation, count));
   return frame;
@@ -274,11 +283,20 @@ export function adopt(frame: u32, which: u32, ownerSlot: u32, ownerGeneration: u
  * @returns whether nobody had adopted it
  */
 export function giveBack(frame: u32, count: u32, which: u32): bool {
+  return putBack(frame, count, which, false);
+}
+
+/** As giveBack(), of a run that is likely to be taken again soon: some extents stay ours until trim(). */
+export function lay(frame: u32, count: u32, which: u32): bool {
+  return putBack(frame, count, which, true);
+}
+
+function putBack(frame: u32, count: u32, which: u32, keep: bool): bool {
   // The whole tag is compared: were we declared dead, the frames may be somebody else's by now.
   atomic.cmpxchg<u64>(half(frame, which), tagOf(KIND_HELD, slot, generation, count), 0);
   const offer = tagOf(KIND_OFFERED, slot, generation, count);
   const rest = atomic.cmpxchg<u64>(half(frame, other(which)), offer, 0);
-  if (rest == offer || rest == 0) freeRun(frame, count);
+  if (rest == offer || rest == 0) freeRun(frame, count, keep);
   else {
     mark(PENDING, frame, 1, true);
     ++pending;
@@ -286,10 +304,17 @@ export function giveBack(frame: u32, count: u32, which: u32): bool {
   return rest == offer;
 }
 
-function freeRun(frame: u32, count: u32): void {
+function freeRun(frame: u32, count: u32, keep: bool): void {
   mark(HEADS, frame, 1, false);
   mark(USED, frame, count, false);
-  returnExtents(frame, count);
+  used -= count;
+  if (!keep || owned - used > frames >> SPARE_SHIFT) returnExtents(frame, count);
+}
+
+/** Give back all extents that no run lies in. */
+export function trim(): void {
+  collect();
+  if (owned != used) returnExtents(lowest << extentShift, (behind - lowest) << extentShift);
 }
 
 /** Our last access to a run of somebody else is over. (halves.pml: let_go) */
@@ -297,6 +322,8 @@ export function letGo(frame: u32, which: u32, count: u32): void {
   const mine = tagOf(KIND_HELD, slot, generation, count);
   if (atomic.cmpxchg<u64>(half(frame, which), mine, 0) != mine) return;
   // Its owner may be gone already, and then nobody else comes by.
+  const owner = atomic.load<u64>(extentWord(frame >> extentShift));
+  if (owner != 0 && keeps(tagSlot(owner), <u32>(owner >> 32))) return;
   const last = (frame + count - 1) >> extentShift;
   for (let extent = frame >> extentShift; extent <= last; ++extent) sweepExtent(extent);
 }
@@ -316,7 +343,7 @@ export function collect(): void {
       while (frame + count < frames && bit(USED, frame + count) && !bit(HEADS, frame + count)) ++count;
       mark(PENDING, frame, 1, false);
       --pending;
-      freeRun(frame, count);
+      freeRun(frame, count, false);
     }
   }
 }
@@ -328,6 +355,8 @@ export function leave(): void {
   lowest = 0xffffffff;
   behind = 0;
   pending = 0;
+  owned = 0;
+  used = 0;
   freeSlot();
   sweep();
 }

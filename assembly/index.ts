@@ -23,6 +23,7 @@ import {
   sweep,
   tableBytes,
   take,
+  trim,
 } from './frames';
 import * as framing from './framing';
 import {
@@ -118,6 +119,7 @@ export {
   sweep,
   tableBytes,
   take,
+  trim,
 };
 
 // ─── connections ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,7 +170,18 @@ export { migration, suspension } from './migration';
 
 // ─── an application's memory ─────────────────────────────────────────────────────────────────────────────────────────
 
-export { adoptAnnounced, adoptGranted, grant, granted, letGoRun, revoke, runLength, takeRun } from './runs';
+export {
+  adoptAnnounced,
+  adoptGranted,
+  announce,
+  giveBackRun,
+  grant,
+  granted,
+  letGoRun,
+  revoke,
+  runLength,
+  takeRun,
+} from './runs';
 
 // ─── messages ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

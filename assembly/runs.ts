@@ -6,8 +6,10 @@
  */
 
 import * as connection from './connection';
-import { addressOf, adopt, letGo, offered, take } from './frames';
+import { addressOf, adopt, lay, letGo, offered, take } from './frames';
+import { claim } from './framing';
 import {
+  BROKEN,
   FRAME,
   FRAME_SHIFT,
   GRANT_LENGTH,
@@ -19,9 +21,12 @@ import {
   GRANTS,
   HALF_CONSUMER,
   HALF_PRODUCER,
+  MESSAGE_RENDEZVOUS_REQ,
+  NOTHING,
   REQUEST_FRAME,
   REQUEST_LENGTH,
   REQUEST_PLACE,
+  REQUEST_SIZE,
   REQUEST_TOKEN,
   RESULT_BYTES,
   RESULT_FRAME,
@@ -133,6 +138,27 @@ export function adoptAnnounced(index: u32, at: u32): u32 {
   store<u32>(RESULT_FRAME, frame);
   store<u32>(RESULT_BYTES, length);
   return address;
+}
+
+/**
+ * Claim a record and announce in it a message that lies in a run of ours, with the grant of its token at `place`. For
+ * commit().
+ * @returns as claim()
+ */
+export function announce(index: u32, frame: u32, place: u32, length: u32, low: u32, high: u32): u32 {
+  const at = claim(index, MESSAGE_RENDEZVOUS_REQ, 0, REQUEST_SIZE);
+  if (at == NOTHING || at == BROKEN) return at;
+  store<u64>(at, word(low, high));
+  store<u64>(at, word(low, high), REQUEST_TOKEN);
+  store<u32>(at, length, REQUEST_LENGTH);
+  store<u32>(at, frame, REQUEST_FRAME);
+  store<u32>(at, place, REQUEST_PLACE);
+  return at;
+}
+
+/** Our last access to a run of our own, for `bytes` bytes, is over. @returns whether nobody had adopted it */
+export function giveBackRun(frame: u32, bytes: u32): bool {
+  return lay(frame, framesOf(bytes), HALF_PRODUCER);
 }
 
 /** Our last access to an adopted run for `bytes` bytes is over. */

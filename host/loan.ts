@@ -38,16 +38,20 @@ export interface LoansOwner {
 export class Loan implements Disposable {
   /** In bytes. */
   readonly length: number;
+  /** In the region: made when it is asked for. */
   #data: Uint8Array | undefined;
-  #place: { readonly region: Region; readonly run: Run } | undefined;
+  #place: Place | undefined;
+  #spent = false;
   readonly #loans: Loans;
+  /** @internal Where it stands in the list of its connection. */
+  rank = 0;
 
   /** Made by `connection.loan()`. */
-  constructor(loans: Loans, length: number, data: Uint8Array, place: Loan['place']) {
+  constructor(loans: Loans, length: number, place: Place | undefined) {
     this.#loans = loans;
     this.length = length;
-    this.#data = data;
     this.#place = place;
+    if (!place) this.#data = new Uint8Array(length);
   }
 
   /**
@@ -55,7 +59,8 @@ export class Loan implements Disposable {
    * @throws ERR_ISTHMUS_RELEASED: it was sent, or released
    */
   get data(): Uint8Array {
-    if (!this.#data) throw new IsthmusError('ERR_ISTHMUS_RELEASED', 'this loan was sent or released');
+    this.check();
+    this.#data ??= viewOf(this.#place as Place, this.length);
     return this.#data;
   }
 
@@ -64,8 +69,13 @@ export class Loan implements Disposable {
     return this.#place?.region.usable === true;
   }
 
+  /** @internal @throws ERR_ISTHMUS_RELEASED */
+  check(): void {
+    if (this.#spent) throw new IsthmusError('ERR_ISTHMUS_RELEASED', 'this loan was sent or released');
+  }
+
   /** @internal */
-  get place(): { readonly region: Region; readonly run: Run } | undefined {
+  get place(): Place | undefined {
     return this.#place;
   }
 
@@ -74,22 +84,22 @@ export class Loan implements Disposable {
     return this.#loans === loans;
   }
 
-  /** @internal The region has gone; the bytes have stayed. */
+  /** @internal The region is going; the bytes stay, at their place in a memory that is ours alone then. */
   moved(): void {
+    this.#data ??= viewOf(this.#place as Place, this.length);
     this.#place = undefined;
   }
 
-  /** @internal It is not the application's any more. @throws ERR_ISTHMUS_RELEASED */
-  spend(): Uint8Array {
-    const { data } = this;
+  /** @internal It is not the application's any more. */
+  spend(): void {
+    this.#spent = true;
     this.#data = undefined;
     this.#loans.back(this);
-    return data;
   }
 
   /** Give it back unsent. Idempotent. */
   release(): void {
-    if (!this.#data) return;
+    if (this.#spent) return;
     this.spend();
     const place = this.#place;
     this.#place = undefined;
@@ -101,10 +111,20 @@ export class Loan implements Disposable {
   }
 }
 
+/** Where a loan lies. */
+interface Place {
+  readonly region: Region;
+  readonly run: Run;
+}
+
+function viewOf({ region, run }: Place, length: number): Uint8Array {
+  return region.core.bytes.subarray(run.address, run.address + length);
+}
+
 /** The loans of one connection. */
 export class Loans {
   readonly #owner: LoansOwner;
-  readonly #out = new Set<Loan>();
+  readonly #out: Loan[] = [];
 
   constructor(owner: LoansOwner) {
     this.#owner = owner;
@@ -112,14 +132,14 @@ export class Loans {
 
   /** How many are neither sent nor released. */
   get out(): number {
-    return this.#out.size;
+    return this.#out.length;
   }
 
   /** @returns undefined: the region has no such room now */
   try(length: number): Loan | undefined {
     const { region } = this.#owner;
     if (!region?.usable || length === 0 || length > capacityOf(region)) {
-      return this.#lend(new Loan(this, length, new Uint8Array(length), undefined));
+      return this.#lend(new Loan(this, length, undefined));
     }
     let run = takeRun(region, length);
     if (!run) {
@@ -127,12 +147,11 @@ export class Loans {
       run = takeRun(region, length);
     }
     if (!run) return undefined;
-    const data = region.core.bytes.subarray(run.address, run.address + length);
-    return this.#lend(new Loan(this, length, data, { region, run }));
+    return this.#lend(new Loan(this, length, { region, run }));
   }
 
   #lend(loan: Loan): Loan {
-    this.#out.add(loan);
+    loan.rank = this.#out.push(loan) - 1;
     return loan;
   }
 
@@ -149,7 +168,13 @@ export class Loans {
 
   /** @internal One is not the application's any more. */
   back(loan: Loan): void {
-    if (this.#out.delete(loan) && this.#out.size === 0) this.#owner.settled();
+    // The last one takes its place.
+    const last = this.#out.pop() as Loan;
+    if (last !== loan) {
+      this.#out[loan.rank] = last;
+      last.rank = loan.rank;
+    }
+    if (this.#out.length === 0) this.#owner.settled();
   }
 
   /** The memory under the region goes. @returns places in it that must keep their bytes */

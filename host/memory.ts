@@ -129,6 +129,5 @@ export function takeRun(region: Region, length: number): Run | undefined {
 
 /** @internal @returns whether nobody had taken the other half over */
 export function giveBack(region: Region, frame: number, length: number): boolean {
-  const { call, layout } = region.core;
-  return call.giveBack(frame, 1 + Math.ceil(length / layout.FRAME), layout.HALF_PRODUCER) !== 0;
+  return region.core.call.giveBackRun(frame, length) !== 0;
 }

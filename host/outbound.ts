@@ -109,6 +109,21 @@ export class Outbound {
     return sent;
   }
 
+  /**
+   * Announce a message that lies in a run of ours, with its token as the id. @returns false: others wait, or the ring is
+   * full, or there is no link
+   */
+  announce(frame: number, place: number, length: number, low: number, high: number): boolean {
+    const on = this.#on;
+    if (this.#queue.length !== 0 || !on) return false;
+    const offset = on.call.announce(on.index, frame, place, length, low, high);
+    if (offset === NOTHING || (offset === BROKEN && on.cutOff)) return false;
+    if (offset === BROKEN) throw this.#owner.broken();
+    on.commit();
+    on.committed();
+    return true;
+  }
+
   /** What {@link begin} left over waits; it is taken when all of it is in the ring. */
   queue(
     type: number,

@@ -32,6 +32,8 @@ export interface RmaOwner {
   ): PendingSend | undefined;
   /** @returns false: it has started */
   cancel(entry: PendingSend): boolean;
+  /** Announce what lies in a run of ours. @returns false: not now */
+  announce(frame: number, place: number, length: number, low: number, high: number): boolean;
   /** The way to the peer, if there is one now. */
   readonly carrier: Carrier | undefined;
   /** The region that both map, if that is the way. */
@@ -466,6 +468,10 @@ export class Rma {
     const { low, high } = this.#references.add(region, run, length);
     const { call, layout } = region.core;
     const place = call.grant(run.frame, low, high, 0, length, READ) - 1;
+    if (xheader.length === 0 && this.#owner.announce(run.frame, place, length, low, high)) {
+      resolve?.();
+      return ON_ITS_WAY;
+    }
     const request = new Uint8Array(layout.REQUEST_SIZE);
     // The token is its id, too: who takes the run over need not say that he is done.
     for (let at = 0; at < 16; at += 8) {

@@ -340,7 +340,8 @@ export class RuntimeConnection
     if (!this.#loans || !loan.isOf(this.#loans)) {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'this loan is of another connection');
     }
-    this.#checkSend(loan.data.length, xheader);
+    loan.check();
+    this.#checkSend(loan.length, xheader);
   }
 
   trySend(data: Sendable | Loan, options?: { xheader?: Uint8Array | undefined }): boolean {
@@ -660,6 +661,11 @@ export class RuntimeConnection
     if (sent < data.length + xheader.length) return this.#out.queue(type, xheader, data, sent, resolve, reject);
     resolve?.();
     return undefined;
+  }
+
+  /** @internal */
+  announce(frame: number, place: number, length: number, low: number, high: number): boolean {
+    return this.#out.announce(frame, place, length, low, high);
   }
 
   /** @internal What we offered has been fetched. */

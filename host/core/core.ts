@@ -78,6 +78,7 @@ export interface CoreExports {
   halfGeneration(frame: number, which: number): number;
   halfFrames(frame: number, which: number): number;
   collect(): void;
+  trim(): void;
   leave(): void;
   reclaim(slot: number, generation: number): void;
   sweep(): void;
@@ -142,6 +143,8 @@ export interface CoreExports {
     rights: number,
   ): number;
   adoptGranted(index: number, frame: number, place: number, low: number, high: number, length: number): number;
+  announce(index: number, frame: number, place: number, length: number, low: number, high: number): number;
+  giveBackRun(frame: number, bytes: number): number;
   adoptAnnounced(index: number, at: number): number;
   letGoRun(frame: number, bytes: number): void;
   runLength(index: number, frame: number): number;

@@ -172,7 +172,7 @@ export class Region {
     }
     call.beat();
     this.#mapped.reap();
-    call.collect();
+    call.trim();
     for (const watched of this.#watched) this.#look(watched);
   }
 
