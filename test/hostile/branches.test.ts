@@ -29,6 +29,11 @@ const UNREACHED: Readonly<Record<string, string>> = {
     'the decoder writes into a ring of our own memory, whose head is ours as well',
   'frames.ts: atomic.cmpxchg<u64>(half(frame, which), offer, tagOf(KIND_HELD, slot, generation, count)) != offer is true':
     RACE,
+  'frames.ts: atomic.cmpxchg<u64>(extentWord(extent), 0, mine) != 0 is true': RACE,
+  'frames.ts: extent > last is false': RACE,
+  'frames.ts: count == 0 is true': RACE,
+  'frames.ts: claimExtents(from - row, count) is false': RACE,
+  'frames.ts: claimExtents(from + each - row, count) is false': RACE,
   'peers.ts: atomic.cmpxchg<u64>(slotAddress(index) + SLOT_WORD, w, wordOf(next, kernel, SLOT_CLAIMED)) != w is true':
     RACE,
   'peers.ts: atomic.xchg<u32>(sleeping, 0) != 0 is false': RACE,
@@ -47,6 +52,7 @@ const suites: Record<string, () => Promise<unknown>> = {
   peers: () => import('../unit/peers.test.js'),
   region: () => import('../unit/region.test.js'),
   connection: () => import('../unit/connection-state.test.js'),
+  verification: () => import('../unit/verification.test.js'),
   requests: () => import('./requests.test.js'),
 };
 

@@ -116,6 +116,7 @@ export const L = pick(
   'RESULT_OFFSET',
   'RESULT_LENGTH',
   'RESULT_FLAGS',
+  'REQUEST_SIZE',
   'FLAG_FIRST',
   'FLAG_LAST',
   'C_STATE',

@@ -219,6 +219,21 @@ function assertRun(core: TestCore, frame: number, end: number): void {
   assert.ok(end <= core.bytes.length, `0x${end.toString(16)} is behind the end of the region`);
 }
 
+const adoptGranted = ({ call }: TestCore, end: End, frame: number, length: number) =>
+  call.adoptGranted(end.index, frame, 0, ...NONCE, length) >>> 0;
+
+/** As it is announced in a ring, though it lies elsewhere. */
+function adoptAnnounced(core: TestCore, end: End, frame: number, length: number, random: Random): number {
+  const at = L.WINDOW + L.FRAME - L.REQUEST_SIZE;
+  const before = core.bytes.slice(at, at + L.REQUEST_SIZE);
+  // Of another id a FIN is wanted.
+  const id = random(4) ? NONCE : [1, 2];
+  for (const [i, word] of [...id, ...NONCE, length, frame, 0].entries()) core.view.setUint32(at + i * 4, word, true);
+  const adopted = core.call.adoptAnnounced(end.index, at) >>> 0;
+  core.bytes.set(before, at);
+  return adopted;
+}
+
 /**
  * Whatever a runtime asks of the region besides messages.
  * @param mine runs that it has
@@ -264,7 +279,8 @@ export function useRegion(
       const [first] = mine;
       if (!first) return;
       mine.delete(first[0]);
-      call.giveBack(first[0], first[1], random(2) ? L.HALF_CONSUMER : L.HALF_PRODUCER);
+      if (first[1] > 1 && random(2)) call.giveBackRun(first[0], (first[1] - 1) * L.FRAME);
+      else call.giveBack(first[0], first[1], random(2) ? L.HALF_CONSUMER : L.HALF_PRODUCER);
       return;
     }
     case 4: {
@@ -278,6 +294,10 @@ export function useRegion(
       return;
     }
     case 5: {
+      if (end && random(8) === 0 && call.announce(end.index, random(frames), 0, random(1000), ...NONCE) > 0) {
+        call.commit(end.index);
+        return;
+      }
       if (!end || !forged) return;
       const { frame, offset, length, rights } = random(2) ? forged : { ...forged, frame: some() };
       const place = random(4) ? 0 : random(200);
@@ -288,8 +308,10 @@ export function useRegion(
     }
     case 6: {
       if (!end || !forged) return;
-      const { frame, length } = random(2) ? forged : { ...forged, frame: some() };
-      const at = call.adoptGranted(end.index, frame, 0, ...NONCE, length) >>> 0;
+      const { frame, length } = random(2)
+        ? forged
+        : { ...forged, frame: random(2) ? some() : forged.frame, length: forged.length + random(3) };
+      const at = (random(2) ? adoptAnnounced : adoptGranted)(core, end, frame, length, random);
       if (at === 0) return;
       assertRun(core, frame, at + length);
       call.letGoRun(frame, length);
@@ -297,7 +319,8 @@ export function useRegion(
       return;
     }
     case 7:
-      call.collect();
+      if (random(2)) call.collect();
+      else call.trim();
       call.sweep();
       return;
     case 8: {

@@ -84,6 +84,41 @@ test(
 );
 
 test(
+  'what is given back of messages stays at hand, up to a sixteenth of the region, until it is trimmed',
+  timebox(10, () => {
+    const core = newCore(16);
+    const { call } = core;
+    const free = core.freeFrames();
+    const frame = call.takeRun(200 * L.FRAME);
+    assert.is(call.giveBackRun(frame, 200 * L.FRAME), 1);
+    assert.is(core.freeFrames(), free, 'for us they are free');
+    assert.ok(core.unclaimed() < free, 'and for others not');
+    assert.is(call.takeRun(200 * L.FRAME), frame, 'the same again');
+    call.giveBackRun(frame, 200 * L.FRAME);
+    // Together with free ones behind it.
+    const longer = call.take(300, WRITER);
+    assert.is(longer, frame);
+    assert.is(call.giveBackRun(longer, 299 * L.FRAME), 1);
+    assertAllFree(core, free, 'too much to keep');
+    call.giveBackRun(call.takeRun(200 * L.FRAME), 200 * L.FRAME);
+    assert.ok(core.unclaimed() < free);
+    call.trim();
+    assertAllFree(core, free, 'trimmed');
+    call.trim();
+    // In use it stays.
+    const held = call.takeRun(8);
+    call.trim();
+    assert.is(call.takeRun(8), held + 2);
+    // Nobody is there whom one could ask for.
+    const { extentPlain, extentSlot, extentUse, extentGeneration, halfFree, halfFrames, halfKind, halfGeneration } =
+      call;
+    for (const ask of [extentPlain, extentSlot, extentUse, extentGeneration]) assert.is(ask(0xffffffff), 0);
+    assert.is(halfFree(core.frames, READER), 1);
+    for (const ask of [halfFrames, halfKind, halfGeneration]) assert.is(ask(core.frames, READER), 0);
+  }),
+);
+
+test(
   'random takes and returns: no two runs overlap, the books add up, fragmented space is used',
   timebox(10, () => {
     const random = seeded(seed);
