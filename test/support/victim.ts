@@ -300,8 +300,9 @@ export function useRegion(
       }
       if (!end || !forged) return;
       const { frame, offset, length, rights } = random(2) ? forged : { ...forged, frame: some() };
-      const place = random(4) ? 0 : random(200);
       const [low, high] = random(4) ? NONCE : [0, 0];
+      // Where nothing is granted there is the token 0.
+      const place = low === 0 ? 1 + random(100) : random(4) ? 0 : random(200);
       const at = core.fn.granted(end.index, frame, place, low, high, offset, length, rights) >>> 0;
       if (at !== 0) assertRun(core, frame, at + length);
       return;
