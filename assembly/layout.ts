@@ -92,7 +92,7 @@ export const FRAME_SHIFT: u32 = 12;
 //   │  80 u8[64] host name         │ NUL-padded UTF-8: who formatted it
 //   ╘══════════════════════════════╛
 export const MAGIC: u64 = 0x0053554d48545349; // "ISTHMUS\0"
-export const LAYOUT_VERSION: u32 = 2;
+export const LAYOUT_VERSION: u32 = 1;
 export const HEADER_MAGIC: u32 = WINDOW;
 export const HEADER_VERSION: u32 = WINDOW + 8;
 export const HEADER_STATE: u32 = WINDOW + 12;
@@ -432,6 +432,7 @@ export const FAILURE_LOST: u32 = 4;
 
 /** What peek and claim answer besides an offset. */
 export const NOTHING: u32 = 0;
+export const BROKEN: u32 = 0xffffffff;
 
 /** What commit() tells: see framing.ts. */
 export const COMMIT_POLLED: u32 = 0;
@@ -442,8 +443,6 @@ export const COMMIT_ASLEEP: u32 = 2;
 export const REST_BUSY: u32 = 0;
 export const REST_QUIET: u32 = 1;
 export const REST_ASLEEP: u32 = 2;
-
-export const BROKEN: u32 = 0xffffffff;
 
 // What decoded() says of the bytes of a stream.
 export const DECODED_RECORD: u32 = 1;

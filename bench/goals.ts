@@ -27,13 +27,22 @@ export function judge(transports: readonly TransportResult[], measures: readonly
       met: found <= factor,
     });
   };
-  const fastest = (size: number) => least(half('into', size), half('poll', size));
+  const fastest = (size: number) => least(half('into', size), half('poll', size), half('loan', size));
 
   atMost('8 B, polled, against UCX posix', fastest(8), half('ucx', 8), 0.8);
   atMost('64 KiB, polled, against UCX posix', fastest(65_536), half('ucx', 65_536), 0.8);
   atMost('1 MiB, polled, against MPICH', fastest(1 << 20), half('mpich', 1 << 20), 0.5);
   atMost('8 B, receive() with its copy, against the polled forms', half('receive', 8), fastest(8), 2);
   atMost('8 B, await under load, adaptive against spinning', half('await', 8), half('await-spin', 8), 1.5);
+  const reference = half('reference', 1 << 20);
+  if (reference !== undefined) {
+    goals.push({
+      title: '1 MiB as a loan, the reference only',
+      found: duration(reference),
+      limit: 'under 1 µs',
+      met: reference < 1000,
+    });
+  }
   const small = Math.max(flow('into', 64)?.messagesPerSecond ?? 0, flow('poll', 64)?.messagesPerSecond ?? 0);
   if (small > 0) {
     goals.push({

@@ -132,10 +132,10 @@ function isOver({ region, run }: Sent): boolean {
   return !region.usable || call.halfKind(run.frame, layout.HALF_CONSUMER) === 0;
 }
 
-/** @returns whether nobody has taken it over, and nobody will */
+/**
+ * The token stays where it is: a peer that is taking the run over at this moment looks at it once more behind that.
+ * @returns whether nobody has taken it over, and nobody will
+ */
 function retire({ region, run, length }: Sent): boolean {
-  if (!region.usable) return true;
-  // The grant first: who copies at this moment must notice.
-  region.core.call.revoke(run.frame, 0);
-  return giveBack(region, run.frame, length);
+  return !region.usable || giveBack(region, run.frame, length);
 }

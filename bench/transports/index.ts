@@ -22,6 +22,8 @@ export function transports(baseline?: string): readonly Transport[] {
   return [
     isthmus('into', 'Isthmus, polled: tryReceiveInto', { form: 'into' }),
     isthmus('poll', 'Isthmus, polled in place: poll', { form: 'poll' }),
+    isthmus('loan', 'Isthmus, a loan: written by the sender, read by the receiver', { form: 'loan' }),
+    isthmus('reference', 'Isthmus, a loan: the reference only', { form: 'reference' }),
     isthmus('receive', 'Isthmus, trySend, await receive()', { form: 'receive' }),
     isthmus('await', 'Isthmus, await send() and receive()', { form: 'await' }),
     isthmus('await-spin', 'the same, PSP_WAIT=spin', { form: 'await', wait: 'spin' }),

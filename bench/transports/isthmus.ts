@@ -14,10 +14,12 @@ import type { EndOptions, Far, Flow, Handlers, Near, Transport } from './transpo
  *
  * - `into`: `trySend`, `tryReceiveInto`
  * - `poll`: `trySend`, `poll` with a handler that looks at the first and the last byte where they lie
+ * - `reference`: `tryLoan` and `trySend`, `poll`; nobody writes or reads the message
+ * - `loan`: the same, written by the sender and read by the receiver, whole
  * - `receive`: `trySend`, `await receive()`
  * - `await`: `await send()`, `await receive()` and nothing else
  */
-export type Form = 'into' | 'poll' | 'receive' | 'await';
+export type Form = 'into' | 'poll' | 'reference' | 'loan' | 'receive' | 'await';
 
 export interface Ways {
   readonly form: Form;
@@ -64,7 +66,10 @@ export class Player {
   /** What the handler of `poll` has seen: it cannot be left out. */
   seen = 0;
   readonly #look = (memory: Uint8Array, offset: number, length: number) => {
-    if (length > 0) this.seen ^= (memory[offset] as number) ^ (memory[offset + length - 1] as number);
+    if (this.#form === 'loan') this.#target.set(memory.subarray(offset, offset + length));
+    else if (length > 0 && this.#form === 'poll') {
+      this.seen ^= (memory[offset] as number) ^ (memory[offset + length - 1] as number);
+    }
     this.#came(length);
   };
 
@@ -92,9 +97,22 @@ export class Player {
     else throw new Error(`a message of ${length} bytes came in place of ${this.#out.length}`);
   }
 
+  /** Send one message if there is room. */
+  #give(): boolean {
+    const { connection } = this;
+    const out = this.#out;
+    if (this.#form !== 'reference' && this.#form !== 'loan') return connection.trySend(out);
+    const loan = connection.tryLoan(out.length);
+    if (!loan) return false;
+    if (this.#form === 'loan') loan.data.set(out);
+    if (connection.trySend(loan)) return true;
+    loan.release();
+    return false;
+  }
+
   /** Take one message if one is there. */
   #take(): boolean {
-    if (this.#form === 'poll') return this.connection.poll(this.#look, 1) === 1;
+    if (this.#form !== 'into') return this.connection.poll(this.#look, 1) === 1;
     const length = this.connection.tryReceiveInto(this.#target);
     if (length < 0) return false;
     this.#came(length);
@@ -114,7 +132,7 @@ export class Player {
   }
 
   get #polls(): boolean {
-    return this.#form === 'into' || this.#form === 'poll';
+    return this.#form !== 'receive' && this.#form !== 'await';
   }
 
   // ─── near ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -129,12 +147,10 @@ export class Player {
 
   /** Until nothing is left or the budget is used up. */
   #rally(): void {
-    const { connection } = this;
-    const out = this.#out;
     let rest = this.#budget;
     while (this.#left > 0 && rest > 0) {
       if (!this.#sent) {
-        if (!connection.trySend(out)) {
+        if (!this.#give()) {
           rest--;
           continue;
         }
@@ -178,7 +194,7 @@ export class Player {
       }
       // Where the ring is full the other side is given a moment.
       for (let i = 0, rest = this.#budget; i < burst && rest > 0; ) {
-        if (connection.trySend(out)) {
+        if (this.#give()) {
           i++;
           count++;
           this.pace.count(1);
@@ -216,17 +232,15 @@ export class Player {
   }
 
   #answer(): void {
-    const { connection } = this;
-    const out = this.#out;
     const cost = this.#cost;
     for (let rest = this.#budget; rest > 0 && !this.#ended; ) {
       if (!this.#sent) {
         rest--;
-        this.#sent = connection.trySend(out);
+        this.#sent = this.#give();
       } else if (!this.#take()) {
         rest--;
       } else {
-        if (!this.#ended) this.#sent = connection.trySend(out);
+        if (!this.#ended) this.#sent = this.#give();
         rest -= cost;
       }
     }
@@ -251,7 +265,7 @@ export class Player {
   #drain(): void {
     const { connection } = this;
     const cost = this.#cost;
-    if (this.#form === 'poll') {
+    if (this.#form !== 'into') {
       for (let rest = this.#budget; rest > 0 && !this.#ended; ) {
         const came = connection.poll(this.#look, BURST);
         if (came > 0) this.pace.count(came);

@@ -13,6 +13,8 @@ import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support
 import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
+/** Messages: several times as many as the region has frames. */
+const FLOOD = 60_000;
 
 const roles: Record<string, () => Promise<void>> = {
   /** Borrows or sends one message, and waits to be killed. */
@@ -35,6 +37,21 @@ const roles: Record<string, () => Promise<void>> = {
         const loan = await one().loan(length);
         loan.data.fill(fill);
         await one().send(loan);
+      },
+      /** As fast as it goes, each with its number. */
+      async flood(count: number) {
+        for (let number = 0, misses = 0; number < count; ) {
+          const loan = one().tryLoan(64);
+          if (loan) {
+            new DataView(loan.data.buffer, loan.data.byteOffset).setUint32(0, number);
+            if (one().trySend(loan)) {
+              number++;
+              continue;
+            }
+            loan.release();
+          }
+          if (++misses % 1000 === 0) await runtime.turn();
+        }
       },
       /** Never sent. */
       async lend(length: number) {
@@ -305,6 +322,30 @@ async function main(): Promise<void> {
           borrowed.release();
           await eventually('the frames are free', () => freeFrames(runtime) === before);
         }
+      }),
+    );
+
+    test(
+      `${plugin}: a flood of them, that takes frames back at the moment at which the other takes them over`,
+      timebox(60, async () => {
+        const opts = options(8 * MIB);
+        const runtime = await Runtime.create(opts);
+        runtimes.push(runtime);
+        const child = Child.start(import.meta.url, 'far', opts);
+        const near = await runtime.connect({ host: '127.0.0.1', port: await child.call<number>('port') });
+        const flood = child.call('flood', FLOOD);
+        let number = 0;
+        for (let misses = 0; number < FLOOD; ) {
+          const before = number;
+          near.poll((memory, offset) => {
+            const found = new DataView(memory.slice(offset, offset + 4).buffer).getUint32(0);
+            if (found !== number) throw new Error(`message ${found} in place of ${number}`);
+            number++;
+          }, 64);
+          if (number === before && ++misses % 1000 === 0) await runtime.turn();
+        }
+        await flood;
+        await child.kill();
       }),
     );
 

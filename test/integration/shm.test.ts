@@ -612,7 +612,9 @@ function main(seed: number): void {
       const states: Record<string, readonly [make: (path: string) => void, why: RegExp]> = {
         version: [
           (path) => write(path, 8, u32(coreLayout().LAYOUT_VERSION + 1)),
-          /version 2, this is 1.*REGION_VERSION/,
+          new RegExp(
+            `version ${coreLayout().LAYOUT_VERSION + 1}, this is ${coreLayout().LAYOUT_VERSION}.*REGION_VERSION`,
+          ),
         ],
         size: [
           (path) => {

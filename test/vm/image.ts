@@ -82,6 +82,11 @@ if [ -n "$ADDRESS" ]; then
   ip address add $ADDRESS/24 dev eth0
   ip link set eth0 up
 fi
+# Its device comes a moment after its module.
+for try in $(seq 300); do
+  [ -c /dev/hvc0 ] && break
+  sleep 0.1
+done
 exec 3</dev/hvc0 >/dev/hvc0 2>/dev/ttyS0
 # It forgets that when nobody has it open.
 stty raw -echo <&3
