@@ -1,5 +1,6 @@
 // time limit: 200 s
 /** Endpoints: posted receives and their order, probes, cancelling, and on-demand connections. */
+
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -8,6 +9,7 @@ import type { Endpoint } from '../../host/endpoint.js';
 import type { IsthmusError } from '../../host/errors.js';
 import type { ReceiveRequest } from '../../host/request.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { rejection } from '../support/outcomes.js';
 import { chosen } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
@@ -21,15 +23,6 @@ async function newRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
   const runtime = await Runtime.create(only('', { ringSize: RING, tcpRingSize: RING, ...options }));
   runtimes.push(runtime);
   return runtime;
-}
-
-async function rejection(promise: Promise<unknown>): Promise<IsthmusError> {
-  try {
-    await promise;
-  } catch (error) {
-    return error as IsthmusError;
-  }
-  throw new Error('it did not reject');
 }
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));

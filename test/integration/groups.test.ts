@@ -1,5 +1,6 @@
 // time limit: 200 s
 /** Groups over a mix of plugins: broadcasts, barriers, late members, members that die. */
+
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -7,6 +8,7 @@ import type { Connection } from '../../host/connection.js';
 import type { IsthmusError } from '../../host/errors.js';
 import type { Group } from '../../host/group.js';
 import { Runtime } from '../../host/runtime.js';
+import { rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
@@ -29,15 +31,6 @@ const roles: Record<string, () => Promise<void>> = {
     });
   },
 };
-
-async function rejection(promise: Promise<unknown>): Promise<IsthmusError> {
-  try {
-    await promise;
-  } catch (error) {
-    return error as IsthmusError;
-  }
-  throw new Error('it did not reject');
-}
 
 async function until(what: string, condition: () => boolean): Promise<void> {
   for (let i = 0; !condition(); i++) {

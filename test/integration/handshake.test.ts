@@ -1,4 +1,5 @@
 /** Handshakes over real sockets, with peers that do not do what they should. */
+
 import { once } from 'node:events';
 import { BlockList, connect, createServer, type Server, type Socket } from 'node:net';
 import { test } from 'uvu';
@@ -8,6 +9,7 @@ import type { Connected } from '../../host/precon/attach.js';
 import { type DialOptions, dial } from '../../host/precon/dial.js';
 import { encodeArchReq, encodeConInfo, encodeFrame, encodeVersion, FRAME } from '../../host/precon/frames.js';
 import { Listener, type ListenerOptions } from '../../host/precon/listener.js';
+import { rejection } from '../support/outcomes.js';
 import { ALICE, BOB, FakePlugin, fakeTcp, registryOf } from '../support/precon.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
@@ -23,15 +25,6 @@ const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve,
 
 async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await pause(5);
-}
-
-async function rejection(promise: Promise<unknown>): Promise<unknown> {
-  try {
-    await promise;
-  } catch (error) {
-    return error;
-  }
-  throw new Error('it did not reject');
 }
 
 /** What a test that fails half-way leaves open. */

@@ -2,12 +2,13 @@
  * Loans: messages that are written where the peer reads them. That they cross like all others is in the conformance
  * suite; here is what is theirs alone. The far end that is killed is this file again, with the role `far`.
  */
+
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { IsthmusError } from '../../host/errors.js';
 import type { BorrowedMessage, Connection, Loan } from '../../host/index.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { eventually, rejection, thrownBy } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
@@ -60,28 +61,6 @@ const roles: Record<string, () => Promise<void>> = {
     });
   },
 };
-
-async function rejection(promise: Promise<unknown>): Promise<IsthmusError> {
-  try {
-    await promise;
-  } catch (error) {
-    return error as IsthmusError;
-  }
-  throw new Error('it did not reject');
-}
-
-function thrownBy(body: () => unknown): IsthmusError {
-  try {
-    body();
-  } catch (error) {
-    return error as IsthmusError;
-  }
-  throw new Error('it did not throw');
-}
-
-async function eventually(what: string, condition: () => boolean): Promise<void> {
-  while (!condition()) await pause(2).catch(() => assert.unreachable(what));
-}
 
 const runtimes: Runtime[] = [];
 

@@ -5,6 +5,7 @@
  *
  * The far end of all but `loop` is this file again, as a process with the role `far`.
  */
+
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -13,6 +14,7 @@ import { IsthmusError } from '../../host/errors.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
 import { callFar, conformance, type Far, FarEnd, type Subject } from '../support/conformance.js';
 import { pairsWith, serveFar } from '../support/far.js';
+import { rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions, tell } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { testSeed } from '../support/seeded.js';
@@ -52,15 +54,6 @@ const roles: Record<string, () => Promise<void>> = {
 };
 
 const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
-
-async function rejection(promise: Promise<unknown>): Promise<unknown> {
-  try {
-    await promise;
-  } catch (error) {
-    return error;
-  }
-  throw new Error('it did not reject');
-}
 
 async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await pause(2);

@@ -3,6 +3,7 @@
  * Suspending and resuming, over each plugin: nothing is lost, doubled or out of order, whoever asks, and whatever is
  * under way. Runtimes of this process, and a process of its own where one has to be stopped or killed.
  */
+
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
@@ -16,6 +17,7 @@ import { IsthmusError } from '../../host/errors.js';
 import { encodeArchReq, encodeConInfo, encodeFrame, encodeVersion, FRAME } from '../../host/precon/frames.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
 import { SimulatedHosts } from '../support/hosts.js';
+import { eventually, rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
@@ -39,19 +41,6 @@ const roles: Record<string, () => Promise<void>> = {
     });
   },
 };
-
-async function rejection(promise: Promise<unknown>): Promise<IsthmusError> {
-  try {
-    await promise;
-  } catch (error) {
-    return error as IsthmusError;
-  }
-  throw new Error('it did not reject');
-}
-
-async function eventually(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await pause(2).catch(() => assert.unreachable(what));
-}
 
 const runtimes: Runtime[] = [];
 const unhandled: unknown[] = [];

@@ -6,6 +6,7 @@
  *
  * The far end of the suite is this file again, as a process with the role `far`.
  */
+
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -27,6 +28,7 @@ import { STEP } from '../../host/precon/frames.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
 import { conformance } from '../support/conformance.js';
 import { pairsWith, serveFar } from '../support/far.js';
+import { rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions } from '../support/process.js';
 import { only } from '../support/regions.js';
 import { testSeed } from '../support/seeded.js';
@@ -43,15 +45,6 @@ const roles: Record<string, () => Promise<void>> = {
 };
 
 const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
-
-async function rejection(promise: Promise<unknown>): Promise<unknown> {
-  try {
-    await promise;
-  } catch (error) {
-    return error;
-  }
-  throw new Error('it did not reject');
-}
 
 /** Runtimes of one test, closed behind it: a hundred of them would fill the address space with their memories. */
 const runtimes: Runtime[] = [];

@@ -2,6 +2,7 @@
  * Regions that are not as they should be, and what becomes of them: an error where one was named, a note and another
  * plugin where one was only found. Other processes are this file again, with a role.
  */
+
 import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
@@ -28,6 +29,7 @@ import { identityOf } from '../../host/device/backing.js';
 import { createPosix } from '../../host/device/posix.js';
 import { IsthmusError } from '../../host/errors.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
 import { copyRegion, MIB, nameOf, newPath, newRegion, only, prefix, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
@@ -37,15 +39,6 @@ const test = chosen(register);
 const self = fileURLToPath(import.meta.url);
 
 const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
-
-async function rejection(promise: Promise<unknown>): Promise<IsthmusError> {
-  try {
-    await promise;
-  } catch (error) {
-    return error as IsthmusError;
-  }
-  throw new Error('it did not reject');
-}
 
 const roles: Record<string, () => Promise<void>> = {
   /** Attaches at a given moment. */

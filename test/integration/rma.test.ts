@@ -2,6 +2,7 @@
 /**
  * The other side's memory: read, written, withdrawn; rendezvous. The far end is this file again, with the role `owner`.
  */
+
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -10,6 +11,7 @@ import type { IsthmusError } from '../../host/errors.js';
 import type { SharedMemory } from '../../host/memory.js';
 import type { Exposure } from '../../host/rma.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
@@ -83,15 +85,6 @@ const roles: Record<string, () => Promise<void>> = {
     });
   },
 };
-
-async function rejection(promise: Promise<unknown>): Promise<IsthmusError> {
-  try {
-    await promise;
-  } catch (error) {
-    return error as IsthmusError;
-  }
-  throw new Error('it did not reject');
-}
 
 const runtimes: Runtime[] = [];
 

@@ -39,6 +39,7 @@ import { isOwn } from '../../host/network.js';
 import type { AttemptChannel } from '../../host/plugins/plugin.js';
 import { ShmPlugin } from '../../host/plugins/shm.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { eventually } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
 import { MIB, newPath, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
@@ -148,13 +149,6 @@ interface Peer {
 async function start(options: RuntimeOptions, under: readonly string[] = []): Promise<Peer> {
   const child = Child.start(import.meta.url, 'peer', options, { under });
   return { child, port: await child.event<number>('ready') };
-}
-
-async function eventually(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {
-  for (let tries = 0; !(await condition()); tries++) {
-    if (tries === 500) assert.unreachable(what);
-    await pause(20);
-  }
 }
 
 /** How others see a file: all that must not change when it is to be left alone. */

@@ -8,6 +8,7 @@
  * How long something takes is nowhere asserted: what is waited for has a generous limit, and where nothing is to happen,
  * something that counts the same rounds says when to look.
  */
+
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -22,6 +23,7 @@ import type { SharedMemory } from '../../host/memory.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
 import type { RuntimeConnection } from '../../host/runtime-connection.js';
 import { printed } from '../support/cli.js';
+import { eventually } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
 import { newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
@@ -113,14 +115,6 @@ async function open(runtime: Runtime, port: number, what: string): Promise<Conne
 async function ping(connection: Connection, text: string): Promise<void> {
   await connection.send(text);
   assert.is((await connection.receive())?.text(), text);
-}
-
-async function eventually(what: string, condition: () => boolean): Promise<void> {
-  const begin = performance.now();
-  while (!condition()) {
-    if (performance.now() - begin > LIMIT * 1000) assert.unreachable(`${what}: not within ${LIMIT} s`);
-    await pause(10);
-  }
 }
 
 /** The events of a connection, in order. */

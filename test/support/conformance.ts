@@ -5,10 +5,12 @@
  * does is called by name, with arguments and results that JSON can carry. Both ends make the bytes of a message from a
  * seed and its number, so that none of them travels for comparison.
  */
+
 import { setTimeout as pause } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/connection.js';
 import { IsthmusError } from '../../host/errors.js';
+import { rejection, thrownBy } from './outcomes.js';
 import { seeded } from './seeded.js';
 import { timebox } from './timebox.js';
 
@@ -284,24 +286,6 @@ export interface Subject {
 // ── The suite ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 type Register = (name: string, body: () => Promise<void>) => void;
-
-async function rejection(promise: Promise<unknown>): Promise<unknown> {
-  try {
-    await promise;
-  } catch (error) {
-    return error;
-  }
-  throw new Error('it did not reject');
-}
-
-function thrownBy(body: () => unknown): unknown {
-  try {
-    body();
-  } catch (error) {
-    return error;
-  }
-  throw new Error('it did not throw');
-}
 
 /** Lengths at every border of a ring: of a record, of a first record with its net header, of the ring itself. */
 export function borders(ring: number): Shape[] {

@@ -3,6 +3,7 @@
  *
  * What another process or a worker thread has to do, this file does itself when it is started again with a role.
  */
+
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
@@ -27,6 +28,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type Mapping, mapper } from '../../host/core/mapper.js';
 import { type WasmMemory, wasm } from '../../host/core/webassembly.js';
+import { thrownBy } from '../support/outcomes.js';
 import { timebox } from '../support/timebox.js';
 
 const self = fileURLToPath(import.meta.url);
@@ -68,15 +70,6 @@ function timesMapped(path: string): number {
 const openDescriptors = () => readdirSync('/proc/self/fd').length;
 
 type SystemError = Error & { code?: string; errno?: number; syscall?: string };
-
-function thrownBy(body: () => unknown): SystemError {
-  try {
-    body();
-  } catch (error) {
-    return error as SystemError;
-  }
-  return assert.unreachable('did not throw') as never;
-}
 
 function assertUsable(bytes: Uint8Array): void {
   for (const value of [0x5a, 0xa5]) {
@@ -158,7 +151,7 @@ const roles: Record<string, (path: string) => void> = {
   reserve(path) {
     const fd = openSync(path, 'w+');
     mapper().reserve(fd, pageSize);
-    const { code, errno, syscall, message } = thrownBy(() => mapper().reserve(fd, 1 << 20));
+    const { code, errno, syscall, message } = thrownBy<SystemError>(() => mapper().reserve(fd, 1 << 20));
     console.log(JSON.stringify({ code, errno, syscall, message }));
   },
 
@@ -169,13 +162,13 @@ const roles: Record<string, (path: string) => void> = {
     const descriptors = openDescriptors();
 
     process.env['ISTHMUS_TEST_MREMAP'] = 'before unmapping';
-    let error = thrownBy(() => mapFile(memory, path));
+    let error = thrownBy<SystemError>(() => mapFile(memory, path));
     assert.is(error.code, 'ENOMEM');
     assert.is(error.syscall, 'mremap');
     assert.ok(bytes.every((byte) => byte === 1));
 
     process.env['ISTHMUS_TEST_MREMAP'] = 'after unmapping';
-    error = thrownBy(() => mapFile(memory, path));
+    error = thrownBy<SystemError>(() => mapFile(memory, path));
     assert.is(error.code, 'ENOMEM');
     assert.ok(bytes.every((byte) => byte === 0));
     assertUsable(bytes);
@@ -186,7 +179,7 @@ const roles: Record<string, (path: string) => void> = {
     const mapping = mapFile(memory, path);
     bytes.fill(2);
     process.env['ISTHMUS_TEST_MREMAP'] = 'before unmapping';
-    error = thrownBy(() => mapping.detach());
+    error = thrownBy<SystemError>(() => mapping.detach());
     assert.is(error.code, 'ENOMEM');
     assert.ok(mapping.attached);
     assert.is(bytes[0], 2);
@@ -357,7 +350,7 @@ test(
       [RangeError, /reach past the end of the file/, [buffer, 0, pageSize, fd, 2 ** 53 - pageSize]],
     ];
     for (const [type, message, values] of cases) {
-      const error = thrownBy(() => map(...values));
+      const error = thrownBy<SystemError>(() => map(...values));
       assert.instance(error, type, `${message} ${error.message}`);
       assert.match(error.message, message);
       assert.is(error.code, type === TypeError ? 'ERR_INVALID_ARG_TYPE' : 'ERR_OUT_OF_RANGE');
@@ -376,19 +369,19 @@ test(
     const bytes = windowOf(memory).fill(8);
     const descriptors = openDescriptors();
 
-    const readOnly = thrownBy(() => mapFile(memory, path, 'r'));
+    const readOnly = thrownBy<SystemError>(() => mapFile(memory, path, 'r'));
     assert.is(readOnly.code, 'EACCES');
     assert.is(readOnly.errno, 13);
     assert.is(readOnly.syscall, 'mmap');
     assert.is(readOnly.message, `mmap of ${SIZE} bytes at file offset 0: Permission denied (EACCES)`);
 
-    const closed = thrownBy(() => mapper().map(memory.buffer, BOTTOM, SIZE, 999_999, 0));
+    const closed = thrownBy<SystemError>(() => mapper().map(memory.buffer, BOTTOM, SIZE, 999_999, 0));
     assert.is(closed.code, 'EBADF');
     assert.is(closed.errno, 9);
     assert.is(closed.syscall, 'fcntl');
     assert.match(closed.message, '999999');
 
-    const noPages = thrownBy(() => mapFile(memory, folder, 'r', { readOnly: true }));
+    const noPages = thrownBy<SystemError>(() => mapFile(memory, folder, 'r', { readOnly: true }));
     assert.is(noPages.code, 'ENODEV');
     assert.match(noPages.message, 'read-only');
 
@@ -410,7 +403,7 @@ test(
         return false;
       },
     };
-    const error = thrownBy(() => mapFile(memory, path, 'r+', options));
+    const error = thrownBy<SystemError>(() => mapFile(memory, path, 'r+', options));
     assert.match(error.message, 'does not lie within the buffer of 0 bytes');
     assertUsable(windowOf(memory));
   }),
@@ -424,7 +417,7 @@ test(
     const descriptors = openDescriptors();
     const mapping = mapFile(memory, path);
     memory.grow(0);
-    assert.is(thrownBy(() => mapping.detach()).code, 'ERR_INVALID_STATE');
+    assert.is(thrownBy<SystemError>(() => mapping.detach()).code, 'ERR_INVALID_STATE');
     assert.not(mapping.attached);
     assert.is(openDescriptors(), descriptors);
     mapping.detach();
@@ -575,8 +568,8 @@ test(
     const descriptors = openDescriptors();
     for (let i = 0; i < 300; i++) {
       mapFile(memory, path).detach();
-      thrownBy(() => mapFile(memory, path, 'r'));
-      thrownBy(() => mapper().map(memory.buffer, BOTTOM, SIZE, 999_999, 0));
+      thrownBy<SystemError>(() => mapFile(memory, path, 'r'));
+      thrownBy<SystemError>(() => mapper().map(memory.buffer, BOTTOM, SIZE, 999_999, 0));
     }
     assert.is(openDescriptors(), descriptors);
     assert.is(timesMapped(path), 0);
@@ -669,24 +662,28 @@ test(
     const mapping = mapFile(newMemory(), path);
     for (const byte of [-1, 0.5, 2 ** 53])
       assert.instance(
-        thrownBy(() => mapping.lock(byte)),
+        thrownBy<SystemError>(() => mapping.lock(byte)),
         RangeError,
       );
     assert.instance(
-      thrownBy(() => mapping.locked('0' as any)),
+      thrownBy<SystemError>(() => mapping.locked('0' as any)),
       TypeError,
     );
     mapping.detach();
     for (const method of ['lock', 'unlock', 'locked'] as const) {
-      const error = thrownBy(() => mapping[method](0));
+      const error = thrownBy<SystemError>(() => mapping[method](0));
       assert.is(error.code, 'EBADF');
       assert.is(error.syscall, 'fcntl');
     }
     const fd = openSync(path, 'r');
-    assert.is(thrownBy(() => mapper().lock(fd, 0)).code, 'EBADF', 'a write lock needs a descriptor that writes');
+    assert.is(
+      thrownBy<SystemError>(() => mapper().lock(fd, 0)).code,
+      'EBADF',
+      'a write lock needs a descriptor that writes',
+    );
     assert.not(mapper().locked(fd, 0), 'asking does not');
     closeSync(fd);
-    assert.is(thrownBy(() => mapper().locked(999_999, 0)).code, 'EBADF');
+    assert.is(thrownBy<SystemError>(() => mapper().locked(999_999, 0)).code, 'EBADF');
   }),
 );
 
@@ -702,11 +699,11 @@ test(
     assert.ok(fstatSync(fd).blocks * 512 >= SIZE);
     assert.is(fstatSync(fd).size, SIZE);
     assert.instance(
-      thrownBy(() => mapper().reserve(fd, 0)),
+      thrownBy<SystemError>(() => mapper().reserve(fd, 0)),
       RangeError,
     );
     closeSync(fd);
-    const error = thrownBy(() => mapper().reserve(999_999, SIZE));
+    const error = thrownBy<SystemError>(() => mapper().reserve(999_999, SIZE));
     assert.is(error.code, 'EBADF');
     assert.is(error.syscall, 'posix_fallocate');
   }),
