@@ -17,6 +17,7 @@ import { type Run, SharedMemory, takeRun } from './memory.js';
 import { NO_BYTES } from './message.js';
 import type { PendingSend } from './outbound.js';
 import { References } from './references.js';
+import { decodeToken, encodeToken, high, low } from './token.js';
 
 type Reject = (error: unknown) => void;
 
@@ -92,16 +93,6 @@ export interface RmaToken {
 const READ = 1;
 const WRITE = 2;
 
-//   ╒══════════ token, little-endian ══════════╕
-//   │  0 u8[4] "RMA1"                          │
-//   │  4 u32 rights                            │
-//   │  8 u64 token       │ 16 u64 length       │
-//   │ 24 u8[16] UUID of the region, or zeros   │
-//   │ 40 u32 frame       │ 44 u32 place        │
-//   │ 48 u32 offset      │ 52 u32 reserved     │
-//   ╘══════════════════════════════════════════╛
-const TOKEN_MAGIC = 'RMA1';
-const TOKEN_SIZE = 56;
 /** What one RMA_READ asks for at most, in bytes, and how many are under way at once. */
 const PIECE = 4 << 20;
 const PIECES = 8;
@@ -751,61 +742,10 @@ function putWord(bytes: Uint8Array, at: number, word: number): void {
   bytes[at + 3] = word >>> 24;
 }
 
-const low = (word: bigint) => Number(BigInt.asUintN(32, word));
-const high = (word: bigint) => Number(BigInt.asUintN(32, word >> 32n));
-
 function denied(why: string): IsthmusError {
   return new IsthmusError('ERR_ISTHMUS_RMA_DENIED', `the memory of the peer was not to be had: ${why}`);
 }
 
 function protocol(what: string): IsthmusError {
   return new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', what);
-}
-
-interface TokenFields {
-  readonly base: bigint;
-  readonly length: number;
-  readonly rights: number;
-  readonly uuid: Buffer;
-  readonly frame: number;
-  readonly place: number;
-  readonly offset: number;
-}
-
-function encodeToken(fields: {
-  base: bigint;
-  length: number;
-  rights: number;
-  grant: Grant | undefined;
-  uuid: Buffer | undefined;
-}): Uint8Array {
-  const bytes = Buffer.alloc(TOKEN_SIZE);
-  bytes.write(TOKEN_MAGIC, 0, 'latin1');
-  bytes.writeUInt32LE(fields.rights, 4);
-  bytes.writeBigUInt64LE(fields.base, 8);
-  bytes.writeBigUInt64LE(BigInt(fields.length), 16);
-  const { grant, uuid } = fields;
-  if (grant && uuid) {
-    uuid.copy(bytes, 24);
-    bytes.writeUInt32LE(grant.frame, 40);
-    bytes.writeUInt32LE(grant.place, 44);
-  }
-  return new Uint8Array(bytes);
-}
-
-function decodeToken(token: Uint8Array): TokenFields {
-  const bytes = Buffer.from(token);
-  const length = bytes.length === TOKEN_SIZE ? bytes.readBigUInt64LE(16) : -1n;
-  if (length < 0n || length > BigInt(Number.MAX_SAFE_INTEGER) || bytes.toString('latin1', 0, 4) !== TOKEN_MAGIC) {
-    throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'these bytes are no token');
-  }
-  return {
-    base: bytes.readBigUInt64LE(8),
-    length: Number(length),
-    rights: bytes.readUInt32LE(4),
-    uuid: bytes.subarray(24, 40),
-    frame: bytes.readUInt32LE(40),
-    place: bytes.readUInt32LE(44),
-    offset: bytes.readUInt32LE(48),
-  };
 }
