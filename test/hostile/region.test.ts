@@ -8,7 +8,7 @@
  * ISTHMUS_HOSTILE_MUTATIONS: stores against the core; against runtimes it is a hundredth of that. ISTHMUS_TEST_SEED: what
  * is written follows from it, but not when.
  */
-import { setImmediate as turn } from 'node:timers/promises';
+import { setTimeout as pause, setImmediate as turn } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/connection.js';
@@ -530,8 +530,11 @@ const uses: Record<string, (connection: Connection, runtime: Runtime) => unknown
 async function use(connection: Connection, runtime: Runtime, random: (n: number) => number): Promise<void> {
   const names = Object.keys(uses);
   const some = Array.from({ length: 2 + random(3) }, () => names[random(names.length)] as string);
-  await Promise.all(some.map((name) => tried(name, () => uses[name]?.(connection, runtime))));
+  const all = Promise.all(some.map((name) => tried(name, () => uses[name]?.(connection, runtime))));
+  // A message of which a part is in the ring is not given up by its signal: it ends with the connection.
+  await Promise.race([all, pause(4 * PATIENCE)]);
   await tried('close', () => connection.close({ timeout: PATIENCE }));
+  await all;
   const { reason, error } = await bounded('closed', connection.closed);
   if (reason === 'error') assert.match(error?.code ?? '', /^ERR_ISTHMUS_/);
 }
