@@ -95,7 +95,7 @@ export class Carrier {
 
   /** Our last access to a run that was taken over. */
   letGo(frame: number, length: number): void {
-    if (this.link.region?.usable) this.call.letGoRun(frame, length);
+    if (this.link.region?.attached) this.call.letGoRun(frame, length);
   }
 
   /** Step over the record that was peeked. */

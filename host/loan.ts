@@ -103,7 +103,7 @@ export class Loan implements Disposable {
     this.spend();
     const place = this.#place;
     this.#place = undefined;
-    if (place?.region.usable) giveBack(place.region, place.run.frame, this.length);
+    if (place?.region.attached) giveBack(place.region, place.run.frame, this.length);
   }
 
   [Symbol.dispose](): void {
@@ -138,7 +138,7 @@ export class Loans {
   /** @returns undefined: the region has no such room now */
   try(length: number): Loan | undefined {
     const { region } = this.#owner;
-    if (!region?.usable || length === 0 || length > capacityOf(region)) {
+    if (!region?.attached || length === 0 || length > region.capacity) {
       return this.#lend(new Loan(this, length, undefined));
     }
     let run = takeRun(region, length);
@@ -188,12 +188,4 @@ export class Loans {
     }
     return kept;
   }
-}
-
-/** Bytes of the largest run that a region could ever give, if nobody used it. */
-function capacityOf(region: Region): number {
-  const { call, layout } = region.core;
-  const extent = call.extentFrames() * layout.FRAME;
-  const frames = call.regionFrames.value * layout.FRAME;
-  return frames - (frames % extent) - call.tableBytes() - layout.FRAME;
 }

@@ -123,13 +123,13 @@ function bytesOf({ region, run, length }: Sent): Uint8Array {
 
 function isOffered({ region, run }: Sent): boolean {
   const { call, layout } = region.core;
-  return region.usable && call.halfKind(run.frame, layout.HALF_CONSUMER) === layout.KIND_OFFERED;
+  return region.attached && call.halfKind(run.frame, layout.HALF_CONSUMER) === layout.KIND_OFFERED;
 }
 
 /** Whether the peer has taken it, and given it back. */
 function isOver({ region, run }: Sent): boolean {
   const { call, layout } = region.core;
-  return !region.usable || call.halfKind(run.frame, layout.HALF_CONSUMER) === 0;
+  return !region.attached || call.halfKind(run.frame, layout.HALF_CONSUMER) === 0;
 }
 
 /**
@@ -137,5 +137,5 @@ function isOver({ region, run }: Sent): boolean {
  * @returns whether nobody has taken it over, and nobody will
  */
 function retire({ region, run, length }: Sent): boolean {
-  return !region.usable || giveBack(region, run.frame, length);
+  return !region.attached || giveBack(region, run.frame, length);
 }

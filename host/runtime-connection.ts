@@ -324,7 +324,7 @@ export class RuntimeConnection
     this.#checkLoan(loan, xheader);
     const { region } = this;
     const { place } = loan;
-    if (place && place.region === region && region.usable) {
+    if (place && place.region === region && region.attached) {
       loan.spend();
       return this.#offering(signal, (taken, failed) =>
         this.#memory().pass(region, place.run, loan.length, xheader, taken, failed),
@@ -359,7 +359,7 @@ export class RuntimeConnection
     this.#checkLoan(loan, xheader);
     const { region } = this;
     const { place } = loan;
-    if (place && place.region === region && region.usable) {
+    if (place && place.region === region && region.attached) {
       if (this.#out.waiting > 0) this.#out.pump();
       if (this.#out.waiting > 0) return false;
       loan.spend();

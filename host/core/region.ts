@@ -50,6 +50,7 @@ export class Region {
   readonly #reaps = new Set<NodeJS.Timeout>();
   readonly #watched = new Set<Watched>();
   #detached = false;
+  #capacity = 0;
   #doorbells: Doorbells | undefined;
   /** Called once when our slot was taken away by somebody who declared us dead. */
   onFenced: ((error: IsthmusError) => void) | undefined;
@@ -145,6 +146,22 @@ export class Region {
   /** Whether connections may be made through it: attached, and our slot is still ours. */
   get usable(): boolean {
     return !this.#detached && this.core.call.holdsSlot() !== 0;
+  }
+
+  /** Whether it is still mapped: asks nothing of the core, unlike {@link usable}. */
+  get attached(): boolean {
+    return !this.#detached;
+  }
+
+  /** Bytes of the longest message that could lie in a run of its, if nobody else used the region. */
+  get capacity(): number {
+    if (this.#capacity === 0) {
+      const { call, layout } = this.core;
+      const extent = call.extentFrames() * layout.FRAME;
+      const bytes = call.regionFrames.value * layout.FRAME;
+      this.#capacity = bytes - (bytes % extent) - call.tableBytes() - layout.FRAME;
+    }
+    return this.#capacity;
   }
 
   /** A peer's socket broke: look for its death now and a few times soon. */
