@@ -90,7 +90,7 @@ export class Progress {
     if (!table) {
       table = [];
       this.#byCore.set(pollable.core, table);
-      if (pollable.core.sleeper) pollable.core.sleeper.rung = () => this.#waiter.wake();
+      if (pollable.core.sleeper) pollable.core.sleeper.rung = () => this.#waiter.rung();
     }
     table[pollable.index] = pollable;
     pollable.core.call.heat(pollable.index);

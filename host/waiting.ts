@@ -13,6 +13,8 @@ import { mapper, mapperMissing, type Watch } from './core/mapper.js';
 export interface Waiter {
   /** Something is expected, or has come: look soon, and often for a while. */
   wake(): void;
+  /** There is something, says the event loop: look at once. */
+  rung(): void;
   stop(): void;
 }
 
@@ -134,6 +136,13 @@ export class LoopWaiter implements Waiter {
     if (this.#waiting) this.#alarm?.clear();
     this.#waiting = false;
     this.#immediate = setImmediate(this.#turn);
+  }
+
+  rung(): void {
+    this.#last = performance.now();
+    if (this.#immediate || this.#stopped) return;
+    if (this.#waiting) this.#alarm?.clear();
+    this.#turn();
   }
 
   stop(): void {
