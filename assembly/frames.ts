@@ -286,8 +286,8 @@ export function giveBack(frame: u32, count: u32, which: u32): bool {
   return putBack(frame, count, which, false);
 }
 
-/** As giveBack(), of a run that is likely to be taken again soon: some extents stay ours until trim(). */
-export function lay(frame: u32, count: u32, which: u32): bool {
+/** As giveBack(), of a run that is likely to be taken again soon: its extents stay ours, as spare ones, until trim(). */
+export function giveBackSpare(frame: u32, count: u32, which: u32): bool {
   return putBack(frame, count, which, true);
 }
 
@@ -464,7 +464,7 @@ export function extentGeneration(extent: u32): u32 {
   return extent < extentCount ? <u32>(atomic.load<u64>(extentWord(extent)) >> 32) : 0;
 }
 
-/** Whether the tag of a taken extent is as takeExtents() writes it, whoever it names. */
+/** Whether the tag of a taken extent is as claimExtents() writes it, whoever it names. */
 export function extentPlain(extent: u32): bool {
   if (extent >= extentCount) return false;
   const tag = atomic.load<u64>(extentWord(extent));

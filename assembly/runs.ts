@@ -6,7 +6,7 @@
  */
 
 import * as connection from './connection';
-import { addressOf, adopt, lay, letGo, offered, take } from './frames';
+import { addressOf, adopt, giveBackSpare, letGo, offered, take } from './frames';
 import { claim } from './framing';
 import {
   BROKEN,
@@ -158,7 +158,7 @@ export function announce(index: u32, frame: u32, place: u32, length: u32, low: u
 
 /** Our last access to a run of our own, for `bytes` bytes, is over. @returns whether nobody had adopted it */
 export function giveBackRun(frame: u32, bytes: u32): bool {
-  return lay(frame, framesOf(bytes), HALF_PRODUCER);
+  return giveBackSpare(frame, framesOf(bytes), HALF_PRODUCER);
 }
 
 /** Our last access to an adopted run for `bytes` bytes is over. */
