@@ -49,6 +49,7 @@ import {
   STATE_OPENING,
   TX_CLAIMED,
   TX_KIND,
+  TX_PIECE,
   TX_REST,
 } from './layout';
 import * as peers from './peers';
@@ -78,13 +79,16 @@ export function claim(index: u32, type: u32, xlength: u32, dlength: u32): u32 {
   if (state <= STATE_OPENING || state == STATE_CLOSING || state >= STATE_CLOSED) return BROKEN;
   if (load<u64>(c, TX_REST) != 0) return BROKEN;
   const body = <u64>xlength + <u64>dlength;
-  const most = ring.recordMax(c) - NET_HEADER;
-  const here = body <= <u64>most ? <u32>body : most;
+  const most = ring.recordMax(c);
+  const piece = ring.pieceOf(c, body, most);
+  const first = min<u32>(piece, most - NET_HEADER);
+  const here = body <= <u64>first ? <u32>body : first;
   const offset = ring.claim(c, NET_HEADER + here, RECORD_FIRST);
   if (offset == NOTHING) return NOTHING;
   if (offset == BROKEN) return broken(c);
   store<u64>(offset, netHeader(type, xlength, dlength));
   store<u64>(c, body - here, TX_REST);
+  store<u32>(c, piece, TX_PIECE);
   store<u32>(RESULT_LENGTH, here);
   return offset + NET_HEADER;
 }
@@ -96,7 +100,7 @@ export function claimMore(index: u32): u32 {
   const rest = load<u64>(c, TX_REST);
   // No message is under way: a record without a byte would break the rules.
   if (rest == 0) return BROKEN;
-  const most = ring.recordMax(c);
+  const most = load<u32>(c, TX_PIECE);
   const here = rest <= <u64>most ? <u32>rest : most;
   const offset = ring.claim(c, here, RECORD_MORE);
   if (offset == NOTHING) return NOTHING;

@@ -205,6 +205,16 @@ export function unread(index: u32): u32 {
   return positions;
 }
 
+/** Whether the peer is waiting, at this moment, for what it will copy out. */
+export function awaited(index: u32): bool {
+  return ring.awaited(connections.at(index));
+}
+
+/** Say to the peer whether we copy out what we read, or look at it where it lies. */
+export function copies(index: u32, on: bool): void {
+  ring.copies(connections.at(index), on);
+}
+
 /** As claimMore(), looking up to `rounds` times for room: for a peer that is taking fragments out at this moment. */
 export function claimMoreSpin(index: u32, rounds: u32): u32 {
   const c = connections.at(index);

@@ -195,6 +195,7 @@ export const HALVES: u32 = 16;
 //   │  256 u32 head          │ consumer: all before it may be reused │
 //   ├────────────────────────┼───────────────────────────────────────┤
 //   │  384 u32 armed         │ consumer: set my ready bit            │
+//   │  388 u32 copies        │ consumer: I copy out, pieces will do  │
 //   ├────────────────────────┼───────────────────────────────────────┤
 //   │ 4096 records           │                                       │
 //   ╘════════════════════════╧═══════════════════════════════════════╛
@@ -207,6 +208,7 @@ export const RING_START: u32 = 16;
 export const RING_TAIL: u32 = 128;
 export const RING_HEAD: u32 = 256;
 export const RING_ARMED: u32 = 384;
+export const RING_COPIES: u32 = 388;
 export const RING_DATA: u32 = FRAME;
 export const RING_MIN: u32 = 4096;
 export const RING_MAX: u32 = 0x4000000;
@@ -305,6 +307,7 @@ export const REQUEST_SIZE: u32 = 28;
 //   │ 172 u32 frame of the transmit ring, the peer's              │
 //   │ 176 u32 slot of its owner          │ 180 u32 generation     │
 //   │ 184 u32 positions that the last refused claim needed        │
+//   │ 188 u32 most bytes in a record of the current message       │
 //   ╘═════════════════════════════════════════════════════════════╛
 export const CONNECTIONS: u32 = 4096;
 export const CONNECTION_SIZE: u32 = 256;
@@ -346,12 +349,19 @@ export const TX_FRAME: u32 = 172;
 export const TX_OWNER: u32 = 176;
 export const TX_OWNER_GENERATION: u32 = 180;
 export const TX_NEED: u32 = 184;
+export const TX_PIECE: u32 = 188;
 /** Fewer positions than this are published with the next look at an empty ring, not at once: capacity >> this. */
 export const PUBLISH_SHIFT: u32 = 3;
 /** A record is at most capacity >> this and some, so that a fragment and its padding always fit into an empty ring. */
 export const RECORD_SHIFT: u32 = 2;
 /** What it may be longer: headers and a short xheader, so that data of a power of two goes in one piece. */
 export const RECORD_EXTRA: u32 = 64;
+/**
+ * A message for a consumer that copies out and waits for it goes in records of an eighth (body >> this), so that one is
+ * copied out while the next is written; none is smaller than PIECE_MIN, and twice that goes in one record.
+ */
+export const PIECE_SHIFT: u32 = 3;
+export const PIECE_MIN: u32 = 8192;
 
 export const STATE_FREE: u32 = 0;
 export const STATE_OPENING: u32 = 1;

@@ -13,6 +13,8 @@ import {
   FAILURE_HEAD,
   FAILURE_RECORD,
   NOTHING,
+  PIECE_MIN,
+  PIECE_SHIFT,
   PUBLISH_SHIFT,
   RECORD_EXTRA,
   RECORD_HEADER,
@@ -20,6 +22,7 @@ import {
   RECORD_SHIFT,
   RING_ARMED,
   RING_CAPACITY,
+  RING_COPIES,
   RING_DATA,
   RING_HEAD,
   RING_NONCE,
@@ -80,6 +83,7 @@ export function create(ring: usize, capacity: u32, readyIndex: u32, start: u32):
   store<u32>(ring, start, RING_TAIL);
   store<u32>(ring, start, RING_HEAD);
   store<u32>(ring, 0, RING_ARMED);
+  store<u32>(ring, 0, RING_COPIES);
   atomic.store<u64>(ring + RING_DATA + (start & (capacity - 1)), 0);
 }
 
@@ -178,6 +182,28 @@ export function hasRoom(c: usize): bool {
   const tail = load<u32>(c, TX_TAIL);
   if (!refreshHead(c, tail)) return true;
   return tail + load<u32>(c, TX_NEED) - load<u32>(c, TX_HEAD) <= load<u32>(c, TX_MASK) + 1;
+}
+
+/**
+ * Whether the consumer is at this moment waiting for what it will copy out: it says that it copies, it is not armed, and it
+ * has taken everything. A hint: whatever it says, and whatever it does then, only the time that a message takes depends on it.
+ */
+export function awaited(c: usize): bool {
+  const ring = load<u32>(c, TX_RING);
+  if (ring == 0 || atomic.load<u32>(ring + RING_COPIES) == 0 || atomic.load<u32>(ring + RING_ARMED) != 0) return false;
+  const tail = load<u32>(c, TX_TAIL);
+  // A head that cannot be is found by the claim.
+  return atomic.load<u32>(ring + RING_HEAD) == tail;
+}
+
+/** Most bytes of a body that go into one record, of `most` that may. */
+// @ts-ignore: decorator
+@inline
+export function pieceOf(c: usize, body: u64, most: u32): u32 {
+  if (body <= 2 * PIECE_MIN || !awaited(c)) return most;
+  // Whole lines, so that each piece begins where a copy is fast.
+  const piece = <u64>max<u64>(body >> PIECE_SHIFT, PIECE_MIN) & ~63;
+  return piece < <u64>most ? <u32>piece : most;
 }
 
 /** Positions not yet consumed, as far as the consumer published; BROKEN if its head cannot be. */
@@ -281,6 +307,12 @@ export function arm(c: usize): bool {
   }
   store<u32>(c, 1, RX_ARMED);
   return true;
+}
+
+/** Say whether we copy out what we read. */
+export function copies(c: usize, on: bool): void {
+  const ring = load<u32>(c, RX_RING);
+  if (ring != 0) atomic.store<u32>(ring + RING_COPIES, on ? 1 : 0);
 }
 
 /** wake.pml: disarm. */

@@ -58,6 +58,11 @@ export class Carrier {
     return this.words[(this.call.entry(this.index) + C_FAILURE) >> 2] as number;
   }
 
+  /** Whether the peer waits, at this moment, for what it will copy out. */
+  get awaited(): boolean {
+    return this.polled && this.call.awaited(this.index) === 1;
+  }
+
   /** Publish what was claimed. */
   commit(): void {
     if (this.call.commit(this.index) === this.#asleep) this.link.ring?.();

@@ -143,6 +143,8 @@ export class Inbound {
   /** No message will come: EOF was received, or the link has ended and its ring is empty. */
   #ended = false;
   #polling = false;
+  /** The application copies out what it reads: the peer has been told. */
+  #copies = false;
   /** A handler has a record that still lies in the ring. */
   #lent = false;
   /** Rounds that the next call of `receive` may look: fewer after each that was in vain. */
@@ -162,6 +164,14 @@ export class Inbound {
     this.#borrowing = new Borrowing(carrier);
     this.#ended = false;
     this.#draining = false;
+    if (this.#copies) this.#copyingOut(true);
+  }
+
+  /** The peer may send in pieces what is copied out anyway; what is looked at where it lies must be in one. */
+  #copyingOut(copies: boolean): void {
+    this.#copies = copies;
+    const on = this.#on;
+    if (on?.polled) on.call.copies(on.index, copies ? 1 : 0);
   }
 
   /** Take everything out of the ring; a message that has begun will come again from its beginning. (suspend.pml: PARTIAL_KEPT) */
@@ -225,7 +235,8 @@ export class Inbound {
   // ─── for the application ───────────────────────────────────────────────────────────────────────────────────────────
 
   async receive(signal: AbortSignal | undefined): Promise<Message | undefined> {
-    const unread = this.#shift() ?? (this.#awaited ? undefined : (this.#pull(0) ?? this.#takeSoon()));
+    if (!this.#copies) this.#copyingOut(true);
+    const unread = this.#shift() ?? (this.#awaited ? undefined : (this.#pull(this.#patience) ?? this.#takeSoon()));
     if (unread) {
       // First of all the bytes: while the event loop turns, the region may go.
       const message = unread instanceof Message ? unread : await this.#fetch(unread);
@@ -250,10 +261,16 @@ export class Inbound {
       return undefined;
     }
     this.#rounds = RECEIVE_ROUNDS;
-    return this.#pull(0);
+    return this.#pull(this.#patience);
+  }
+
+  /** Rounds to look for the rest of a message: its sender is likely to be writing it. */
+  get #patience(): number {
+    return this.#owner.spins ? FRAGMENT_ROUNDS : 0;
   }
 
   async borrow(signal: AbortSignal | undefined): Promise<BorrowedMessage | undefined> {
+    if (this.#copies) this.#copyingOut(false);
     if (this.#unread.length === 0 && !this.#awaited) {
       const message = this.#borrowNext();
       if (message) return message;
@@ -305,6 +322,7 @@ export class Inbound {
   }
 
   tryReceiveInto(target: Uint8Array, info?: ReceiveInfo): number {
+    if (!this.#copies) this.#copyingOut(true);
     const on = this.#on;
     if (on && this.#unread.length === 0 && this.#partial === undefined && !this.#awaited && !this.#lent) {
       this.#owner.polls();
@@ -376,6 +394,7 @@ export class Inbound {
 
   poll(handler: (memory: Uint8Array, offset: number, length: number) => void, limit: number): number {
     if (this.#polling) throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'poll() within its own handler');
+    if (this.#copies) this.#copyingOut(false);
     let count = 0;
     this.#polling = true;
     try {

@@ -29,6 +29,8 @@ export interface PendingSend {
 
 /** Rounds inside the core for room for the rest of a message: some 50 µs. */
 const FRAGMENT_ROUNDS = 20_000;
+/** As many large messages at most are sent another way after one that the peer did not take out at once. */
+const MOST_DETOURS = 1024;
 
 export class Outbound {
   readonly #owner: OutboundOwner;
@@ -36,6 +38,9 @@ export class Outbound {
   #on: Carrier | undefined;
   /** Behind it nothing goes over this link. */
   #last: PendingSend | undefined;
+  /** Large messages that go another way, of how many: the peer looked as if it waited, and did not take one out. */
+  #detours = 0;
+  #detour = 0;
 
   constructor(owner: OutboundOwner) {
     this.#owner = owner;
@@ -99,12 +104,24 @@ export class Outbound {
   }
 
   /**
+   * Whether a large message goes through the ring whatever its size: the peer is waiting to copy it out, and takes one piece
+   * while we write the next. Not right behind one of which that was not true.
+   */
+  flows(): boolean {
+    if (this.#queue.length !== 0 || !this.#on?.awaited) return false;
+    if (this.#detour === 0) return true;
+    this.#detour--;
+    return false;
+  }
+
+  /**
    * Put a message into the ring, as far as there is room.
+   * @param flows the peer is taking it out at this moment: some microseconds of patience where there is none
    * @returns bytes of its body that are in; -1: none, because others wait, or the ring is full, or there is no link
    */
-  begin(type: number, xheader: Uint8Array, data: Uint8Array): number {
+  begin(type: number, xheader: Uint8Array, data: Uint8Array, flows = false): number {
     if (this.#queue.length !== 0 || !this.#on) return -1;
-    const sent = this.#begin(type, xheader, data, 0);
+    const sent = this.#begin(type, xheader, data, flows ? FRAGMENT_ROUNDS : 0);
     if (sent >= 0) this.#on.committed();
     return sent;
   }
@@ -300,14 +317,24 @@ export class Outbound {
     while (sent < total) {
       on.committed();
       const offset = on.call.claimMoreSpin(on.index, on.polled ? rounds : 0);
-      if (offset === NOTHING || (offset === BROKEN && on.cutOff)) break;
+      if (offset === NOTHING || (offset === BROKEN && on.cutOff)) {
+        if (rounds > 0) this.#inVain();
+        return sent;
+      }
       if (offset === BROKEN) throw this.#owner.broken();
       const here = on.words[on.length] as number;
       copyBody(on.bytes, xheader, data, sent, here, offset);
       on.commit();
       sent += here;
     }
+    if (rounds > 0) this.#detours = 0;
     return sent;
+  }
+
+  /** The peer does not take out what it seemed to wait for: it is busy, or runs on this very thread. */
+  #inVain(): void {
+    this.#detours = Math.min(Math.max(1, this.#detours * 2), MOST_DETOURS);
+    this.#detour = this.#detours;
   }
 }
 

@@ -21,6 +21,8 @@ import { ConnectionStream, type StreamOptions } from './stream.js';
 import { Suspension, type SuspensionOwner } from './suspension.js';
 
 const MAX_XHEADER = 65_535;
+/** Bytes from which on it is worth asking whether the peer waits for a message. */
+const LARGE = 16_384;
 const encoder = new TextEncoder();
 
 function bytesOf(data: Sendable): Uint8Array {
@@ -279,8 +281,9 @@ export class RuntimeConnection
     if (data instanceof Loan) return this.#pass(data, xheader, signal);
     const bytes = bytesOf(data);
     this.#checkSend(bytes.length, xheader);
-    if (bytes.length >= this.#rendezvous) return this.#announce(xheader, bytes, signal);
-    const sent = this.#out.begin(0, xheader, bytes);
+    const flows = bytes.length > LARGE && this.#out.flows();
+    if (bytes.length >= this.#rendezvous && !flows) return this.#announce(xheader, bytes, signal);
+    const sent = this.#out.begin(0, xheader, bytes, flows);
     if (sent < bytes.length + xheader.length) return this.#out.wait(0, xheader, bytes, sent, signal);
   }
 
@@ -349,7 +352,7 @@ export class RuntimeConnection
     if (data instanceof Loan) return this.#tryPass(data, xheader);
     const bytes = data instanceof Uint8Array ? data : bytesOf(data);
     this.#checkSend(bytes.length, xheader);
-    if (bytes.length >= this.#rendezvous && this.#out.waiting === 0) {
+    if (bytes.length >= this.#rendezvous && this.#out.waiting === 0 && !this.#out.flows()) {
       if (this.#memory().offer(xheader, bytes, false)) return true;
     }
     return this.#out.trySend(0, xheader, bytes);

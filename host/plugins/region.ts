@@ -22,8 +22,10 @@ import { Guard } from './guard.js';
 import type { Attempt, AttemptChannel, Link, LinkEnd, LinkOwner, Plugin, Proposal } from './plugin.js';
 
 const STEP_LENGTH = 48;
-/** Default capacity of a ring in bytes, if the region is large enough for many. */
-const RING_SIZE = 262144;
+/** Capacities of rings in bytes, unless they are wanted otherwise, and the part of the free memory that one takes. */
+const LEAST_RING = 16_384;
+const MOST_RING = 1 << 20;
+const RING_SHARE = 48;
 
 interface Step {
   readonly uuid: Buffer;
@@ -58,9 +60,14 @@ function decodeStep(bytes: Uint8Array): Step {
   };
 }
 
-/** The capacity for a region: a 64th of it, at most 256 KiB, so that dozens of connections fit. */
-export function ringSizeFor(region: Region, wanted: number | undefined): number {
-  return wanted ?? Math.min(RING_SIZE, region.backing.size / 64);
+/**
+ * The capacity of a ring unless it is wanted otherwise: a part of what is free in the region, as a power of two. So the
+ * first connections have rings in which large messages stream (docs/performance.md), and there is room for many more.
+ */
+export function ringSizeFor({ core }: Region, wanted: number | undefined): number {
+  if (wanted !== undefined) return wanted;
+  const share = (core.freeFrames() * core.layout.FRAME) / RING_SHARE;
+  return 2 ** Math.floor(Math.log2(Math.min(Math.max(share, LEAST_RING), MOST_RING)));
 }
 
 class RegionLink implements Link {

@@ -542,6 +542,41 @@ async function main(seed: number): Promise<void> {
     }),
   );
 
+  test(
+    'a large message for one who seemed to wait and does not take it: it comes whole, the next ones go by the region',
+    timebox(20, async () => {
+      const { near, far, a } = await inProcess(newRegion(32 * MIB));
+      const target = new Uint8Array(2 * MIB);
+      const free = () => a.regions().reduce((sum, region) => sum + region.freeFrames, 0);
+      const take = async (fill: number) => {
+        let length = -1;
+        for (let turns = 0; length < 0; turns++) {
+          assert.ok(turns < 10_000, 'it does not come');
+          length = far.tryReceiveInto(target);
+          if (length < 0) await a.turn();
+        }
+        assert.is(length, target.length);
+        assert.ok(target.every((byte) => byte === fill));
+      };
+      // Both ends are on this thread: while one sends, the other cannot take anything out.
+      assert.is(far.tryReceiveInto(target), -1);
+      const bytes = new Uint8Array(target.length).fill(1);
+      let before = free();
+      assert.ok(near.trySend(bytes));
+      bytes.fill(9); // It is ours again.
+      assert.is(free(), before, 'through the ring');
+      assert.is(near.stats().pendingSends, 1, 'as far as there was room');
+      await take(1);
+      assert.is(far.tryReceiveInto(target), -1);
+      before = free();
+      assert.ok(near.trySend(bytes));
+      assert.ok(free() < before, 'through a run');
+      assert.is(near.stats().pendingSends, 0);
+      await take(9);
+      near.destroy();
+    }),
+  );
+
   test.run();
 }
 

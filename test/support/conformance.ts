@@ -372,6 +372,20 @@ export function conformance(subject: Subject, register: Register): void {
     await exchange(pair, here, shapes.slice(0, 1), 'into');
   });
 
+  test('large messages to who receives them now in one way, now in another', async ({ far }, here) => {
+    // Who copies out gets pieces while he waits, who looks in place whole records; and nobody tells the sender when.
+    const random = seeded(seed);
+    const hows: How[] = ['into', 'poll', 'receive', 'borrow', 'into', 'receive', 'poll', 'into'];
+    for (const [round, how] of hows.entries()) {
+      const lengths = [16_384, 16_385, 65_536, 300_000, (1 << 20) - 1, (1 << 20) + 9].map((most) => most - random(9));
+      const shapes = lengths.map((length): Shape => [Math.ceil(length / scale), random(3) * 11]);
+      const way = round % 2 === 0 ? 'try' : 'await';
+      const salt = seed + round;
+      await Promise.all([here.send(salt, shapes, way), far('expect', salt, shapes, how)]);
+      await Promise.all([far('send', salt, shapes, way), here.expect(salt, shapes, how)]);
+    }
+  });
+
   test('xheaders up to 65,535 bytes', async (pair, here) => {
     const lengths = [0, 1, 12, ring / 4 - 16, ring / 4 - 15, 65_535];
     const shapes = lengths.flatMap((xlength): Shape[] => [

@@ -34,7 +34,16 @@ export interface Forged {
 export const NONCE = [11, 12] as const;
 
 const SLOT_WORDS = ['SLOT_SLEEPING', 'SLOT_SUMMARY', 'SLOT_HEARTBEAT', 'SLOT_INSTANCE', 'SLOT_DEV', 'SLOT_INO'];
-const RING_WORDS = ['RING_NONCE', 'RING_CAPACITY', 'RING_READY', 'RING_START', 'RING_TAIL', 'RING_HEAD', 'RING_ARMED'];
+const RING_WORDS = [
+  'RING_NONCE',
+  'RING_CAPACITY',
+  'RING_READY',
+  'RING_START',
+  'RING_TAIL',
+  'RING_HEAD',
+  'RING_ARMED',
+  'RING_COPIES',
+];
 const slotWords = SLOT_WORDS.map(constant);
 const ringWords = RING_WORDS.map(constant);
 const MASK = 0xffffffffffffffffn;

@@ -199,6 +199,111 @@ test(
   }),
 );
 
+const { PIECE_MIN, PIECE_SHIFT } = L;
+
+/** Lengths of the records of a message that nobody takes out. */
+function recordsOf(pair: Pair, body: number): number[] {
+  const lengths: number[] = [];
+  const sender = new Sender(core, pair.a, pattern(body, 3), 0, 0);
+  assert.ok(sender.go());
+  for (;;) {
+    const record = peek(core, pair.b);
+    if (typeof record === 'string') return lengths;
+    lengths.push(record.length);
+    call.release(pair.b);
+  }
+}
+
+test(
+  'who copies out, has taken everything and is awake gets pieces; all others records as long as they may be',
+  timebox(10, () => {
+    withPair(1 << 20, 0, (pair) => {
+      const whole = (body: number, why: string) => {
+        assert.equal(recordsOf(pair, body), [body], why);
+        peek(core, pair.b); // Its head is published at a look that finds nothing.
+      };
+      assert.is(call.awaited(pair.a), 0);
+      whole(200_000, 'nothing was said');
+      call.copies(pair.b, 1);
+      assert.is(call.awaited(pair.a), 1);
+      whole(2 * PIECE_MIN, 'too short');
+      for (const body of [2 * PIECE_MIN + 1, 65_536, 200_000]) {
+        const piece = Math.max(body >> PIECE_SHIFT, PIECE_MIN) & ~63;
+        const expected = Array.from({ length: Math.ceil(body / piece) }, (_, i) => Math.min(piece, body - i * piece));
+        assert.equal(recordsOf(pair, body), expected, `${body} bytes`);
+        peek(core, pair.b);
+      }
+      // Far more than the ring: no record is longer than may be.
+      const first = call.claim(pair.a, 0, 0, 64 << 20);
+      assert.ok(first > 0);
+      assert.is(core.result(L.RESULT_LENGTH), pair.recordMax - L.NET_HEADER);
+    });
+    withPair(1 << 20, 0, (pair) => {
+      call.copies(pair.b, 1);
+      assert.ok(pair.send(pattern(100, 1)));
+      assert.is(call.awaited(pair.a), 0, 'one is unread');
+      call.claim(pair.a, 0, 0, 200_000);
+      assert.is(core.result(L.RESULT_LENGTH), 200_000);
+    });
+    withPair(1 << 20, 0, (pair) => {
+      call.copies(pair.b, 1);
+      assert.is(call.arm(pair.b), 1);
+      assert.is(call.awaited(pair.a), 0, 'it sleeps');
+      call.disarm(pair.b);
+      assert.is(call.awaited(pair.a), 1);
+      call.copies(pair.b, 0);
+      assert.is(call.awaited(pair.a), 0, 'it looks in place');
+      // Not words of ours: any value is one of the two.
+      for (const value of [2, 0x8000_0000, 0xffff_ffff]) {
+        core.setU32(pair.ring + L.RING_COPIES, value);
+        assert.is(call.awaited(pair.a), 1);
+      }
+      core.setU32(pair.ring + L.RING_HEAD, 4);
+      assert.is(call.awaited(pair.a), 0, 'a head that cannot be');
+    });
+  }),
+);
+
+test(
+  'property: a consumer that changes its mind at any time gets every byte',
+  timebox(20, () => {
+    const property = fc.property(
+      fc.array(fc.integer({ min: 0, max: 200_000 }), { minLength: 1, maxLength: 8 }),
+      fc.array(fc.integer({ min: 0, max: 4 }), { minLength: 1, maxLength: 50 }),
+      (lengths, turns) =>
+        withPair(65_536, 0, (pair) => {
+          const receiver = new Receiver(core, pair.b);
+          let sending = 0;
+          let received = 0;
+          let sender: Sender | undefined;
+          for (let turn = 0; received < lengths.length; turn++) {
+            assert.ok(turn < 20_000, 'does not move');
+            const what = turns[turn % turns.length]!;
+            if (what < 2) call.copies(pair.b, what);
+            if (what === 2) core.setU32(pair.ring + L.RING_COPIES, Math.imul(turn, 0x9e3779b1) >>> 0);
+            if (what === 3 || turn % 13 === 0) {
+              if (!sender && sending < lengths.length) {
+                sender = new Sender(core, pair.a, pattern(lengths[sending]!, sending), 0, 0);
+              }
+              if (sender?.go()) {
+                sending++;
+                sender = undefined;
+              }
+            }
+            if (what === 4 || turn % 7 === 0) {
+              const found = receiver.next();
+              if (!found) continue;
+              assertBytes(found.body, pattern(lengths[received]!, received));
+              received++;
+            }
+          }
+          assert.is(receiver.broken, false);
+        }),
+    );
+    fc.assert(property, { seed: seed | 0, numRuns: 40 });
+  }),
+);
+
 // ── Rules ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const { RECORD_FIRST, RECORD_MORE } = L;

@@ -76,7 +76,7 @@ test(
     ]);
     check(0, L.RING_DATA, [
       ['RING_NONCE', 8],
-      ...words('RING_CAPACITY', 'RING_READY', 'RING_START', 'RING_TAIL', 'RING_HEAD', 'RING_ARMED'),
+      ...words('RING_CAPACITY', 'RING_READY', 'RING_START', 'RING_TAIL', 'RING_HEAD', 'RING_ARMED', 'RING_COPIES'),
     ]);
     check(0, L.CONNECTION_SIZE, [
       ...words('C_STATE', 'C_FAILURE', 'C_IGNORED', 'C_HOT'),
@@ -94,7 +94,7 @@ test(
       ['COUNT_RECEIVED', 8],
       ['COUNT_RECEIVED_BYTES', 8],
       ['COUNT_FULL', 8],
-      ...words('RX_FRAME', 'TX_FRAME', 'TX_OWNER', 'TX_OWNER_GENERATION', 'TX_NEED'),
+      ...words('RX_FRAME', 'TX_FRAME', 'TX_OWNER', 'TX_OWNER_GENERATION', 'TX_NEED', 'TX_PIECE'),
     ]);
   }),
 );
