@@ -74,6 +74,15 @@ const roles: Record<string, () => Promise<void>> = {
       if (where === 'anywhere') hostile.region(rings);
       else hostile.ring(rings[random(rings.length)]!);
     };
+    /** A message in a run of its own, of which the stores may hit everything. */
+    const lend = (connection: RuntimeConnection) => {
+      try {
+        const loan = connection.tryLoan(random(20_000));
+        if (loan && !connection.trySend(loan)) loan.release();
+      } catch {
+        // It has ended.
+      }
+    };
     const map = (path: string, size: number, seed: number) => {
       core = new TestCore(size);
       mapInto(core, path);
@@ -129,6 +138,7 @@ const roles: Record<string, () => Promise<void>> = {
           }
           const one = open[random(open.length)]!;
           if (random(3) === 0) await one.send(pattern(random(3000), done)).catch(() => {});
+          else if (random(3) === 0) lend(one);
           if (one.carrier) {
             const rings = ringsOf(one);
             for (let i = 1 + random(where === 'own' ? 4 : 200); i > 0; i--, done++) store(where, rings);
@@ -500,6 +510,15 @@ const uses: Record<string, (connection: Connection, runtime: Runtime) => unknown
       if (i % 10 === 0) await turn();
     }
   },
+  lend: async (connection) => {
+    for (let i = 0; i < 10; i++) {
+      const loan = await connection.loan(1 + i * 3000, { signal: patience() });
+      loan.data.fill(i);
+      if (i % 3 === 0) await connection.send(loan, { signal: patience() });
+      else if (i % 3 === 1 && connection.trySend(loan)) continue;
+      else loan.release();
+    }
+  },
   flush: (connection) => connection.flush({ signal: patience() }),
   'read and write its memory': async (connection, runtime) => {
     const memory = runtime.allocate(10_000);
@@ -588,7 +607,13 @@ function againstRuntimes(seed: number): void {
               connections++;
               await use(connection, runtime, random);
             };
-            await Promise.all(Array.from({ length: SIDE_BY_SIDE }, () => tried('connect', one, 4 * LIMIT)));
+            const all = Promise.all(Array.from({ length: SIDE_BY_SIDE }, () => tried('connect', one, 4 * LIMIT)));
+            if (random(4) === 0) {
+              await pause(random(2 * PATIENCE));
+              await tried('suspend', () => runtime.suspend({ timeout: 10 * PATIENCE }));
+              await tried('resume', () => runtime.resume());
+            }
+            await all;
           } while (!over && connections < 1_000_000);
           stored += await stores;
           for (const connection of good) await talk(connection);
