@@ -85,6 +85,8 @@ const RECEIVE_ROUNDS = 2000;
 const SOON = 0.1;
 /** Bytes that an unread message is counted with beside its own: an empty one occupies memory too. */
 const OVERHEAD = 64;
+/** Calls of another kind than before until the peer is told. */
+const CHANGES = 8;
 
 function costOf(unread: Unread): number {
   return (unread instanceof Message ? unread.data.length : 0) + unread.xheader.length + OVERHEAD;
@@ -145,6 +147,8 @@ export class Inbound {
   #polling = false;
   /** The application copies out what it reads: the peer has been told. */
   #copies = false;
+  /** Calls since then that say otherwise. */
+  #otherwise = 0;
   /** A handler has a record that still lies in the ring. */
   #lent = false;
   /** Rounds that the next call of `receive` may look: fewer after each that was in vain. */
@@ -164,11 +168,19 @@ export class Inbound {
     this.#borrowing = new Borrowing(carrier);
     this.#ended = false;
     this.#draining = false;
-    if (this.#copies) this.#copyingOut(true);
+    if (this.#copies) this.#tell(true);
   }
 
-  /** The peer may send in pieces what is copied out anyway; what is looked at where it lies must be in one. */
-  #copyingOut(copies: boolean): void {
+  /**
+   * The peer may send in pieces what is copied out anyway; what is looked at where it lies must be in one. Not told at each
+   * change: his next look at the word costs him as much as a message.
+   */
+  #otherThanTold(copies: boolean): void {
+    if (++this.#otherwise >= CHANGES) this.#tell(copies);
+  }
+
+  #tell(copies: boolean): void {
+    this.#otherwise = 0;
     this.#copies = copies;
     const on = this.#on;
     if (on?.polled) on.call.copies(on.index, copies ? 1 : 0);
@@ -235,7 +247,7 @@ export class Inbound {
   // ─── for the application ───────────────────────────────────────────────────────────────────────────────────────────
 
   async receive(signal: AbortSignal | undefined): Promise<Message | undefined> {
-    if (!this.#copies) this.#copyingOut(true);
+    if (!this.#copies) this.#otherThanTold(true);
     const unread = this.#shift() ?? (this.#awaited ? undefined : (this.#pull(this.#patience) ?? this.#takeSoon()));
     if (unread) {
       // First of all the bytes: while the event loop turns, the region may go.
@@ -270,7 +282,7 @@ export class Inbound {
   }
 
   async borrow(signal: AbortSignal | undefined): Promise<BorrowedMessage | undefined> {
-    if (this.#copies) this.#copyingOut(false);
+    if (this.#copies) this.#otherThanTold(false);
     if (this.#unread.length === 0 && !this.#awaited) {
       const message = this.#borrowNext();
       if (message) return message;
@@ -322,7 +334,7 @@ export class Inbound {
   }
 
   tryReceiveInto(target: Uint8Array, info?: ReceiveInfo): number {
-    if (!this.#copies) this.#copyingOut(true);
+    if (!this.#copies) this.#otherThanTold(true);
     const on = this.#on;
     if (on && this.#unread.length === 0 && this.#partial === undefined && !this.#awaited && !this.#lent) {
       this.#owner.polls();
@@ -394,7 +406,7 @@ export class Inbound {
 
   poll(handler: (memory: Uint8Array, offset: number, length: number) => void, limit: number): number {
     if (this.#polling) throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'poll() within its own handler');
-    if (this.#copies) this.#copyingOut(false);
+    if (this.#copies) this.#otherThanTold(false);
     let count = 0;
     this.#polling = true;
     try {

@@ -1,8 +1,10 @@
 /** All that is compared. The order is that of the tables. */
+import { copies } from './copies.js';
 import { ipc } from './ipc.js';
 import { isthmus } from './isthmus.js';
 import { mpi } from './mpi.js';
 import { tcp, unix } from './sockets.js';
+import { stream } from './stream.js';
 import type { Transport } from './transport.js';
 import { ucx } from './ucx.js';
 import { worker } from './worker.js';
@@ -27,8 +29,10 @@ export function transports(baseline?: string): readonly Transport[] {
     isthmus('receive', 'Isthmus, trySend, await receive()', { form: 'receive' }),
     isthmus('await', 'Isthmus, await send() and receive()', { form: 'await' }),
     isthmus('await-spin', 'the same, PSP_WAIT=spin', { form: 'await', wait: 'spin' }),
+    stream,
     isthmus('await-tcp', 'Isthmus over its plugin tcp, await', { form: 'await', plugin: 'tcp' }),
     ...before,
+    copies,
     ucx,
     mpi,
     unix,

@@ -5,6 +5,11 @@ const MOST = 1024;
 const BYTES = 1 << 18;
 const LEAST = 8;
 
+/** Messages of a block. */
+export function blockOf(size: number): number {
+  return Math.max(LEAST, Math.min(MOST, Math.floor(BYTES / size)));
+}
+
 /**
  * How long messages of a stream take, block by block: the median of blocks says what goes through while both ends have
  * their processors; a mean would say how often the system gave them to somebody else.
@@ -19,7 +24,7 @@ export class Pace {
 
   constructor(size: number) {
     this.#size = size;
-    this.#block = Math.max(LEAST, Math.min(MOST, Math.floor(BYTES / size)));
+    this.#block = blockOf(size);
   }
 
   /** So many messages more have gone by. The first call starts the clock. */
