@@ -224,7 +224,7 @@ export const SETTINGS = {
     'regions',
     'PSP_RING_SIZE',
     0,
-    'by the size of the region',
+    'a 48th of what is free in the region, as a power of two from 16 KiB to 1 MiB',
     'capacity of the ring that a connection reads from',
   ),
   tcpRingSize: ringSize(
@@ -303,7 +303,12 @@ export const SETTINGS = {
     unit: 'bytes',
   }),
   rendezvous: rendezvous('PSP_RENDEZVOUS', NEVER, 'size from which a message over tcp goes by rendezvous'),
-  rendezvousShm: rendezvous('PSP_RENDEZVOUS_SHM', 1 << 20, 'the same for shm', 'rendezvous'),
+  rendezvousShm: rendezvous(
+    'PSP_RENDEZVOUS_SHM',
+    1 << 20,
+    'the same for shm; a message for a peer who is waiting to copy it out goes through the ring all the same',
+    'rendezvous',
+  ),
   rendezvousIvshmem: rendezvous('PSP_RENDEZVOUS_IVSHMEM', 1 << 20, 'the same for ivshmem', 'rendezvous'),
   suspendResume: flag(
     'migration',

@@ -352,7 +352,8 @@ export class RuntimeConnection
     if (data instanceof Loan) return this.#tryPass(data, xheader);
     const bytes = data instanceof Uint8Array ? data : bytesOf(data);
     this.#checkSend(bytes.length, xheader);
-    if (bytes.length >= this.#rendezvous && this.#out.waiting === 0 && !this.#out.flows()) {
+    if (bytes.length >= this.#rendezvous && this.#out.waiting === 0) {
+      if (bytes.length > LARGE && this.#out.flows()) return this.#out.trySend(0, xheader, bytes);
       if (this.#memory().offer(xheader, bytes, false)) return true;
     }
     return this.#out.trySend(0, xheader, bytes);

@@ -28,6 +28,8 @@ export type Rest = () => 'busy' | 'quiet' | 'asleep';
 const SPIN_ROUNDS = 2000;
 /** How long to go on spinning after the last activity, in milliseconds. */
 const HOT = 2;
+/** An event loop that comes back later than this has other things to do than to wait with us, in milliseconds. */
+const ALONE = 0.005;
 /** Pauses of a timer, and until how long after the last activity each applies, in milliseconds. */
 const PAUSES = [
   { pause: 0.05, until: 5 },
@@ -111,6 +113,8 @@ export class LoopWaiter implements Waiter {
   readonly #rest: Rest;
   readonly #hot: number;
   #last = 0;
+  /** When the last turn was over. */
+  #over = 0;
   #immediate: NodeJS.Immediate | undefined;
   #alarm: Alarm | undefined;
   #waiting = false;
@@ -119,9 +123,12 @@ export class LoopWaiter implements Waiter {
     this.#immediate = undefined;
     this.#waiting = false;
     if (this.#stopped) return;
-    const hot = performance.now() - this.#last < this.#hot;
-    if (this.#look(hot ? SPIN_ROUNDS : 0)) this.#last = performance.now();
+    const now = performance.now();
+    // What others wait for is not to wait for us.
+    const spin = now - this.#last < this.#hot && now - this.#over < ALONE;
+    if (this.#look(spin ? SPIN_ROUNDS : 0)) this.#last = performance.now();
     this.#schedule();
+    this.#over = performance.now();
   };
 
   constructor(wait: Wait, look: Look, rest: Rest) {

@@ -261,6 +261,10 @@ test(
       core.setU32(pair.ring + L.RING_HEAD, 4);
       assert.is(call.awaited(pair.a), 0, 'a head that cannot be');
     });
+    const lonely = call.open() - 1;
+    assert.is(call.awaited(lonely), 0, 'without a ring nobody waits');
+    call.copies(lonely, 1);
+    call.free(lonely);
   }),
 );
 
