@@ -94,8 +94,29 @@ test(
     spin.wake();
     await pause(50);
     assert.is(spin.seen.rests, 0);
-    assert.is(spin.seen.spins, spin.seen.looks);
+    assert.ok(spin.seen.spins > 0);
     spin.stop();
+  }),
+);
+
+test(
+  'an event loop with other things to do is looked in at, and not kept',
+  timebox(20, async () => {
+    for (const wait of ['adaptive', 'spin'] as const) {
+      const { seen, wake, stop } = waiter(wait, 'asleep');
+      let immediate: NodeJS.Immediate;
+      const work = () => {
+        for (const end = performance.now() + 0.1; performance.now() < end; );
+        immediate = setImmediate(work);
+      };
+      immediate = setImmediate(work);
+      wake();
+      await pause(50);
+      assert.ok(seen.looks > 1);
+      assert.is(seen.spins, 0, wait);
+      clearImmediate(immediate);
+      stop();
+    }
   }),
 );
 
