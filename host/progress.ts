@@ -70,6 +70,7 @@ export class Progress {
   /** Whether one who finds nothing may look on for some microseconds before he waits. */
   readonly spins: boolean;
   readonly #turns = new Turns();
+  #stopped = false;
 
   /** @param make in place of the waiter for `wait` */
   constructor(wait: Wait, make = (look: Look, rest: Rest): Waiter => new LoopWaiter(wait, look, rest)) {
@@ -90,7 +91,9 @@ export class Progress {
     if (!table) {
       table = [];
       this.#byCore.set(pollable.core, table);
-      if (pollable.core.sleeper) pollable.core.sleeper.rung = () => this.#waiter.rung();
+      const { core } = pollable;
+      const known = table;
+      if (core.sleeper) core.sleeper.rung = () => this.#rung(core, known);
     }
     table[pollable.index] = pollable;
     pollable.core.call.heat(pollable.index);
@@ -157,6 +160,18 @@ export class Progress {
     }
   }
 
+  /**
+   * A peer has rung. What he brought comes first: the process has slept, nothing of it is in a cache, and each step that can
+   * wait costs the message some microseconds.
+   */
+  #rung(core: Core, table: readonly (Pollable | undefined)[]): void {
+    if (this.#stopped) return;
+    const found = core.call.poll(0) - 1;
+    const pollable = found < 0 ? undefined : table[found];
+    if (pollable && (this.#direct.size === 0 || !this.#direct.has(pollable))) pollable.progress();
+    this.#waiter.rung();
+  }
+
   /** One bounded pass over everything that has something. True: there was something. */
   look(rounds: number): boolean {
     let active = false;
@@ -192,6 +207,7 @@ export class Progress {
   }
 
   stop(): void {
+    this.#stopped = true;
     this.#waiter.stop();
     clearInterval(this.#reclaim);
     this.#byCore.clear();

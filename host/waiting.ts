@@ -13,7 +13,7 @@ import { mapper, mapperMissing, type Watch } from './core/mapper.js';
 export interface Waiter {
   /** Something is expected, or has come: look soon, and often for a while. */
   wake(): void;
-  /** There is something, says the event loop: look at once. */
+  /** Somebody has rung, and what he brought has been looked at: look again, but let the application have it first. */
   rung(): void;
   stop(): void;
 }
@@ -78,9 +78,7 @@ class FineAlarm implements Alarm {
   constructor(called: () => void) {
     const native = mapper();
     this.#fd = native.createTimer();
-    this.#watch = native.watch(this.#fd, () => {
-      if (native.quiet(this.#fd)) called();
-    });
+    this.#watch = native.watchCounter(this.#fd, called);
   }
 
   set(milliseconds: number): void {
@@ -119,8 +117,10 @@ export class LoopWaiter implements Waiter {
   #alarm: Alarm | undefined;
   #waiting = false;
   #stopped = false;
+  #rang = false;
   readonly #turn = () => {
     this.#immediate = undefined;
+    if (this.#rang) this.#awake();
     this.#waiting = false;
     if (this.#stopped) return;
     const now = performance.now();
@@ -146,10 +146,14 @@ export class LoopWaiter implements Waiter {
   }
 
   rung(): void {
+    this.#rang = true;
+    if (!this.#stopped) this.#immediate ??= setImmediate(this.#turn);
+  }
+
+  #awake(): void {
+    this.#rang = false;
     this.#last = performance.now();
-    if (this.#immediate || this.#stopped) return;
     if (this.#waiting) this.#alarm?.clear();
-    this.#turn();
   }
 
   stop(): void {
@@ -168,7 +172,11 @@ export class LoopWaiter implements Waiter {
       return;
     }
     const { pause } = PAUSES.find(({ until }) => quiet < until) ?? PAUSES[PAUSES.length - 1]!;
-    this.#alarm ??= newAlarm(this.#turn);
+    this.#alarm ??= newAlarm(() => {
+      // Who was rung has left it set.
+      clearImmediate(this.#immediate);
+      this.#turn();
+    });
     this.#alarm.set(rest === 'asleep' ? NET : pause);
     this.#waiting = true;
   }

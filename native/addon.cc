@@ -36,6 +36,11 @@ Napi::Value WatchDescriptor(const Napi::CallbackInfo& info) {
   return instance->watch.New({info[0], info[1]});
 }
 
+Napi::Value WatchCounter(const Napi::CallbackInfo& info) {
+  const Instance* instance = info.Env().GetInstanceData<Instance>();
+  return instance->watch.New({info[0], info[1], Napi::Boolean::New(info.Env(), true)});
+}
+
 void Reserve(const Napi::CallbackInfo& info) {
   const int fd = Descriptor(info[0], "fd");
   const uint64_t length = Integer(info[1], "length");
@@ -73,9 +78,9 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("setSocketBuffers", Napi::Function::New<SetSocketBuffers>(env, "setSocketBuffers"));
   exports.Set("socketBuffers", Napi::Function::New<SocketBuffers>(env, "socketBuffers"));
   exports.Set("watch", Napi::Function::New<WatchDescriptor>(env, "watch"));
+  exports.Set("watchCounter", Napi::Function::New<WatchCounter>(env, "watchCounter"));
   exports.Set("createDoorbell", Napi::Function::New<CreateDoorbell>(env, "createDoorbell"));
   exports.Set("ring", Napi::Function::New<Ring>(env, "ring"));
-  exports.Set("quiet", Napi::Function::New<Quiet>(env, "quiet"));
   exports.Set("createTimer", Napi::Function::New<CreateTimer>(env, "createTimer"));
   exports.Set("setTimer", Napi::Function::New<SetTimer>(env, "setTimer"));
   exports.Set("listenAbstract", Napi::Function::New<ListenAbstract>(env, "listenAbstract"));

@@ -73,14 +73,6 @@ void Ring(const Napi::CallbackInfo& info) {
   if (written < 0 && errno != EAGAIN) throw Failed(info.Env(), "write", "ringing" + Of(fd));
 }
 
-Napi::Value Quiet(const Napi::CallbackInfo& info) {
-  const int fd = Descriptor(info[0], "fd");
-  uint64_t count = 0;
-  const ssize_t got = read(fd, &count, sizeof count);
-  if (got < 0 && errno != EAGAIN && errno != EINTR) throw Failed(info.Env(), "read", "read" + Of(fd));
-  return Napi::Boolean::New(info.Env(), got > 0);
-}
-
 Napi::Value CreateTimer(const Napi::CallbackInfo& info) {
   const int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
   if (fd < 0) throw Failed(info.Env(), "timerfd_create", "timerfd_create");

@@ -16,9 +16,6 @@ Napi::Value CreateDoorbell(const Napi::CallbackInfo& info);
 // ring(fd): add one. True: done, or its counter is full, which wakes as well.
 void Ring(const Napi::CallbackInfo& info);
 
-// quiet(fd): read the counter of an eventfd or a timer away. @returns whether it was not 0
-Napi::Value Quiet(const Napi::CallbackInfo& info);
-
 // createTimer(): a timerfd of the monotonic clock. setTimer(fd, microseconds): once, so long from now; 0: not at all.
 Napi::Value CreateTimer(const Napi::CallbackInfo& info);
 void SetTimer(const Napi::CallbackInfo& info);

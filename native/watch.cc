@@ -1,6 +1,9 @@
 #include "watch.h"
 
+#include <unistd.h>
+
 #include <cerrno>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -9,8 +12,20 @@
 
 namespace isthmus {
 
+namespace {
+
+// The counter of an eventfd or a timer. @returns whether it was not 0
+bool ReadAway(int fd) {
+  uint64_t count = 0;
+  return read(fd, &count, sizeof count) > 0;
+}
+
+}  // namespace
+
 struct Watch::Handle {
   uv_poll_t poll;
+  // Of a counter; else -1.
+  int counter = -1;
   napi_env env;
   // Its JavaScript object, as long as that refers to it: whichever of the two goes first tells the other.
   Watch* owner;
@@ -28,6 +43,8 @@ struct Watch::Handle {
 void Watch::Handle::OnReadable(uv_poll_t* poll, int, int) {
   Handle* self = static_cast<Handle*>(poll->data);
   if (self->closing) return;
+  // Interrupted, or somebody else was faster: if it is not 0 the loop says so again.
+  if (self->counter >= 0 && !ReadAway(self->counter)) return;
   Napi::Env env(self->env);
   Napi::HandleScope scope(env);
   try {
@@ -67,6 +84,7 @@ Watch::Watch(const Napi::CallbackInfo& info) : ObjectWrap(info), handle_(nullptr
 
   auto handle = std::make_unique<Handle>();
   handle->env = env;
+  if (info[2].IsBoolean() && info[2].As<Napi::Boolean>()) handle->counter = fd;
   handle->owner = this;
   handle->poll.data = handle.get();
   const int initialised = uv_poll_init(loop, &handle->poll, fd);

@@ -39,11 +39,7 @@ export class Doorbell {
   private constructor(bell: number, listening: number, rung: () => void) {
     this.#bell = bell;
     this.#listening = listening;
-    const native = mapper();
-    this.#rings = native.watch(bell, () => {
-      native.quiet(bell);
-      rung();
-    });
+    this.#rings = mapper().watchCounter(bell, rung);
     this.#listen();
   }
 

@@ -68,12 +68,12 @@ export interface Mapper {
   socketBuffers(fd: number): { readonly send: number; readonly receive: number };
   /** Call `called` whenever the descriptor has something to read. It stays the caller's. */
   watch(fd: number, called: () => void): Watch;
+  /** The same for an eventfd or a timer, whose counter is read away before each call. */
+  watchCounter(fd: number, called: () => void): Watch;
   /** An eventfd, non-blocking. The descriptor is the caller's, as are all that follow. */
   createDoorbell(): number;
   /** Add one to an eventfd. */
   ring(fd: number): void;
-  /** Read the counter of an eventfd or a timer away. @returns whether it was not 0 */
-  quiet(fd: number): boolean;
   /** A timer of the monotonic clock, to be watched. */
   createTimer(): number;
   /** Once, so many microseconds from now; 0: not at all. */
