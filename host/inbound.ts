@@ -1,6 +1,6 @@
 /** The receiving half of a connection: out of the ring, to whoever waits, or into the queue of unread messages. */
 import { Borrowing } from './borrowing.js';
-import { type Carrier, CopyOut, copyOut } from './carrier.js';
+import { type Carrier, CopyOut, copyOf, copyOut } from './carrier.js';
 import type { Connection, ReceiveInfo } from './connection.js';
 import { BROKEN, NOTHING } from './core/core.js';
 import { IsthmusError } from './errors.js';
@@ -783,12 +783,13 @@ export class Inbound {
       on.release();
       return undefined;
     }
-    const xheader = () => (xlength === 0 ? NO_BYTES : bytes.slice(offset, at));
     if (!this.#awaited) {
-      const message = new Message(bytes.slice(at, at + dlength), xheader());
+      const xheader = xlength === 0 ? NO_BYTES : bytes.slice(offset, at);
+      const message = new Message(copyOf(bytes, at, dlength), xheader);
       on.release();
       return message;
     }
+    const xheader = () => (xlength === 0 ? NO_BYTES : bytes.slice(offset, at));
     const { connection } = this.#owner;
     const receiver = this.#matching.take(this.#receivers, connection, xheader, dlength);
     if (this.#on !== on) {
@@ -801,7 +802,7 @@ export class Inbound {
       return undefined;
     }
     if (!receiver) {
-      const message = new Message(bytes.slice(at, at + dlength), xheader());
+      const message = new Message(copyOf(bytes, at, dlength), xheader());
       on.release();
       return message;
     }
@@ -811,7 +812,7 @@ export class Inbound {
       data = receiver.target.subarray(0, kept);
       copyOut(bytes, at, kept, data);
     } else {
-      data = bytes.slice(at, at + kept);
+      data = copyOf(bytes, at, kept);
     }
     const message = new Message(data, xheader());
     on.release();
