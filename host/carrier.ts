@@ -63,6 +63,11 @@ export class Carrier {
     return this.polled && this.call.awaited(this.index) === 1;
   }
 
+  /** Bytes of the ring that we write to. */
+  get capacity(): number {
+    return (this.words[(this.call.entry(this.index) + this.core.layout.TX_MASK) >> 2] as number) + 1;
+  }
+
   /** Publish what was claimed. */
   commit(): void {
     if (this.call.commit(this.index) === this.#asleep) this.link.ring?.();

@@ -36,7 +36,7 @@ export interface InboundOwner {
   /** Whether one who finds nothing may look on for some microseconds before he waits. */
   readonly spins: boolean;
   /** What an answer that is there at once has to wait for, so that the event loop has its turn; undefined: nothing. */
-  due(): Promise<void> | undefined;
+  due(cost: number): Promise<void> | undefined;
   /** The application found nothing: a moment to send what waits. */
   pump(): void;
   /** Somebody waits, or there is room again. */
@@ -77,6 +77,10 @@ type Unread = Message | Announced;
 const FIRST_CHUNK = 1 << 20;
 /** Rounds inside the core for the rest of a message whose first fragments are here: some 50 µs. */
 const FRAGMENT_ROUNDS = 20_000;
+/** Those behind a message that came whole: twice as many each time, and half as many behind one that did not. */
+const LEAST_ROUNDS = 1250;
+/** For so long one call may look for the rests of messages, in milliseconds. */
+const PATIENCE = 1;
 /** Records that one look takes: a peer may write as fast as we read, and the event loop wants its turn. */
 const MOST_RECORDS = 1024;
 /** Rounds inside the core before a call of `receive` waits, if the last ones did not look in vain: some 5 µs. */
@@ -147,12 +151,14 @@ export class Inbound {
   #polling = false;
   /** The application copies out what it reads: the peer has been told. */
   #copies = false;
-  /** Calls since then that say otherwise. */
+  /** Calls, one behind the other, that say otherwise. */
   #otherwise = 0;
   /** A handler has a record that still lies in the ring. */
   #lent = false;
   /** Rounds that the next call of `receive` may look: fewer after each that was in vain. */
   #rounds = 0;
+  /** Rounds that `receive` may look for the rest of a message, which its sender is likely to be writing. */
+  #patience = 0;
   /** Where the fragments of a message that begins now may be put together, instead of in memory of its own. */
   #intoTarget: Uint8Array | undefined;
   /** Records that may be taken in this look. */
@@ -247,12 +253,13 @@ export class Inbound {
   // ─── for the application ───────────────────────────────────────────────────────────────────────────────────────────
 
   async receive(signal: AbortSignal | undefined): Promise<Message | undefined> {
-    if (!this.#copies) this.#otherThanTold(true);
+    if (this.#copies) this.#otherwise = 0;
+    else this.#otherThanTold(true);
     const unread = this.#shift() ?? (this.#awaited ? undefined : (this.#pull(this.#patience) ?? this.#takeSoon()));
     if (unread) {
       // First of all the bytes: while the event loop turns, the region may go.
       const message = unread instanceof Message ? unread : await this.#fetch(unread);
-      const due = this.#owner.due();
+      const due = this.#owner.due(1 + MOST_RECORDS - this.#left);
       if (due) await due;
       return message;
     }
@@ -276,13 +283,9 @@ export class Inbound {
     return this.#pull(this.#patience);
   }
 
-  /** Rounds to look for the rest of a message: its sender is likely to be writing it. */
-  get #patience(): number {
-    return this.#owner.spins ? FRAGMENT_ROUNDS : 0;
-  }
-
   async borrow(signal: AbortSignal | undefined): Promise<BorrowedMessage | undefined> {
     if (this.#copies) this.#otherThanTold(false);
+    else this.#otherwise = 0;
     if (this.#unread.length === 0 && !this.#awaited) {
       const message = this.#borrowNext();
       if (message) return message;
@@ -334,7 +337,8 @@ export class Inbound {
   }
 
   tryReceiveInto(target: Uint8Array, info?: ReceiveInfo): number {
-    if (!this.#copies) this.#otherThanTold(true);
+    if (this.#copies) this.#otherwise = 0;
+    else this.#otherThanTold(true);
     const on = this.#on;
     if (on && this.#unread.length === 0 && this.#partial === undefined && !this.#awaited && !this.#lent) {
       this.#owner.polls();
@@ -407,6 +411,7 @@ export class Inbound {
   poll(handler: (memory: Uint8Array, offset: number, length: number) => void, limit: number): number {
     if (this.#polling) throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'poll() within its own handler');
     if (this.#copies) this.#otherThanTold(false);
+    else this.#otherwise = 0;
     let count = 0;
     this.#polling = true;
     try {
@@ -705,10 +710,18 @@ export class Inbound {
    */
   #take(rounds: number, pull: boolean): Unread | undefined {
     if (this.#lent) return undefined;
+    let patience = rounds;
+    let until = 0;
     for (let on = this.#on; on && this.#left > 0; on = this.#on) {
-      const offset = this.#partial ? on.call.peekSpin(on.index, rounds + 1) : on.call.peek(on.index);
+      if (this.#partial && patience > 0) {
+        // A peer that writes it byte by byte is not to keep the event loop for all of them.
+        const now = performance.now();
+        if (until === 0) until = now + PATIENCE;
+        else if (now > until) patience = 0;
+      }
+      const offset = this.#partial ? on.call.peekSpin(on.index, patience + 1) : on.call.peek(on.index);
       if (offset === NOTHING) {
-        if (this.#partial) this.#keepPartial(this.#partial);
+        if (this.#partial) this.#interrupted(this.#partial);
         return undefined;
       }
       if (offset === BROKEN) {
@@ -733,8 +746,14 @@ export class Inbound {
       if (unread) return unread;
       if (!pull && !this.#partial && !this.#reads) return undefined;
     }
-    if (this.#partial) this.#keepPartial(this.#partial);
+    if (this.#partial) this.#interrupted(this.#partial);
     return undefined;
+  }
+
+  /** Its rest is not there yet. */
+  #interrupted(partial: Partial): void {
+    this.#patience >>= 1;
+    this.#keepPartial(partial);
   }
 
   /** One record. @returns a message that nobody waits for, if this was its last */
@@ -772,6 +791,7 @@ export class Inbound {
     on.release();
     if ((flags & layout.FLAG_LAST) === 0) return undefined;
     this.#partial = undefined;
+    if (this.#owner.spins) this.#patience = Math.min(Math.max(2 * this.#patience, LEAST_ROUNDS), FRAGMENT_ROUNDS);
     return this.#complete(on, partial);
   }
 

@@ -29,6 +29,10 @@ export interface PendingSend {
 
 /** Rounds inside the core for room for the rest of a message: some 50 µs. */
 const FRAGMENT_ROUNDS = 20_000;
+/** For so long one message may wait for room again and again before the event loop goes on, in milliseconds. */
+const PATIENCE = 1;
+/** Larger messages keep both ends too long for one call. */
+const MOST_FLOWING = 4 << 20;
 /** As many large messages at most are sent another way after one that the peer did not take out at once. */
 const MOST_DETOURS = 1024;
 
@@ -48,6 +52,8 @@ export class Outbound {
 
   attach(carrier: Carrier): void {
     this.#on = carrier;
+    this.#detours = 0;
+    this.#detour = 0;
     // What waits asked for room on the link before: perhaps only a part of it finds some on this one.
     if (this.#queue.length > 0) this.#wantRoom(true);
   }
@@ -104,11 +110,11 @@ export class Outbound {
   }
 
   /**
-   * Whether a large message goes through the ring whatever its size: the peer is waiting to copy it out, and takes one piece
-   * while we write the next. Not right behind one of which that was not true.
+   * Whether a large message goes through the ring, also where it would be announced: the peer is waiting to copy it out, and
+   * takes one piece while we write the next. Not right behind one of which that was not true.
    */
-  flows(): boolean {
-    if (this.#queue.length !== 0 || !this.#on?.awaited) return false;
+  flows(length: number): boolean {
+    if (this.#queue.length !== 0 || length > MOST_FLOWING || !this.#on?.awaited) return false;
     if (this.#detour === 0) return true;
     this.#detour--;
     return false;
@@ -122,6 +128,7 @@ export class Outbound {
   begin(type: number, xheader: Uint8Array, data: Uint8Array, flows = false): number {
     if (this.#queue.length !== 0 || !this.#on) return -1;
     const sent = this.#begin(type, xheader, data, flows ? FRAGMENT_ROUNDS : 0);
+    if (flows) this.#flowed(sent, data.length + xheader.length);
     if (sent >= 0) this.#on.committed();
     return sent;
   }
@@ -187,8 +194,8 @@ export class Outbound {
     });
   }
 
-  /** Send what finds room now. @returns false: not taken, and nothing changed */
-  trySend(type: number, xheader: Uint8Array, data: Uint8Array): boolean {
+  /** Send what finds room now. @param flows as of {@link begin} @returns false: not taken, and nothing changed */
+  trySend(type: number, xheader: Uint8Array, data: Uint8Array, flows = false): boolean {
     if (this.#queue.length !== 0) {
       this.pump();
       if (this.#queue.length !== 0) return false;
@@ -199,6 +206,7 @@ export class Outbound {
       return false;
     }
     const done = this.#begin(type, xheader, data, FRAGMENT_ROUNDS);
+    if (flows) this.#flowed(done, data.length + xheader.length);
     if (done < 0) return false;
     // The caller may reuse its bytes: what found no room yet goes on from a copy.
     if (done < data.length + xheader.length) {
@@ -309,32 +317,37 @@ export class Outbound {
     return here < data.length + xheader.length ? this.#more(xheader, data, here, rounds) : here;
   }
 
-  /** Further fragments, as far as there is room. */
+  /** Further fragments, as far as there is room. @param rounds to look for it, for each of them, and for no more than {@link PATIENCE} in all */
   #more(xheader: Uint8Array, data: Uint8Array, from: number, rounds: number): number {
     const on = this.#on as Carrier;
     const total = data.length + xheader.length;
     let sent = from;
+    let patience = on.polled ? rounds : 0;
+    const until = patience > 0 ? performance.now() + PATIENCE : 0;
     while (sent < total) {
       on.committed();
-      const offset = on.call.claimMoreSpin(on.index, on.polled ? rounds : 0);
-      if (offset === NOTHING || (offset === BROKEN && on.cutOff)) {
-        if (rounds > 0) this.#inVain();
-        return sent;
-      }
+      if (patience > 0 && performance.now() > until) patience = 0;
+      const offset = on.call.claimMoreSpin(on.index, patience);
+      if (offset === NOTHING || (offset === BROKEN && on.cutOff)) break;
       if (offset === BROKEN) throw this.#owner.broken();
       const here = on.words[on.length] as number;
       copyBody(on.bytes, xheader, data, sent, here, offset);
       on.commit();
       sent += here;
     }
-    if (rounds > 0) this.#detours = 0;
     return sent;
   }
 
-  /** The peer does not take out what it seemed to wait for: it is busy, or runs on this very thread. */
-  #inVain(): void {
-    this.#detours = Math.min(Math.max(1, this.#detours * 2), MOST_DETOURS);
-    this.#detour = this.#detours;
+  /** A message for a peer that seemed to wait for it was begun. */
+  #flowed(sent: number, total: number): void {
+    const on = this.#on as Carrier;
+    if (sent < total) {
+      // He did not take it out: he is busy, or runs on this very thread.
+      this.#detours = Math.min(Math.max(1, this.#detours * 2), MOST_DETOURS);
+      this.#detour = this.#detours;
+    } else if (total > on.capacity) {
+      this.#detours = 0;
+    }
   }
 }
 

@@ -41,9 +41,13 @@ class Turns {
   #since = 0;
   #due: Promise<void> | undefined;
 
-  /** @returns what an answer has to wait for; undefined: nothing. Those behind it wait for the same, so that they stay in order. */
-  due(): Promise<void> | undefined {
-    if (this.#due !== undefined || ++this.#calls < CALLS) return this.#due;
+  /**
+   * @param cost of the answer, in calls that cost nothing more than that
+   * @returns what it has to wait for; undefined: nothing. Those behind it wait for the same, so that they stay in order.
+   */
+  due(cost: number): Promise<void> | undefined {
+    this.#calls += cost;
+    if (this.#due !== undefined || this.#calls < CALLS) return this.#due;
     this.#calls = 0;
     const now = performance.now();
     if (now - this.#since < SPELL) return undefined;
@@ -82,8 +86,8 @@ export class Progress {
   }
 
   /** What the answer of a call that is answered at once has to wait for; undefined: nothing. */
-  due(): Promise<void> | undefined {
-    return this.#turns.due();
+  due(cost: number): Promise<void> | undefined {
+    return this.#turns.due(cost);
   }
 
   join(pollable: Pollable): void {

@@ -281,7 +281,7 @@ export class RuntimeConnection
     if (data instanceof Loan) return this.#pass(data, xheader, signal);
     const bytes = bytesOf(data);
     this.#checkSend(bytes.length, xheader);
-    const flows = bytes.length > LARGE && this.#out.flows();
+    const flows = bytes.length > LARGE && this.spins && this.#out.flows(bytes.length);
     if (bytes.length >= this.#rendezvous && !flows) return this.#announce(xheader, bytes, signal);
     const sent = this.#out.begin(0, xheader, bytes, flows);
     if (sent < bytes.length + xheader.length) return this.#out.wait(0, xheader, bytes, sent, signal);
@@ -353,7 +353,9 @@ export class RuntimeConnection
     const bytes = data instanceof Uint8Array ? data : bytesOf(data);
     this.#checkSend(bytes.length, xheader);
     if (bytes.length >= this.#rendezvous && this.#out.waiting === 0) {
-      if (bytes.length > LARGE && this.#out.flows()) return this.#out.trySend(0, xheader, bytes);
+      if (bytes.length > LARGE && this.spins && this.#out.flows(bytes.length)) {
+        return this.#out.trySend(0, xheader, bytes, true);
+      }
       if (this.#memory().offer(xheader, bytes, false)) return true;
     }
     return this.#out.trySend(0, xheader, bytes);
@@ -543,8 +545,8 @@ export class RuntimeConnection
   }
 
   /** @internal */
-  due(): Promise<void> | undefined {
-    return this.#context.progress.due();
+  due(cost: number): Promise<void> | undefined {
+    return this.#context.progress.due(cost);
   }
 
   /** @internal */
@@ -1100,7 +1102,7 @@ export class RuntimeConnection
     return {
       ...this.#counts(),
       ringUsed: on ? Math.max(0, on.call.unread(on.index)) : 0,
-      ringSize: on ? (on.words[(on.call.entry(on.index) + on.core.layout.TX_MASK) >> 2] as number) + 1 : 0,
+      ringSize: on?.capacity ?? 0,
       pendingSends,
       ...unread,
     };
