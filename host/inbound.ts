@@ -343,9 +343,12 @@ export class Inbound {
     if (on && this.#unread.length === 0 && this.#partial === undefined && !this.#awaited && !this.#lent) {
       this.#owner.polls();
       const offset = on.call.peek(on.index);
-      if (offset > 0) {
+      if (offset > 0 && on.words[on.type] === 0) {
         const { words } = on;
-        if (words[on.flags] === on.whole && words[on.type] === 0) {
+        if (words[on.flags] !== on.whole) {
+          const length = this.#receivePieces(on, offset, target, info);
+          if (length !== 0) return length;
+        } else {
           // The common case: the message lies in one piece.
           const dlength = words[on.dlength] as number;
           const xlength = words[on.xlength] as number;
@@ -366,6 +369,48 @@ export class Inbound {
       }
     }
     return this.#receiveIntoSlowly(target, info);
+  }
+
+  /**
+   * A message in pieces, whose sender is likely to be writing it: each is copied out while he writes the next.
+   * @returns its length; -1: it has begun, and the rest is not there; 0: nothing was taken, it is no such message
+   */
+  #receivePieces(on: Carrier, first: number, target: Uint8Array, info: ReceiveInfo | undefined): number {
+    const { words, bytes } = on;
+    const total = words[on.dlength] as number;
+    const most = Math.min(target.length, this.#owner.maxMessageSize);
+    if (words[on.xlength] !== 0 || total > most || this.#discarding) return 0;
+    if (info) info.xheaderLength = 0;
+    let until = 0;
+    for (let offset = first, have = 0, left = MOST_RECORDS; ; left--) {
+      const length = words[on.length] as number;
+      target.set(bytes.subarray(offset, offset + length), have);
+      have += length;
+      on.release();
+      if (have === total) return total;
+      offset = on.call.peek(on.index);
+      if (offset === NOTHING && left > 0) {
+        const now = performance.now();
+        if (until === 0) until = now + PATIENCE;
+        if (now < until) offset = on.call.peekSpin(on.index, FRAGMENT_ROUNDS);
+      }
+      if (offset > 0 && left > 0) continue;
+      const begun: Partial = {
+        type: 0,
+        xheader: NO_BYTES,
+        data: target,
+        length: total,
+        room: total,
+        have,
+        routed: true,
+        receiver: undefined,
+        sink: undefined,
+      };
+      this.#partial = begun;
+      this.#keep(begun);
+      if (offset === BROKEN) this.#owner.broken();
+      return -1;
+    }
   }
 
   /** From the queue, in fragments, or nothing because of an end. */
@@ -713,13 +758,14 @@ export class Inbound {
     let patience = rounds;
     let until = 0;
     for (let on = this.#on; on && this.#left > 0; on = this.#on) {
-      if (this.#partial && patience > 0) {
+      let offset = on.call.peek(on.index);
+      if (offset === NOTHING && this.#partial && patience > 0) {
         // A peer that writes it byte by byte is not to keep the event loop for all of them.
         const now = performance.now();
         if (until === 0) until = now + PATIENCE;
         else if (now > until) patience = 0;
+        offset = on.call.peekSpin(on.index, patience);
       }
-      const offset = this.#partial ? on.call.peekSpin(on.index, patience + 1) : on.call.peek(on.index);
       if (offset === NOTHING) {
         if (this.#partial) this.#interrupted(this.#partial);
         return undefined;
@@ -931,7 +977,10 @@ export class Inbound {
 
   /** A message that began in the caller's buffer goes on in one of our own: the next call may bring another. */
   #keepPartial(partial: Partial): void {
-    if (!this.#intoTarget || partial.data.buffer !== this.#intoTarget.buffer) return;
+    if (this.#intoTarget && partial.data.buffer === this.#intoTarget.buffer) this.#keep(partial);
+  }
+
+  #keep(partial: Partial): void {
     const have = Math.max(0, partial.have - partial.xheader.length);
     const kept = Buffer.allocUnsafeSlow(Math.max(have, Math.min(partial.length, FIRST_CHUNK)));
     kept.set(partial.data.subarray(0, have));

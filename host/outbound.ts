@@ -323,11 +323,16 @@ export class Outbound {
     const total = data.length + xheader.length;
     let sent = from;
     let patience = on.polled ? rounds : 0;
-    const until = patience > 0 ? performance.now() + PATIENCE : 0;
+    let until = 0;
     while (sent < total) {
       on.committed();
-      if (patience > 0 && performance.now() > until) patience = 0;
-      const offset = on.call.claimMoreSpin(on.index, patience);
+      let offset = on.call.claimMore(on.index);
+      if (offset === NOTHING && patience > 0) {
+        const now = performance.now();
+        if (until === 0) until = now + PATIENCE;
+        else if (now > until) patience = 0;
+        offset = on.call.claimMoreSpin(on.index, patience);
+      }
       if (offset === NOTHING || (offset === BROKEN && on.cutOff)) break;
       if (offset === BROKEN) throw this.#owner.broken();
       const here = on.words[on.length] as number;
