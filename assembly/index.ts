@@ -210,9 +210,14 @@ export function awaited(index: u32): bool {
   return ring.awaited(connections.at(index));
 }
 
-/** Say to the peer whether we copy out what we read, or look at it where it lies. */
-export function copies(index: u32, on: bool): void {
-  ring.copies(connections.at(index), on);
+/** Whether the peer wants to see a message with so long a body in one piece, and it would not be so in the ring. */
+export function wantsRun(index: u32, body: u32): bool {
+  return ring.wantsRun(connections.at(index), body);
+}
+
+/** Say to the peer how we take messages: TAKES_…. */
+export function takes(index: u32, how: u32): void {
+  ring.takes(connections.at(index), how);
 }
 
 /** As claimMore(), looking up to `rounds` times for room: for a peer that is taking fragments out at this moment. */

@@ -195,7 +195,7 @@ export const HALVES: u32 = 16;
 //   │  256 u32 head          │ consumer: all before it may be reused │
 //   ├────────────────────────┼───────────────────────────────────────┤
 //   │  384 u32 armed         │ consumer: set my ready bit            │
-//   │  388 u32 copies        │ consumer: I copy out, pieces will do  │
+//   │  388 u32 takes         │ consumer: how, TAKES_…                │
 //   ├────────────────────────┼───────────────────────────────────────┤
 //   │ 4096 records           │                                       │
 //   ╘════════════════════════╧═══════════════════════════════════════╛
@@ -208,7 +208,11 @@ export const RING_START: u32 = 16;
 export const RING_TAIL: u32 = 128;
 export const RING_HEAD: u32 = 256;
 export const RING_ARMED: u32 = 384;
-export const RING_COPIES: u32 = 388;
+export const RING_TAKES: u32 = 388;
+/** Copies out: pieces will do. */
+export const TAKES_COPIES: u32 = 1;
+/** Looks at messages where they lie: they should be in one piece. */
+export const TAKES_IN_PLACE: u32 = 2;
 export const RING_DATA: u32 = FRAME;
 export const RING_MIN: u32 = 4096;
 export const RING_MAX: u32 = 0x4000000;

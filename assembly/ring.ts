@@ -12,6 +12,7 @@ import {
   COUNT_FULL,
   FAILURE_HEAD,
   FAILURE_RECORD,
+  NET_HEADER,
   NOTHING,
   PIECE_MIN,
   PIECE_SHIFT,
@@ -22,7 +23,7 @@ import {
   RECORD_SHIFT,
   RING_ARMED,
   RING_CAPACITY,
-  RING_COPIES,
+  RING_TAKES,
   RING_DATA,
   RING_HEAD,
   RING_NONCE,
@@ -36,6 +37,8 @@ import {
   RX_READ,
   RX_RING,
   RX_SPAN,
+  TAKES_COPIES,
+  TAKES_IN_PLACE,
   TX_CLAIMED,
   TX_HEAD,
   TX_KIND,
@@ -83,7 +86,7 @@ export function create(ring: usize, capacity: u32, readyIndex: u32, start: u32):
   store<u32>(ring, start, RING_TAIL);
   store<u32>(ring, start, RING_HEAD);
   store<u32>(ring, 0, RING_ARMED);
-  store<u32>(ring, 0, RING_COPIES);
+  store<u32>(ring, 0, RING_TAKES);
   atomic.store<u64>(ring + RING_DATA + (start & (capacity - 1)), 0);
 }
 
@@ -190,10 +193,20 @@ export function hasRoom(c: usize): bool {
  */
 export function awaited(c: usize): bool {
   const ring = load<u32>(c, TX_RING);
-  if (ring == 0 || atomic.load<u32>(ring + RING_COPIES) == 0 || atomic.load<u32>(ring + RING_ARMED) != 0) return false;
+  if (ring == 0 || atomic.load<u32>(ring + RING_TAKES) != TAKES_COPIES) return false;
+  if (atomic.load<u32>(ring + RING_ARMED) != 0) return false;
   const tail = load<u32>(c, TX_TAIL);
   // A head that cannot be is found by the claim.
   return atomic.load<u32>(ring + RING_HEAD) == tail;
+}
+
+/**
+ * Whether the consumer looks at messages where they lie, and this one would have to go in more than one record. A hint, as
+ * awaited() is one.
+ */
+export function wantsRun(c: usize, body: u64): bool {
+  const ring = load<u32>(c, TX_RING);
+  return ring != 0 && body > <u64>(recordMax(c) - NET_HEADER) && atomic.load<u32>(ring + RING_TAKES) == TAKES_IN_PLACE;
 }
 
 /** Most bytes of a body that go into one record, of `most` that may. */
@@ -309,10 +322,10 @@ export function arm(c: usize): bool {
   return true;
 }
 
-/** Say whether we copy out what we read. */
-export function copies(c: usize, on: bool): void {
+/** Say how we take messages: TAKES_…. */
+export function takes(c: usize, how: u32): void {
   const ring = load<u32>(c, RX_RING);
-  if (ring != 0) atomic.store<u32>(ring + RING_COPIES, on ? 1 : 0);
+  if (ring != 0) atomic.store<u32>(ring + RING_TAKES, how);
 }
 
 /** wake.pml: disarm. */

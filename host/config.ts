@@ -306,7 +306,8 @@ export const SETTINGS = {
   rendezvousShm: rendezvous(
     'PSP_RENDEZVOUS_SHM',
     1 << 20,
-    'the same for shm; a message for a peer who is waiting to copy it out goes through the ring all the same',
+    'the same for shm; but through the ring for a peer who is waiting to copy it out, and by rendezvous for one who looks ' +
+      'in place and would get it in pieces',
     'rendezvous',
   ),
   rendezvousIvshmem: rendezvous('PSP_RENDEZVOUS_IVSHMEM', 1 << 20, 'the same for ivshmem', 'rendezvous'),

@@ -51,6 +51,8 @@ export interface InboundOwner {
   sink(type: number, xheader: Uint8Array, length: number): Sink | undefined;
   /** It is complete. `data` is the target that `sink` gave, as far as it was filled. */
   control(type: number, xheader: Uint8Array, data: Uint8Array): void;
+  /** So many bytes of messages more went through a run than in records. */
+  beside(sent: number, received: number): void;
   /** A rendezvous message has been announced. @throws IsthmusError if it cannot be */
   announced(xheader: Uint8Array, data: Uint8Array): Announced;
 }
@@ -149,8 +151,8 @@ export class Inbound {
   /** No message will come: EOF was received, or the link has ended and its ring is empty. */
   #ended = false;
   #polling = false;
-  /** The application copies out what it reads: the peer has been told. */
-  #copies = false;
+  /** The application copies out what it reads, or looks at it where it lies: the peer has been told. */
+  #copies: boolean | undefined;
   /** Calls, one behind the other, that say otherwise. */
   #otherwise = 0;
   /** A handler has a record that still lies in the ring. */
@@ -174,11 +176,11 @@ export class Inbound {
     this.#borrowing = new Borrowing(carrier);
     this.#ended = false;
     this.#draining = false;
-    if (this.#copies) this.#tell(true);
+    if (this.#copies !== undefined) this.#tell(this.#copies);
   }
 
   /**
-   * The peer may send in pieces what is copied out anyway; what is looked at where it lies must be in one. Not told at each
+   * The peer may send in pieces what is copied out anyway; what is looked at where it lies should be in one. Not told at each
    * change: his next look at the word costs him as much as a message.
    */
   #otherThanTold(copies: boolean): void {
@@ -189,7 +191,9 @@ export class Inbound {
     this.#otherwise = 0;
     this.#copies = copies;
     const on = this.#on;
-    if (on?.polled) on.call.copies(on.index, copies ? 1 : 0);
+    if (!on?.polled) return;
+    const { TAKES_COPIES, TAKES_IN_PLACE } = on.core.layout;
+    on.call.takes(on.index, copies ? TAKES_COPIES : TAKES_IN_PLACE);
   }
 
   /** Take everything out of the ring; a message that has begun will come again from its beginning. (suspend.pml: PARTIAL_KEPT) */
@@ -284,8 +288,8 @@ export class Inbound {
   }
 
   async borrow(signal: AbortSignal | undefined): Promise<BorrowedMessage | undefined> {
-    if (this.#copies) this.#otherThanTold(false);
-    else this.#otherwise = 0;
+    if (this.#copies === false) this.#otherwise = 0;
+    else this.#otherThanTold(false);
     if (this.#unread.length === 0 && !this.#awaited) {
       const message = this.#borrowNext();
       if (message) return message;
@@ -455,8 +459,8 @@ export class Inbound {
 
   poll(handler: (memory: Uint8Array, offset: number, length: number) => void, limit: number): number {
     if (this.#polling) throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'poll() within its own handler');
-    if (this.#copies) this.#otherThanTold(false);
-    else this.#otherwise = 0;
+    if (this.#copies === false) this.#otherwise = 0;
+    else this.#otherThanTold(false);
     let count = 0;
     this.#polling = true;
     try {
@@ -483,6 +487,7 @@ export class Inbound {
           const at = offset > 0 && words[on.flags] === on.whole ? on.adopt(offset, this.#owner.maxMessageSize) : 0;
           if (at > 0) {
             const [frame, length] = [words[on.runFrame] as number, words[on.runBytes] as number];
+            this.#owner.beside(0, length - (words[on.dlength] as number));
             on.release();
             count++;
             try {

@@ -120,6 +120,12 @@ export class Outbound {
     return false;
   }
 
+  /** Whether the peer wants to see a message of that length in one piece, and it would not be so in the ring. */
+  wantsRun(length: number): boolean {
+    const on = this.#on;
+    return on?.link.region !== undefined && on.call.wantsRun(on.index, length) === 1;
+  }
+
   /**
    * Put a message into the ring, as far as there is room.
    * @param flows the peer is taking it out at this moment: some microseconds of patience where there is none

@@ -35,6 +35,8 @@ export interface RmaOwner {
   cancel(entry: PendingSend): boolean;
   /** Announce what lies in a run of ours. @returns false: not now */
   announce(frame: number, place: number, length: number, low: number, high: number): boolean;
+  /** So many bytes of messages more went through a run than in records. */
+  beside(sent: number, received: number): void;
   /** The way to the peer, if there is one now. */
   readonly carrier: Carrier | undefined;
   /** The region that both map, if that is the way. */
@@ -431,11 +433,13 @@ export class Rma {
     return this.#offered(waiting, id);
   }
 
-  #offered(waiting: PendingSend | undefined, id: bigint): Offered {
+  /** @param beside bytes in a run */
+  #offered(waiting: PendingSend | undefined, id: bigint, beside = 0): Offered {
     if (!waiting) return ON_ITS_WAY;
     return {
       withdraw: () => {
         if (!this.#owner.cancel(waiting)) return false;
+        this.#owner.beside(-beside, 0);
         const offer = this.#offers.get(id);
         if (offer) this.#exposed.delete(offer.exposed.base);
         if (!this.#offers.delete(id)) this.#references.finished(id);
@@ -459,6 +463,8 @@ export class Rma {
     const { low, high } = this.#references.add(region, run, length);
     const { call, layout } = region.core;
     const place = call.grant(run.frame, low, high, 0, length, READ) - 1;
+    const beside = length - layout.REQUEST_SIZE;
+    this.#owner.beside(beside, 0);
     if (xheader.length === 0 && this.#owner.announce(run.frame, place, length, low, high)) {
       resolve?.();
       return ON_ITS_WAY;
@@ -473,7 +479,7 @@ export class Rma {
     putWord(request, 20, run.frame);
     putWord(request, 24, place);
     const waiting = this.#owner.sendControl(layout.MESSAGE_RENDEZVOUS_REQ, xheader, request, resolve, reject);
-    return waiting ? this.#offered(waiting, (BigInt(high) << 32n) | BigInt(low)) : ON_ITS_WAY;
+    return waiting ? this.#offered(waiting, (BigInt(high) << 32n) | BigInt(low), beside) : ON_ITS_WAY;
   }
 
   /** A RENDEZVOUS_REQ has come. */
@@ -496,6 +502,7 @@ export class Rma {
         ? { frame: request.readUInt32LE(20), place: request.readUInt32LE(24) }
         : undefined;
     const adopted = reference && this.#adopt(base, length, reference);
+    if (adopted) this.#owner.beside(0, length - data.length);
     /** Whether the sender still has it, and wants to know when it is fetched. */
     let asked = false;
     const done = () => {

@@ -141,6 +141,9 @@ export class RuntimeConnection
   #gone = false;
   /** Sums over the links before this one. */
   #past = NO_COUNTS;
+  /** Bytes of messages that lay in runs, of which the rings saw announcements. */
+  #sentBeside = 0;
+  #receivedBeside = 0;
   /** Called when the other side is known to have the link as well. */
   #tentative: (() => void) | undefined;
   readonly #onLetGo: (() => void)[] = [];
@@ -282,9 +285,15 @@ export class RuntimeConnection
     const bytes = bytesOf(data);
     this.#checkSend(bytes.length, xheader);
     const flows = bytes.length > LARGE && this.spins && this.#out.flows(bytes.length);
-    if (bytes.length >= this.#rendezvous && !flows) return this.#announce(xheader, bytes, signal);
+    if (!flows && this.#announces(bytes.length)) return this.#announce(xheader, bytes, signal);
     const sent = this.#out.begin(0, xheader, bytes, flows);
     if (sent < bytes.length + xheader.length) return this.#out.wait(0, xheader, bytes, sent, signal);
+  }
+
+  /** Whether data of so many bytes is announced: for its length, or because the peer wants to see it in one piece. */
+  #announces(length: number): boolean {
+    if (length >= this.#rendezvous) return true;
+    return length > LARGE && this.#rendezvous <= this.maxMessageSize && this.#out.wantsRun(length);
   }
 
   #announce(xheader: Uint8Array, bytes: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
@@ -352,7 +361,7 @@ export class RuntimeConnection
     if (data instanceof Loan) return this.#tryPass(data, xheader);
     const bytes = data instanceof Uint8Array ? data : bytesOf(data);
     this.#checkSend(bytes.length, xheader);
-    if (bytes.length >= this.#rendezvous && this.#out.waiting === 0) {
+    if (this.#announces(bytes.length) && this.#out.waiting === 0) {
       if (bytes.length > LARGE && this.spins && this.#out.flows(bytes.length)) {
         return this.#out.trySend(0, xheader, bytes, true);
       }
@@ -672,6 +681,12 @@ export class RuntimeConnection
   /** @internal */
   announce(frame: number, place: number, length: number, low: number, high: number): boolean {
     return this.#out.announce(frame, place, length, low, high);
+  }
+
+  /** @internal */
+  beside(sent: number, received: number): void {
+    this.#sentBeside += sent;
+    this.#receivedBeside += received;
   }
 
   /** @internal What we offered has been fetched. */
@@ -1099,8 +1114,11 @@ export class RuntimeConnection
     };
     const pendingSends = this.#out.waiting;
     const on = this.#on;
+    const counts = this.#counts();
     return {
-      ...this.#counts(),
+      ...counts,
+      bytesSent: counts.bytesSent + this.#sentBeside,
+      bytesReceived: counts.bytesReceived + this.#receivedBeside,
       ringUsed: on ? Math.max(0, on.call.unread(on.index)) : 0,
       ringSize: on?.capacity ?? 0,
       pendingSends,

@@ -224,7 +224,7 @@ test(
       };
       assert.is(call.awaited(pair.a), 0);
       whole(200_000, 'nothing was said');
-      call.copies(pair.b, 1);
+      call.takes(pair.b, L.TAKES_COPIES);
       assert.is(call.awaited(pair.a), 1);
       whole(2 * PIECE_MIN, 'too short');
       for (const body of [2 * PIECE_MIN + 1, 65_536, 200_000]) {
@@ -239,31 +239,37 @@ test(
       assert.is(core.result(L.RESULT_LENGTH), pair.recordMax - L.NET_HEADER);
     });
     withPair(1 << 20, 0, (pair) => {
-      call.copies(pair.b, 1);
+      call.takes(pair.b, L.TAKES_COPIES);
       assert.ok(pair.send(pattern(100, 1)));
       assert.is(call.awaited(pair.a), 0, 'one is unread');
       call.claim(pair.a, 0, 0, 200_000);
       assert.is(core.result(L.RESULT_LENGTH), 200_000);
     });
     withPair(1 << 20, 0, (pair) => {
-      call.copies(pair.b, 1);
+      call.takes(pair.b, L.TAKES_COPIES);
       assert.is(call.arm(pair.b), 1);
       assert.is(call.awaited(pair.a), 0, 'it sleeps');
       call.disarm(pair.b);
       assert.is(call.awaited(pair.a), 1);
-      call.copies(pair.b, 0);
+      const { capacity, recordMax } = pair;
+      const wantsRun = (body: number) => call.wantsRun(pair.a, body);
+      assert.equal([capacity, 200].map(wantsRun), [0, 0], 'it copies');
+      call.takes(pair.b, L.TAKES_IN_PLACE);
       assert.is(call.awaited(pair.a), 0, 'it looks in place');
-      // Not words of ours: any value is one of the two.
-      for (const value of [2, 0x8000_0000, 0xffff_ffff]) {
-        core.setU32(pair.ring + L.RING_COPIES, value);
-        assert.is(call.awaited(pair.a), 1);
+      assert.equal([recordMax - 8, recordMax - 7, capacity, 0x8000_0000, -1].map(wantsRun), [0, 1, 1, 1, 1]);
+      // Words that nobody says.
+      for (const value of [0, 3, 0x8000_0000, 0xffff_ffff]) {
+        core.setU32(pair.ring + L.RING_TAKES, value);
+        assert.equal([call.awaited(pair.a), wantsRun(capacity)], [0, 0]);
       }
+      call.takes(pair.b, L.TAKES_COPIES);
       core.setU32(pair.ring + L.RING_HEAD, 4);
       assert.is(call.awaited(pair.a), 0, 'a head that cannot be');
     });
     const lonely = call.open() - 1;
     assert.is(call.awaited(lonely), 0, 'without a ring nobody waits');
-    call.copies(lonely, 1);
+    assert.is(call.wantsRun(lonely, 1 << 20), 0);
+    call.takes(lonely, 1);
     call.free(lonely);
   }),
 );
@@ -283,8 +289,8 @@ test(
           for (let turn = 0; received < lengths.length; turn++) {
             assert.ok(turn < 20_000, 'does not move');
             const what = turns[turn % turns.length]!;
-            if (what < 2) call.copies(pair.b, what);
-            if (what === 2) core.setU32(pair.ring + L.RING_COPIES, Math.imul(turn, 0x9e3779b1) >>> 0);
+            if (what < 2) call.takes(pair.b, what + 1);
+            if (what === 2) core.setU32(pair.ring + L.RING_TAKES, Math.imul(turn, 0x9e3779b1) >>> 0);
             if (what === 3 || turn % 13 === 0) {
               if (!sender && sending < lengths.length) {
                 sender = new Sender(core, pair.a, pattern(lengths[sending]!, sending), 0, 0);

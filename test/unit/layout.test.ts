@@ -76,7 +76,7 @@ test(
     ]);
     check(0, L.RING_DATA, [
       ['RING_NONCE', 8],
-      ...words('RING_CAPACITY', 'RING_READY', 'RING_START', 'RING_TAIL', 'RING_HEAD', 'RING_ARMED', 'RING_COPIES'),
+      ...words('RING_CAPACITY', 'RING_READY', 'RING_START', 'RING_TAIL', 'RING_HEAD', 'RING_ARMED', 'RING_TAKES'),
     ]);
     check(0, L.CONNECTION_SIZE, [
       ...words('C_STATE', 'C_FAILURE', 'C_IGNORED', 'C_HOT'),
