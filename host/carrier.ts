@@ -132,6 +132,12 @@ const FILLED = 2048;
 
 /** A copy that is its owner's alone. */
 export function copyOf(memory: Uint8Array, offset: number, length: number): Uint8Array {
+  if (length <= OUT_BY_HAND) {
+    // `slice` looks up what kind of array to make, which takes as long as all the rest.
+    const small = new Uint8Array(length);
+    for (let i = 0; i < length; i++) small[i] = memory[offset + i] as number;
+    return small;
+  }
   if (length <= FILLED) return memory.slice(offset, offset + length);
   const copy = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
   copy.set(memory.subarray(offset, offset + length));

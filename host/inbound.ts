@@ -153,7 +153,7 @@ export class Inbound {
   #polling = false;
   /** The application copies out what it reads, or looks at it where it lies: the peer has been told. */
   #copies: boolean | undefined;
-  /** Calls, one behind the other, that say otherwise. */
+  /** Calls since then that say otherwise. */
   #otherwise = 0;
   /** A handler has a record that still lies in the ring. */
   #lent = false;
@@ -257,8 +257,7 @@ export class Inbound {
   // ─── for the application ───────────────────────────────────────────────────────────────────────────────────────────
 
   async receive(signal: AbortSignal | undefined): Promise<Message | undefined> {
-    if (this.#copies) this.#otherwise = 0;
-    else this.#otherThanTold(true);
+    if (this.#copies !== true) this.#otherThanTold(true);
     const unread = this.#shift() ?? (this.#awaited ? undefined : (this.#pull(this.#patience) ?? this.#takeSoon()));
     if (unread) {
       // First of all the bytes: while the event loop turns, the region may go.
@@ -288,8 +287,7 @@ export class Inbound {
   }
 
   async borrow(signal: AbortSignal | undefined): Promise<BorrowedMessage | undefined> {
-    if (this.#copies === false) this.#otherwise = 0;
-    else this.#otherThanTold(false);
+    if (this.#copies !== false) this.#otherThanTold(false);
     if (this.#unread.length === 0 && !this.#awaited) {
       const message = this.#borrowNext();
       if (message) return message;
@@ -341,8 +339,7 @@ export class Inbound {
   }
 
   tryReceiveInto(target: Uint8Array, info?: ReceiveInfo): number {
-    if (this.#copies) this.#otherwise = 0;
-    else this.#otherThanTold(true);
+    if (this.#copies !== true) this.#otherThanTold(true);
     const on = this.#on;
     if (on && this.#unread.length === 0 && this.#partial === undefined && !this.#awaited && !this.#lent) {
       this.#owner.polls();
@@ -459,8 +456,7 @@ export class Inbound {
 
   poll(handler: (memory: Uint8Array, offset: number, length: number) => void, limit: number): number {
     if (this.#polling) throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'poll() within its own handler');
-    if (this.#copies === false) this.#otherwise = 0;
-    else this.#otherThanTold(false);
+    if (this.#copies !== false) this.#otherThanTold(false);
     let count = 0;
     this.#polling = true;
     try {
