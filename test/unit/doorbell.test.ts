@@ -1,5 +1,6 @@
 /** Doorbells: eventfds that go from hand to hand, and the event loop that waits for them. */
-import { closeSync, readdirSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { closeSync, constants, readdirSync, readFileSync, readSync } from 'node:fs';
 import { connect } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -56,6 +57,35 @@ if (isMainThread) {
       await pause(20);
       assert.is(seen.length, 2);
       for (const fd of [timer, bell]) closeSync(fd);
+    }),
+  );
+
+  test(
+    'a doorbell that somebody has made blocking, and read in front of us, does not keep us',
+    timebox(20, async () => {
+      const [first, bell] = [native.createDoorbell(), native.createDoorbell()];
+      let stolen = 0;
+      let rung = 0;
+      const watches = [
+        // The loop has been told of both when it calls the first.
+        native.watchCounter(first, () => {
+          stolen += readSync(bell, Buffer.alloc(8));
+        }),
+        native.watchCounter(bell, () => rung++),
+      ];
+      // Who starts a program with it makes it blocking, for all who have it.
+      spawnSync('true', { stdio: [bell, 'ignore', 'ignore'] });
+      const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${bell}`, 'utf8'));
+      assert.is(Number.parseInt(flags?.[1] ?? '', 8) & constants.O_NONBLOCK, 0);
+      native.ring(first);
+      native.ring(bell);
+      await until('stolen', () => stolen === 8);
+      await pause(20);
+      assert.is(rung, 0);
+      native.ring(bell);
+      await until('rung', () => rung === 1);
+      for (const watch of watches) watch.close();
+      for (const fd of [first, bell]) closeSync(fd);
     }),
   );
 
