@@ -137,8 +137,9 @@ const roles: Record<string, () => Promise<void>> = {
             continue;
           }
           const one = open[random(open.length)]!;
-          if (random(3) === 0) await one.send(pattern(random(3000), done)).catch(() => {});
-          else if (random(3) === 0) lend(one);
+          const word = random(4);
+          if (word === 0) await one.send(pattern(random(3000), done)).catch(() => {});
+          if (word === 1) lend(one);
           if (one.carrier) {
             const rings = ringsOf(one);
             for (let i = 1 + random(where === 'own' ? 4 : 200); i > 0; i--, done++) store(where, rings);

@@ -12,10 +12,11 @@ import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/connection.js';
 import { IsthmusError } from '../../host/errors.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import type { RuntimeConnection } from '../../host/runtime-connection.js';
 import { callFar, conformance, type Far, FarEnd, type Subject } from '../support/conformance.js';
 import { pairsWith, serveFar } from '../support/far.js';
 import { rejection } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions, tell } from '../support/process.js';
+import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
@@ -26,6 +27,36 @@ const test = chosen(register);
 const roles: Record<string, () => Promise<void>> = {
   async far() {
     await serveFar(await Runtime.create(roleOptions<RuntimeOptions>()));
+  },
+
+  /** Takes one record out after the other, with a little time between them, and does nothing else meanwhile. */
+  async bits() {
+    const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
+    let connection: RuntimeConnection | undefined;
+    const { port } = await runtime.listen({}, async (one) => {
+      connection = one as RuntimeConnection;
+      await one.closed;
+    });
+    serve({
+      port: () => port,
+      take(bytes: number) {
+        const { core, index } = connection as RuntimeConnection;
+        // As one who copies out, until then: nobody else of this process looks meanwhile.
+        core.call.disarm(index);
+        core.call.takes(index, core.layout.TAKES_COPIES);
+        const end = performance.now() + 30_000;
+        let taken = 0;
+        while (taken < bytes && performance.now() < end) {
+          if (core.call.peekSpin(index, 20_000) <= 0) continue;
+          taken += core.words[core.layout.RESULT_LENGTH >> 2] as number;
+          core.call.release(index);
+          // So that the sender has to wait for each, and never in vain.
+          for (const next = performance.now() + 0.002; performance.now() < next; );
+        }
+        core.call.takes(index, 0);
+        return taken;
+      },
+    });
   },
 
   /** Connects, lets go of the event loop, and ends. */
@@ -539,6 +570,30 @@ async function main(seed: number): Promise<void> {
       }
       clearImmediate(immediate);
       assert.is(turns, 3);
+    }),
+  );
+
+  test(
+    'a peer that takes a large message out bit by bit does not keep the event loop for all of it',
+    timebox(60, async () => {
+      // Records of 1 KiB: each finds room a moment after it was looked for.
+      const { shmName } = newShm();
+      const options = onlyShm(shmName, { shmSize: 16 * MIB, rendezvousShm: 0xffff_ffff });
+      const child = Child.start(import.meta.url, 'bits', { ...options, ringSize: 4096 });
+      const runtime = await newRuntime(options);
+      const near = (await runtime.connect(`127.0.0.1:${await child.call('port')}`)) as RuntimeConnection;
+      assert.equal([near.plugin, near.stats().ringSize], ['shm', 4096]);
+      const bytes = new Uint8Array(4 * MIB);
+      // One that is interrupted for a moment gives up anyway: several, so that some are not.
+      for (let i = 0; i < 20; i++) {
+        const taken = child.call('take', bytes.length);
+        await until(() => near.core.call.awaited(near.index) === 1);
+        const sent = near.send(bytes);
+        assert.is(near.stats().pendingSends, 1, 'all of it in one call');
+        await sent;
+        assert.is(await taken, bytes.length);
+      }
+      near.destroy();
     }),
   );
 
