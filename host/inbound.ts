@@ -258,7 +258,13 @@ export class Inbound {
 
   async receive(signal: AbortSignal | undefined): Promise<Message | undefined> {
     if (this.#copies !== true) this.#otherThanTold(true);
-    const unread = this.#shift() ?? (this.#awaited ? undefined : (this.#pull(this.#patience) ?? this.#takeSoon()));
+    const next = this.#next();
+    if (next) {
+      const due = this.#owner.due(1);
+      if (due) await due;
+      return next;
+    }
+    const unread = this.#shift() ?? (this.#awaited ? undefined : this.#pull(this.#patience));
     if (unread) {
       // First of all the bytes: while the event loop turns, the region may go.
       const message = unread instanceof Message ? unread : await this.#fetch(unread);
@@ -274,16 +280,35 @@ export class Inbound {
     return message as Message | undefined;
   }
 
-  /** Look on for some microseconds: where answers come at once they need no promise to wait for. */
-  #takeSoon(): Unread | undefined {
+  /**
+   * The common case: nothing is unread, nobody else waits, and the next message lies in the ring in one piece. Where answers
+   * came at once it looks on for some microseconds, so that they need no promise to wait for.
+   */
+  #next(): Message | undefined {
     const on = this.#on;
-    if (this.#rounds === 0 || !on?.polled || this.#ended || this.#lent) return undefined;
-    if (on.call.peekSpin(on.index, this.#rounds) === NOTHING) {
-      this.#rounds >>= 1;
-      return undefined;
+    if (!on?.polled || this.#ended || this.#discarding || this.#lent || this.#partial) return;
+    if (this.#unread.length > 0 || this.#awaited) return;
+    let offset = on.call.peek(on.index);
+    if (offset === NOTHING && this.#rounds > 0) {
+      offset = on.call.peekSpin(on.index, this.#rounds);
+      if (offset === NOTHING) this.#rounds >>= 1;
+      else this.#rounds = RECEIVE_ROUNDS;
     }
-    this.#rounds = RECEIVE_ROUNDS;
-    return this.#pull(this.#patience);
+    const { words } = on;
+    if (offset <= 0 || words[on.flags] !== on.whole || words[on.type] !== 0) return;
+    const xlength = words[on.xlength] as number;
+    const dlength = words[on.dlength] as number;
+    if (xlength + dlength > this.#owner.maxMessageSize) return;
+    return this.#copied(on, offset, xlength, dlength);
+  }
+
+  /** A message that nobody waited for, in a record of its own. */
+  #copied(on: Carrier, offset: number, xlength: number, dlength: number): Message {
+    const { bytes } = on;
+    const xheader = xlength === 0 ? NO_BYTES : bytes.slice(offset, offset + xlength);
+    const message = new Message(copyOf(bytes, offset + xlength, dlength), xheader);
+    on.release();
+    return message;
   }
 
   async borrow(signal: AbortSignal | undefined): Promise<BorrowedMessage | undefined> {
@@ -850,12 +875,7 @@ export class Inbound {
       on.release();
       return undefined;
     }
-    if (!this.#awaited) {
-      const xheader = xlength === 0 ? NO_BYTES : bytes.slice(offset, at);
-      const message = new Message(copyOf(bytes, at, dlength), xheader);
-      on.release();
-      return message;
-    }
+    if (!this.#awaited) return this.#copied(on, offset, xlength, dlength);
     const xheader = () => (xlength === 0 ? NO_BYTES : bytes.slice(offset, at));
     const { connection } = this.#owner;
     const receiver = this.#matching.take(this.#receivers, connection, xheader, dlength);
