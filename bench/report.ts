@@ -1,5 +1,5 @@
 /** The tables on the screen. */
-import { bytes, duration, rate, renderTable } from '../host/cli/output.js';
+import { bytes, duration, rate, renderTable } from '../host/cli/support/output.js';
 import type { Latency, Results, TransportResult } from './results.js';
 
 const say = (text: string) => process.stdout.write(text);

@@ -1,4 +1,4 @@
-// What `require` returns. `host/core/mapper.ts` describes it.
+// What `require` returns. `host/native/native.ts` describes it.
 
 #include <fcntl.h>
 #include <napi.h>

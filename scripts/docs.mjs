@@ -1,5 +1,5 @@
 /**
- * Makes docs/errors.md from the table in host/errors.ts and docs/configuration.md from that in host/config.ts; with
+ * Makes docs/errors.md from the table in host/base/errors.ts and docs/configuration.md from that in host/config/config.ts; with
  * `--check` it says whether the files are up to date.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -12,13 +12,13 @@ async function load(source) {
 }
 
 async function errors() {
-  const { ERRORS } = await load('host/errors.ts');
+  const { ERRORS } = await load('host/base/errors.ts');
   const sections = Object.entries(ERRORS).map(
     ([code, { cause, action }]) => `## ${code}\n\n${cause}\n\n**What to do:** ${action}\n`,
   );
   return `# Errors
 
-<!-- Made from host/errors.ts by \`npm run docs\`. -->
+<!-- Made from host/base/errors.ts by \`npm run docs\`. -->
 
 Every error that Isthmus throws on its own account is an \`IsthmusError\` with one of these codes in \`code\`. The codes are
 stable; the messages are for people and may change.
@@ -27,7 +27,7 @@ ${sections.join('\n')}`;
 }
 
 async function configuration() {
-  const { SETTINGS, GROUPS } = await load('host/config.ts');
+  const { SETTINGS, GROUPS } = await load('host/config/config.ts');
   const cell = (text) => text.replaceAll('|', '\\|').replaceAll('*', '\\*').replaceAll('_', '\\_');
   const plain = (value) => (value === '' ? 'empty' : `\`${typeof value === 'boolean' ? Number(value) : value}\``);
   const row = ([name, { variable, default: fallback, follows, takes, meaning }]) => {
@@ -45,7 +45,7 @@ ${rows.map(row).join('\n')}
   });
   return `# Configuration
 
-<!-- Made from host/config.ts by \`npm run docs\`. -->
+<!-- Made from host/config/config.ts by \`npm run docs\`. -->
 
 What \`Runtime.create\` is given as an option comes before the variable of the environment, and that before the default.
 The variables have the names and the meaning that they have in pscom, where it has them. A flag is \`true\` or \`false\` as
@@ -58,8 +58,8 @@ ${sections.join('\n')}`;
 
 const check = process.argv.includes('--check');
 for (const [path, source, make] of [
-  ['docs/errors.md', 'host/errors.ts', errors],
-  ['docs/configuration.md', 'host/config.ts', configuration],
+  ['docs/errors.md', 'host/base/errors.ts', errors],
+  ['docs/configuration.md', 'host/config/config.ts', configuration],
 ]) {
   const text = await make();
   let current = '';

@@ -1,6 +1,6 @@
 /** The core on private memory, in one process: what its parts cost without anybody else. */
 
-import { copyIn } from '../../host/carrier.js';
+import { copyIn } from '../../host/channel/bound-link.js';
 import type { Core } from '../../host/core/core.js';
 import { createPrivateCore, openPair } from '../../host/core/private.js';
 import { now } from '../clock.js';

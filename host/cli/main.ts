@@ -1,7 +1,7 @@
 #!/usr/bin/env node
-/** What `isthmus` starts. */
-import { flushOutput } from './output.js';
 import { run } from './program.js';
+/** What `isthmus` starts. */
+import { flushOutput } from './support/output.js';
 
 const code = await run(process.argv.slice(2));
 await flushOutput();

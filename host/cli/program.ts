@@ -1,22 +1,22 @@
 /** The `isthmus` program, apart from the process that it runs in. Each subcommand has a file of its own. */
 import { Command, CommanderError } from 'commander';
-import { IsthmusError } from '../errors.js';
-import { version } from '../version.js';
-import { addBroker } from './broker.js';
-import { addDebug } from './debug.js';
-import { addDemo } from './demo.js';
-import { addDevice } from './device.js';
-import { addDoctor } from './doctor.js';
-import { addInfo } from './info.js';
-import { addInspect } from './inspect.js';
-import { addMigrate } from './migrate.js';
-import { complain, describeError, printable, say, UsageError } from './output.js';
-import { addPipe } from './pipe.js';
-import { addPp } from './pp.js';
-import { addPs } from './ps.js';
-import { addRegion } from './region.js';
-import { addServer } from './server.js';
-import { addSuspend } from './suspend.js';
+import { IsthmusError } from '../base/errors.js';
+import { version } from '../base/version.js';
+import { addBroker } from './commands/broker.js';
+import { addDebug } from './commands/debug.js';
+import { addDevice } from './commands/device.js';
+import { addDoctor } from './commands/doctor.js';
+import { addInfo } from './commands/info.js';
+import { addInspect } from './commands/inspect.js';
+import { addMigrate } from './commands/migrate.js';
+import { addPipe } from './commands/pipe.js';
+import { addPp } from './commands/pp.js';
+import { addPs } from './commands/ps.js';
+import { addRegion } from './commands/region.js';
+import { addServer } from './commands/server.js';
+import { addSuspend } from './commands/suspend.js';
+import { addDemo } from './demo/demo.js';
+import { complain, describeError, printable, say, UsageError } from './support/output.js';
 
 /**
  * @param args without the names of program and interpreter

@@ -7,8 +7,8 @@
 import { connect as connectTcp } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import type { IClientOptions, MqttClient } from 'mqtt';
-import type { Log } from '../log.js';
-import { type BrokerAddress, maskBroker } from './broker-url.js';
+import type { Log } from '../base/log.js';
+import { type BrokerAddress, maskBroker } from '../config/broker-url.js';
 
 /** How to reach a broker, besides its URL. */
 export interface MqttOptions {

@@ -7,7 +7,7 @@
 import { lstatSync, mkdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
-import { IsthmusError } from '../errors.js';
+import { IsthmusError } from '../base/errors.js';
 
 /** Bytes of a path that fit into sockaddr_un, without the final NUL (unix(7)). */
 export const MAX_PATH = process.platform === 'linux' ? 107 : 103;

@@ -9,10 +9,10 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { hostname } from 'node:os';
-import type { Log } from '../log.js';
+import type { Migratable, MigrationState } from '../api/migratable.js';
+import type { Log } from '../base/log.js';
+import { brokerAddress } from '../config/broker-url.js';
 import { BrokerLink, bounded, type Delivery, type MqttOptions } from './broker.js';
-import { brokerAddress } from './broker-url.js';
-import type { Migratable, MigrationState } from './migratable.js';
 import { ANY_PROC, feedback, idOfTopic, MAX_PLUGINS, parseRequest, type Status, topics } from './payload.js';
 import { type Member, Steering } from './steering.js';
 import { type Described, type RemoteRuntime, Threads } from './threads.js';

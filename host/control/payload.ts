@@ -8,7 +8,7 @@
  * fast/pscom/<hostname>/<pid>/status     ← retained JSON; new
  * ```
  */
-import type { MigrationState } from './migratable.js';
+import type { MigrationState } from '../api/migratable.js';
 
 /** The level of a topic that means every process of the host. */
 export const ANY_PROC = 'any_proc';

@@ -1,7 +1,8 @@
 /** What can be asked of a runtime over its control socket. */
-import { IsthmusError } from '../errors.js';
-import type { RuntimeSnapshot, RuntimeSummary } from '../inspect.js';
-import type { Migratable } from './migratable.js';
+
+import type { Migratable } from '../api/migratable.js';
+import { IsthmusError } from '../base/errors.js';
+import type { RuntimeSnapshot, RuntimeSummary } from '../runtime/inspect.js';
 import type { RequestHandler, RequestHandlers } from './socket.js';
 
 /** A runtime as far as it can be steered. */

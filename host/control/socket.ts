@@ -19,8 +19,8 @@
 import { chmodSync, existsSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { threadId } from 'node:worker_threads';
-import { IsthmusError } from '../errors.js';
-import type { Log } from '../log.js';
+import { IsthmusError } from '../base/errors.js';
+import type { Log } from '../base/log.js';
 import { controlFolder, MAX_PATH, makeFolder, pathOf } from './folder.js';
 
 /** Answers a request, given its other fields, which nobody has checked. What it returns goes back as JSON. */

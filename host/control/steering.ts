@@ -14,8 +14,9 @@
  *
  * A migration without a request (`runtime.suspend()`, the control socket) changes the state, and answers nobody.
  */
-import type { Log } from '../log.js';
-import type { Migratable, MigrationState } from './migratable.js';
+
+import type { Migratable, MigrationState } from '../api/migratable.js';
+import type { Log } from '../base/log.js';
 import type { Feedback } from './payload.js';
 
 /** A runtime that takes part. */

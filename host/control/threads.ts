@@ -7,8 +7,8 @@
  * thread that says nothing for a while is gone: threads end without a word. No thread is kept alive by any of it.
  */
 import { BroadcastChannel, threadId } from 'node:worker_threads';
-import { IsthmusError } from '../errors.js';
-import type { Migratable, MigrationState } from './migratable.js';
+import type { Migratable, MigrationState } from '../api/migratable.js';
+import { IsthmusError } from '../base/errors.js';
 import type { StatusConnection } from './mqtt.js';
 
 /** A runtime, as the thread that leads sees those of others. */

@@ -1,10 +1,10 @@
 /** The other side of MQTT: whom there is to suspend on a host, and what they answer. For the command line. */
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
-import { IsthmusError } from '../errors.js';
-import type { Log } from '../log.js';
+import { IsthmusError } from '../base/errors.js';
+import type { Log } from '../base/log.js';
+import { brokerAddress, maskBroker } from '../config/broker-url.js';
 import { BrokerLink, bounded, type MqttOptions } from './broker.js';
-import { brokerAddress, maskBroker } from './broker-url.js';
 import {
   type Feedback,
   idOfTopic,

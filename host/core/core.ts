@@ -4,7 +4,7 @@
  * Nothing but numbers crosses, and no i64. An offset is an address in `memory`, below 2 GiB; -1 stands for BROKEN.
  */
 import bytes from '#core.wasm';
-import { IsthmusError } from '../errors.js';
+import { IsthmusError } from '../base/errors.js';
 import { type WasmExports, type WasmMemory, wasm } from './webassembly.js';
 
 /** Constants that the host reads from the module; it repeats none of them. */

@@ -1,5 +1,5 @@
 /** The private instance: the rings of all `loop` and `tcp` connections, in memory that nobody else sees. */
-import { IsthmusError } from '../errors.js';
+import { IsthmusError } from '../base/errors.js';
 import { Core } from './core.js';
 
 /** Address space, not memory: pages come with their first use. Smaller where an `ulimit -v` is in the way. */

@@ -1,9 +1,9 @@
 /** What a region lies in: a file or a device that can be opened and mapped. */
 import { closeSync, constants, fstatSync, lstatSync, openSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { type ErrorCode, IsthmusError } from '../base/errors.js';
 import { coreLayout } from '../core/core.js';
-import { mapper } from '../core/mapper.js';
-import { type ErrorCode, IsthmusError } from '../errors.js';
+import { mapper } from '../native/native.js';
 
 /** Something that a region can be mapped from. Opening it again gives the same memory. */
 export interface Backing {

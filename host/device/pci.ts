@@ -21,7 +21,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { basename, join } from 'node:path';
-import { IsthmusError } from '../errors.js';
+import { IsthmusError } from '../base/errors.js';
 import { attribute, type Backing, checkSize, closeQuietly, openDevice, systemError, usableSize } from './backing.js';
 import type { Candidate } from './posix.js';
 import type { UioRoots } from './uio.js';

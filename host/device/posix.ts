@@ -18,7 +18,7 @@ import {
   unlinkSync,
 } from 'node:fs';
 import { basename, join } from 'node:path';
-import { IsthmusError } from '../errors.js';
+import { IsthmusError } from '../base/errors.js';
 import { type Backing, checkSize, closeQuietly, reserve, systemError, usableSize } from './backing.js';
 
 export const SHM = '/dev/shm';

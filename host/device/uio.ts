@@ -4,8 +4,8 @@
  */
 import { fstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { mapper } from '../core/mapper.js';
-import { IsthmusError } from '../errors.js';
+import { IsthmusError } from '../base/errors.js';
+import { mapper } from '../native/native.js';
 import {
   attribute,
   type Backing,

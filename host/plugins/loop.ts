@@ -1,7 +1,8 @@
 /** `loop`: a connection to one's own listener. Both ends lie in the private core, each reading what the other writes. */
+
+import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
 import { openEntry, openPair } from '../core/private.js';
-import { IsthmusError } from '../errors.js';
 import { ARCH, type Attempt, type Link, type LinkEnd, type LinkOwner, type Plugin, type Proposal } from './plugin.js';
 
 class LoopLink implements Link {

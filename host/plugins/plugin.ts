@@ -5,9 +5,9 @@
  * chooses one is `precon/` (the wire protocol, phase 1).
  */
 import type { Socket } from 'node:net';
+import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
-import type { Region } from '../core/region.js';
-import { IsthmusError } from '../errors.js';
+import type { Region } from '../region/region.js';
 
 /** Architecture ids on the wire. C's own `shm` (104) and `ivshmem` (120) have another memory layout, so ours differ. */
 export const ARCH = { loop: 102, tcp: 103, shm: 204, ivshmem: 220 } as const;

@@ -11,13 +11,13 @@
  */
 import { randomBytes } from 'node:crypto';
 import type { Socket } from 'node:net';
+import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
-import type { PeerBell } from '../core/doorbell.js';
-import type { Attachment } from '../core/mapped.js';
 import { openEntry } from '../core/private.js';
-import type { Region } from '../core/region.js';
-import { IsthmusError } from '../errors.js';
-import { FRAME } from '../precon/frames.js';
+import { FRAME } from '../handshake/frames.js';
+import type { PeerBell } from '../region/doorbell.js';
+import type { Attachment } from '../region/mapped.js';
+import type { Region } from '../region/region.js';
 import { Guard } from './guard.js';
 import type { Attempt, AttemptChannel, Link, LinkEnd, LinkOwner, Plugin, Proposal } from './plugin.js';
 

@@ -9,11 +9,11 @@
  * nonce, as with any region.)
  */
 import type { Socket } from 'node:net';
-import { isCurrent, joinShm, leaveShm, leaveShmNow, shmPath } from '../core/lifecycle.js';
-import { mapperMissing } from '../core/mapper.js';
-import type { Region } from '../core/region.js';
-import { IsthmusError } from '../errors.js';
-import { isOwn } from '../network.js';
+import { IsthmusError } from '../base/errors.js';
+import { isOwn } from '../base/network.js';
+import { mapperMissing } from '../native/native.js';
+import type { Region } from '../region/region.js';
+import { isCurrent, joinShm, leaveShm, leaveShmNow, shmPath } from '../region/shm-file.js';
 import { ARCH, type Attempt, type AttemptChannel, type Link, type Plugin, type Proposal } from './plugin.js';
 import { RegionAttempt, type RegionSource } from './region.js';
 

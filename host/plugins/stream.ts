@@ -6,9 +6,9 @@
  * the near one sends, the pump drains into the stream; what the stream brings, the pump decodes into the near one's ring.
  */
 import type { Duplex } from 'node:stream';
+import { IsthmusError } from '../base/errors.js';
 import { BROKEN, type Core, NOTHING } from '../core/core.js';
 import { openPair } from '../core/private.js';
-import { IsthmusError } from '../errors.js';
 import type { Guard } from './guard.js';
 import type { Link, LinkEnd, LinkOwner } from './plugin.js';
 

@@ -1,8 +1,8 @@
 /** `tcp`: what is always there. The socket of the handshake carries the messages (PROTOCOL.md, phase 2). */
 import type { Socket } from 'node:net';
 import type { Core } from '../core/core.js';
-import { mapper } from '../core/mapper.js';
-import { messageOf } from '../precon/preferences.js';
+import { messageOf } from '../handshake/preferences.js';
+import { mapper } from '../native/native.js';
 import { ARCH, type Attempt, type AttemptChannel, type Plugin, type Proposal } from './plugin.js';
 import { StreamLink } from './stream.js';
 

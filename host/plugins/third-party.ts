@@ -6,10 +6,10 @@
  */
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
-import { IsthmusError } from '../errors.js';
-import { ignoreError } from '../precon/attach.js';
-import { messageOf } from '../precon/preferences.js';
+import { ignoreError } from '../handshake/attach.js';
+import { messageOf } from '../handshake/preferences.js';
 import { Guard } from './guard.js';
 import { ARCH, type Attempt, type AttemptChannel, type Link, type Plugin, type Proposal } from './plugin.js';
 import { StreamLink } from './stream.js';

@@ -7,8 +7,8 @@
  */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type Glimpse, verifyOnce } from '../../host/core/verification.js';
 import { identityHash } from '../../host/device/backing.js';
+import { type Glimpse, verifyOnce } from '../../host/region/verification.js';
 import { constant, L, MIB, mapInto, openEntry, pattern, receive, Sender, Shared, TestCore } from '../support/core.js';
 import { timebox } from '../support/timebox.js';
 import { instrument } from './instrument.js';

@@ -2,9 +2,9 @@
  * What a process does while it dies, and what the survivor at the other end of its connection does meanwhile. To have one
  * more walked through, add it to OPERATIONS.
  */
-import type { Connection } from '../../host/connection.js';
-import type { RmaToken } from '../../host/rma.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import type { Connection } from '../../host/api/connection.js';
+import type { RmaToken } from '../../host/memory/rma.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { MIB, only } from '../support/regions.js';
 
 /** Connections of a process that dies under load. */

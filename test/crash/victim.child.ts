@@ -1,6 +1,6 @@
 /** The processes of test/crash: those that die at a step (`victim`), and one that only answers (`third`). */
 import { readFileSync, writeSync } from 'node:fs';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { role, roleOptions, serve, tell } from '../support/calls.js';
 import { seeded } from '../support/seeded.js';
 import { checkNumbered, LOAD, MEET, numbered, OPERATIONS, UNHEARD, Victim } from './operations.js';

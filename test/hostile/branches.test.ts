@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { mapperMissing } from '../../host/core/mapper.js';
+import { mapperMissing } from '../../host/native/native.js';
 import { role } from '../support/process.js';
 import { timebox } from '../support/timebox.js';
 

@@ -14,6 +14,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import fc from 'fast-check';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
 import { ask } from '../../host/control/client.js';
 import { controlFolder, pathOf } from '../../host/control/folder.js';
 import {
@@ -26,9 +27,8 @@ import {
   parseStatus,
 } from '../../host/control/payload.js';
 import { MAX_REQUEST } from '../../host/control/socket.js';
-import { mapperMissing } from '../../host/core/mapper.js';
-import { Runtime } from '../../host/runtime.js';
-import type { RuntimeConnection } from '../../host/runtime-connection.js';
+import { mapperMissing } from '../../host/native/native.js';
+import { Runtime } from '../../host/runtime/runtime.js';
 import { printed } from '../support/cli.js';
 import { mutate } from '../support/mutate.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';

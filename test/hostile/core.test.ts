@@ -8,7 +8,7 @@
  */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { mapperMissing } from '../../host/core/mapper.js';
+import { mapperMissing } from '../../host/native/native.js';
 import { assertBytes, constant, L, newCore, Pair, pattern, Shared, type TestCore } from '../support/core.js';
 import { Hostile } from '../support/hostile.js';
 import { seeded, testSeed } from '../support/seeded.js';

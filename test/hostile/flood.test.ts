@@ -5,10 +5,10 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Carrier } from '../../host/carrier.js';
+import type { Carrier } from '../../host/channel/bound-link.js';
+import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
 import { BROKEN, type CoreExports, coreLayout, NOTHING } from '../../host/core/core.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
-import type { RuntimeConnection } from '../../host/runtime-connection.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { Child, endChildren, role, roleOptions, tell } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';

@@ -11,13 +11,13 @@
 import { setTimeout as pause, setImmediate as turn } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/connection.js';
-import { Onlooker } from '../../host/core/inspection.js';
-import { mapperMissing } from '../../host/core/mapper.js';
+import type { Connection } from '../../host/api/connection.js';
+import { IsthmusError } from '../../host/base/errors.js';
+import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
 import { posixBacking } from '../../host/device/posix.js';
-import { IsthmusError } from '../../host/errors.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
-import type { RuntimeConnection } from '../../host/runtime-connection.js';
+import { mapperMissing } from '../../host/native/native.js';
+import { Onlooker } from '../../host/region/inspection.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import {
   BROKEN,
   constant,

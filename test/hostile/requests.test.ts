@@ -5,9 +5,9 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
 import { BROKEN, coreLayout, NOTHING } from '../../host/core/core.js';
-import { Runtime } from '../../host/runtime.js';
-import type { RuntimeConnection } from '../../host/runtime-connection.js';
+import { Runtime } from '../../host/runtime/runtime.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 

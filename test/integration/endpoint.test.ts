@@ -4,11 +4,11 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/connection.js';
-import type { Endpoint } from '../../host/endpoint.js';
-import type { IsthmusError } from '../../host/errors.js';
-import type { ReceiveRequest } from '../../host/request.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import type { Connection } from '../../host/api/connection.js';
+import type { IsthmusError } from '../../host/base/errors.js';
+import type { Endpoint } from '../../host/endpoint/endpoint.js';
+import type { ReceiveRequest } from '../../host/messaging/requests.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { rejection } from '../support/outcomes.js';
 import { chosen } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';

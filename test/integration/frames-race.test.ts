@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Mapping } from '../../host/core/mapper.js';
+import type { Mapping } from '../../host/native/native.js';
 import { L, MIB, mapInto, Shared, TestCore } from '../support/core.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';

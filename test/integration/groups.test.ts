@@ -4,10 +4,10 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/connection.js';
-import type { IsthmusError } from '../../host/errors.js';
-import type { Group } from '../../host/group.js';
-import { Runtime } from '../../host/runtime.js';
+import type { Connection } from '../../host/api/connection.js';
+import type { IsthmusError } from '../../host/base/errors.js';
+import type { Group } from '../../host/messaging/group.js';
+import { Runtime } from '../../host/runtime/runtime.js';
 import { rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';

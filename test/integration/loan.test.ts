@@ -7,7 +7,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { BorrowedMessage, Connection, Loan } from '../../host/index.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { eventually, rejection, thrownBy } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';

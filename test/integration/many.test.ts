@@ -5,8 +5,8 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/connection.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import type { Connection } from '../../host/api/connection.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';

@@ -9,10 +9,10 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/connection.js';
-import { IsthmusError } from '../../host/errors.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
-import type { RuntimeConnection } from '../../host/runtime-connection.js';
+import type { Connection } from '../../host/api/connection.js';
+import { IsthmusError } from '../../host/base/errors.js';
+import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { callFar, conformance, type Far, FarEnd, type Subject } from '../support/conformance.js';
 import { pairsWith, serveFar } from '../support/far.js';
 import { rejection } from '../support/outcomes.js';

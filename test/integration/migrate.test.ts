@@ -13,7 +13,7 @@ import { basename, join, resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import { Qmp } from '../../host/control/qmp.js';
+import { Qmp } from '../../host/cli/vm/qmp.js';
 import { freePort, TestBroker } from '../support/broker.js';
 import { printed } from '../support/cli.js';
 import { libvirtMissing, TestLibvirt } from '../support/libvirt.js';

@@ -16,16 +16,16 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import { unixPlugin } from '../../examples/unix-plugin/index.mjs';
-import type { Connection } from '../../host/connection.js';
-import { IsthmusError } from '../../host/errors.js';
+import type { Connection } from '../../host/api/connection.js';
+import { IsthmusError } from '../../host/base/errors.js';
+import { STEP } from '../../host/handshake/frames.js';
 import {
   type StreamChannel,
   type StreamPlugin,
   type StreamPluginDefinition,
   streamPlugin,
 } from '../../host/plugins/third-party.js';
-import { STEP } from '../../host/precon/frames.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { conformance } from '../support/conformance.js';
 import { pairsWith, serveFar } from '../support/far.js';
 import { rejection } from '../support/outcomes.js';

@@ -5,10 +5,10 @@
 import { closeSync, copyFileSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Verdict } from '../../host/cli/region-check.js';
-import type { Connection } from '../../host/connection.js';
+import type { Connection } from '../../host/api/connection.js';
+import type { Verdict } from '../../host/cli/commands/region-check.js';
 import { coreLayout } from '../../host/core/core.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { printed } from '../support/cli.js';
 import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
 import { MIB, newPath, newRegion, only, removeRegions } from '../support/regions.js';

@@ -11,10 +11,10 @@ import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'no
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/connection.js';
-import { mapper, mapperMissing } from '../../host/core/mapper.js';
-import { IsthmusError } from '../../host/errors.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import type { Connection } from '../../host/api/connection.js';
+import { IsthmusError } from '../../host/base/errors.js';
+import { mapper, mapperMissing } from '../../host/native/native.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';

@@ -6,11 +6,11 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/connection.js';
-import type { IsthmusError } from '../../host/errors.js';
-import type { SharedMemory } from '../../host/memory.js';
-import type { Exposure } from '../../host/rma.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import type { Connection } from '../../host/api/connection.js';
+import type { IsthmusError } from '../../host/base/errors.js';
+import type { Exposure } from '../../host/memory/rma.js';
+import type { SharedMemory } from '../../host/memory/shared-memory.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';

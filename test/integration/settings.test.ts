@@ -2,8 +2,8 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/connection.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import type { Connection } from '../../host/api/connection.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { chosen } from '../support/process.js';
 import { only } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';

@@ -5,11 +5,11 @@ import { Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/connection.js';
-import { mapper } from '../../host/core/mapper.js';
+import type { Connection } from '../../host/api/connection.js';
 import { createPrivateCore } from '../../host/core/private.js';
+import { mapper } from '../../host/native/native.js';
 import { TcpPlugin } from '../../host/plugins/tcp.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { only } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 

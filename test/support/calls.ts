@@ -7,7 +7,7 @@
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
-import { IsthmusError } from '../../host/errors.js';
+import { IsthmusError } from '../../host/base/errors.js';
 
 /** Seconds that a call or an event may take; a slow machine stretches it as it does a timebox. */
 export const LIMIT = 30;

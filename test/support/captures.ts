@@ -1,6 +1,6 @@
 /** What two C programs said to each other (`test/wire/*.jsonl`). */
 import { readFileSync } from 'node:fs';
-import { FRAME, type Frame, FrameDecoder } from '../../host/precon/frames.js';
+import { FRAME, type Frame, FrameDecoder } from '../../host/handshake/frames.js';
 
 /** Both directions of a capture, whole. */
 export function capture(name: string): Record<'C>S' | 'S>C', Buffer> {

@@ -8,8 +8,8 @@
 
 import { setTimeout as pause } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/connection.js';
-import { IsthmusError } from '../../host/errors.js';
+import type { Connection } from '../../host/api/connection.js';
+import { IsthmusError } from '../../host/base/errors.js';
 import { rejection, thrownBy } from './outcomes.js';
 import { seeded } from './seeded.js';
 import { timebox } from './timebox.js';
@@ -82,7 +82,7 @@ export interface Ending {
 /** A machine so many times slower than a free one (scripts/test.mjs). */
 const SLOWNESS = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 
-/** Bytes unread at which a connection stops reading, by default (host/config.ts). */
+/** Bytes unread at which a connection stops reading, by default (host/config/config.ts). */
 const UNREAD = 1 << 20;
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));

@@ -8,8 +8,8 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import bytes from '#core.wasm';
 import { BROKEN, Core, type CoreExports, NOTHING } from '../../host/core/core.js';
-import { type Mapping, mapper } from '../../host/core/mapper.js';
 import { wasm } from '../../host/core/webassembly.js';
+import { type Mapping, mapper } from '../../host/native/native.js';
 
 /** Functions that the host does not need. */
 interface Exports extends CoreExports {

@@ -1,9 +1,9 @@
 /** Devices for tests: a tree as sysfs has it, in which devices are plain files. */
 import { closeSync, ftruncateSync, mkdirSync, openSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { mapper } from '../../host/core/mapper.js';
 import type { UioRoots } from '../../host/device/uio.js';
-import type { RuntimeOptions } from '../../host/runtime.js';
+import { mapper } from '../../host/native/native.js';
+import type { RuntimeOptions } from '../../host/runtime/runtime.js';
 import { MIB, newPath } from './regions.js';
 
 /** A uio device. */

@@ -1,7 +1,7 @@
 /** The far end of the conformance suite in a process of its own, and the near end of it. */
 import { setTimeout as pause } from 'node:timers/promises';
-import type { ListenOptions } from '../../host/endpoint.js';
-import type { Runtime } from '../../host/runtime.js';
+import type { ListenOptions } from '../../host/endpoint/endpoint.js';
+import type { Runtime } from '../../host/runtime/runtime.js';
 import { type Callee, serve } from './calls.js';
 import { callFar, type Far, FarEnd, type Pair } from './conformance.js';
 

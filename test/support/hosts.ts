@@ -18,8 +18,8 @@
  * ```
  */
 import { linkSync, rmSync } from 'node:fs';
-import { MappedRegion } from '../../host/core/mapped.js';
 import { createPosix, SHM } from '../../host/device/posix.js';
+import { MappedRegion } from '../../host/region/mapped.js';
 
 const MIB = 0x100000;
 

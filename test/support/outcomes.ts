@@ -1,6 +1,6 @@
 /** What was to fail, and what was to become true. */
 import { setTimeout as pause } from 'node:timers/promises';
-import type { IsthmusError } from '../../host/errors.js';
+import type { IsthmusError } from '../../host/base/errors.js';
 
 /** @returns what it rejects with; it is the test's business to look at it */
 export async function rejection(promise: Promise<unknown>): Promise<IsthmusError> {

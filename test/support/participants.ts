@@ -1,6 +1,6 @@
 /** Processes that take part in migrations over a broker, with stand-ins for their runtimes. */
 import { threadId } from 'node:worker_threads';
-import type { Migratable } from '../../host/control/migratable.js';
+import type { Migratable } from '../../host/api/migratable.js';
 import { type JoinOptions, joinMqtt, type Membership } from '../../host/control/mqtt.js';
 import { roleOptions, serve, tell } from './process.js';
 import { StandIn } from './standin.js';

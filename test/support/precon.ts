@@ -1,5 +1,7 @@
 /** Handshakes under test: plugins that do as a test says, and two sides without a network. */
-import { IsthmusError } from '../../host/errors.js';
+import { IsthmusError } from '../../host/base/errors.js';
+import type { ConInfo } from '../../host/handshake/frames.js';
+import { Precon, type PreconOptions, type PreconOutcome } from '../../host/handshake/precon.js';
 import {
   type Attempt,
   type AttemptChannel,
@@ -7,8 +9,6 @@ import {
   PluginRegistry,
   type Proposal,
 } from '../../host/plugins/plugin.js';
-import type { ConInfo } from '../../host/precon/frames.js';
-import { Precon, type PreconOptions, type PreconOutcome } from '../../host/precon/precon.js';
 
 /** Cut bytes at random places, into at least one piece. */
 export function cut(bytes: Buffer, random: (n: number) => number): Buffer[] {

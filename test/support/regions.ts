@@ -1,7 +1,7 @@
 /** Region files for tests: names that nobody else has, gone at the end of the process that made them. */
 import { chmodSync, closeSync, copyFileSync, ftruncateSync, openSync, rmSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
-import type { RuntimeOptions } from '../../host/runtime.js';
+import type { RuntimeOptions } from '../../host/runtime/runtime.js';
 
 export const MIB = 0x100000;
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);

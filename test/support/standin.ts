@@ -1,7 +1,7 @@
 /** A runtime's stand-in for tests of what steers it: it takes its time, fails when told to, and has no connections. */
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Migratable, MigrationState } from '../../host/control/migratable.js';
-import { IsthmusError } from '../../host/errors.js';
+import type { Migratable, MigrationState } from '../../host/api/migratable.js';
+import { IsthmusError } from '../../host/base/errors.js';
 
 export class StandIn implements Migratable {
   migration: MigrationState = 'inactive';

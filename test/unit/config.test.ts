@@ -1,9 +1,16 @@
 /** Configuration: options over environment over defaults, and what is not taken. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type ConfigOptions, configure, explain, GROUPS, SETTINGS, type SettingName } from '../../host/config.js';
-import { IsthmusError } from '../../host/errors.js';
-import { Runtime } from '../../host/runtime.js';
+import { IsthmusError } from '../../host/base/errors.js';
+import {
+  type ConfigOptions,
+  configure,
+  explain,
+  GROUPS,
+  SETTINGS,
+  type SettingName,
+} from '../../host/config/config.js';
+import { Runtime } from '../../host/runtime/runtime.js';
 import { timebox } from '../support/timebox.js';
 
 const names = Object.keys(SETTINGS) as SettingName[];

@@ -7,9 +7,9 @@ import { fileURLToPath } from 'node:url';
 import { isMainThread, Worker } from 'node:worker_threads';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { Doorbells } from '../../host/core/doorbell.js';
-import { mapper } from '../../host/core/mapper.js';
 import type { Identity } from '../../host/device/backing.js';
+import { mapper } from '../../host/native/native.js';
+import { Doorbells } from '../../host/region/doorbell.js';
 import { timebox } from '../support/timebox.js';
 
 const native = mapper();

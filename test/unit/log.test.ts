@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { IsthmusError } from '../../host/errors.js';
-import { expandPath, type Level, makeLog } from '../../host/log.js';
+import type { IsthmusError } from '../../host/base/errors.js';
+import { expandPath, type Level, makeLog } from '../../host/base/log.js';
 import { timebox } from '../support/timebox.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'isthmus-test-log-'));

@@ -26,8 +26,8 @@ import { runInNewContext } from 'node:vm';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type Mapping, mapper } from '../../host/core/mapper.js';
 import { type WasmMemory, wasm } from '../../host/core/webassembly.js';
+import { type Mapping, mapper } from '../../host/native/native.js';
 import { thrownBy } from '../support/outcomes.js';
 import { timebox } from '../support/timebox.js';
 

@@ -2,7 +2,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { machines } from '../../host/core/core.js';
-import { Migration } from '../../host/migration.js';
+import { Migration } from '../../host/runtime/migration.js';
 import { constant } from '../support/core.js';
 import { timebox } from '../support/timebox.js';
 

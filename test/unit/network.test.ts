@@ -2,7 +2,7 @@
 import type { NetworkInterfaceInfo } from 'node:os';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { addressIn, isOwn, ownAddress, parseNetworks } from '../../host/network.js';
+import { addressIn, isOwn, ownAddress, parseNetworks } from '../../host/base/network.js';
 import { timebox } from '../support/timebox.js';
 
 function face(address: string, netmask: string, internal = false): NetworkInterfaceInfo {

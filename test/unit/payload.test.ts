@@ -1,7 +1,7 @@
 /** Topics and payloads of the control side, byte for byte, and what is not taken. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { maskBroker, readBroker } from '../../host/control/broker-url.js';
+import { maskBroker, readBroker } from '../../host/config/broker-url.js';
 import {
   feedback,
   idOfTopic,

@@ -1,7 +1,6 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { IsthmusError } from '../../host/errors.js';
-import { type AttemptChannel, PluginRegistry } from '../../host/plugins/plugin.js';
+import { IsthmusError } from '../../host/base/errors.js';
 import {
   decodeConInfo,
   encodeArchReq,
@@ -10,8 +9,9 @@ import {
   encodeVersion,
   FRAME,
   FrameDecoder,
-} from '../../host/precon/frames.js';
-import type { PreconOptions } from '../../host/precon/precon.js';
+} from '../../host/handshake/frames.js';
+import type { PreconOptions } from '../../host/handshake/precon.js';
+import { type AttemptChannel, PluginRegistry } from '../../host/plugins/plugin.js';
 import {
   ALICE,
   acceptingSide,

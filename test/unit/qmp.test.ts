@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { Qmp, QmpError } from '../../host/control/qmp.js';
+import { Qmp, QmpError } from '../../host/cli/vm/qmp.js';
 import { QmpStandIn, SILENT } from '../support/qmp.js';
 import { newPath } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';

@@ -1,8 +1,8 @@
 /** Silence over one connection: when it is told, to whom, and when the peer is given up. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { IsthmusError } from '../../host/errors.js';
-import { type StallLimits, Stalls } from '../../host/stalls.js';
+import { IsthmusError } from '../../host/base/errors.js';
+import { type StallLimits, Stalls } from '../../host/connection/liveness.js';
 import { timebox } from '../support/timebox.js';
 
 /** What happens, in order, to whoever is told. */

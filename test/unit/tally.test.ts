@@ -1,7 +1,7 @@
 /** The count of numbered messages by which the demo knows that none was lost. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { Tally } from '../../host/cli/tally.js';
+import { Tally } from '../../host/cli/demo/tally.js';
 
 function counted(numbers: readonly number[], sent: number): number[] {
   const tally = new Tally();

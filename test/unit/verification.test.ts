@@ -4,8 +4,8 @@
  */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type Finding, type Glimpse, verifyOnce } from '../../host/core/verification.js';
 import { identityHash } from '../../host/device/backing.js';
+import { type Finding, type Glimpse, verifyOnce } from '../../host/region/verification.js';
 import { constant, L, MIB, openEntry, pattern, recordHeader, Sender, Shared, TestCore } from '../support/core.js';
 import { timebox } from '../support/timebox.js';
 

@@ -2,8 +2,8 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Wait } from '../../host/config.js';
-import { LoopWaiter, type Rest } from '../../host/waiting.js';
+import type { Wait } from '../../host/config/config.js';
+import { LoopWaiter, type Rest } from '../../host/polling/idle-strategy.js';
 import { timebox } from '../support/timebox.js';
 
 /** A waiter over nothing, with what it did. */

@@ -8,7 +8,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { Qmp, type QmpEvent } from '../../host/control/qmp.js';
+import { Qmp, type QmpEvent } from '../../host/cli/vm/qmp.js';
 import type { Memory } from './segment.js';
 import { type Result, Shell } from './shell.js';
 import { slowness } from './tools.js';

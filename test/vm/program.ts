@@ -4,7 +4,7 @@
  */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { test as uvuTest } from 'uvu';
-import { Tally } from '../../host/cli/tally.js';
+import { Tally } from '../../host/cli/demo/tally.js';
 import { type Connection, Runtime, type RuntimeOptions } from '../../host/index.js';
 import { Remote, role, roleOptions, serve, tell } from '../support/calls.js';
 import { conformance, dataOf } from '../support/conformance.js';

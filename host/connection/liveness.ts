@@ -1,0 +1,123 @@
+/**
+ * A peer over shared memory that falls silent: what the application is told of it, and when it is given up.
+ *
+ * Silence is not death. A paused virtual machine looks the same and will write again, so what a silent peer holds of the
+ * region stays its own; without `peerTimeout` its connections wait as long as it takes.
+ */
+import { IsthmusError } from '../base/errors.js';
+import type { Log } from '../base/log.js';
+
+/** Events of a connection, and what their listeners are called with. */
+export interface ConnectionEvents {
+  /** The peer has shown no sign of life for `silence` milliseconds, at least `stallTimeout`. */
+  stalled: (silence: number) => void;
+  /** It has shown one again, after `silence` milliseconds. */
+  recovered: (silence: number) => void;
+}
+
+/** In milliseconds; 0: for ever. */
+export interface StallLimits {
+  readonly stallTimeout: number;
+  readonly peerTimeout: number;
+}
+
+export interface StallsOwner {
+  readonly log: Log;
+  /** For those who look after the whole runtime. */
+  silenceChanged(event: keyof ConnectionEvents, silence: number): void;
+  /** The peer has been silent for `peerTimeout`. */
+  timedOut(error: IsthmusError): void;
+}
+
+interface Listening {
+  readonly event: keyof ConnectionEvents;
+  readonly listener: (silence: number) => void;
+  readonly once: boolean;
+}
+
+const EVENTS: readonly string[] = ['stalled', 'recovered'] satisfies (keyof ConnectionEvents)[];
+
+/** The silence over one connection. */
+export class Stalls {
+  readonly #owner: StallsOwner;
+  readonly #limits: StallLimits;
+  readonly #listening: Listening[] = [];
+  #silence = 0;
+  #stalled = false;
+
+  constructor(owner: StallsOwner, limits: StallLimits) {
+    this.#owner = owner;
+    this.#limits = limits;
+  }
+
+  /** In milliseconds; 0: not stalled. */
+  get silence(): number {
+    return this.#stalled ? this.#silence : 0;
+  }
+
+  /** @param ms how long by now; 0: it is over */
+  silent(ms: number): void {
+    const { stallTimeout, peerTimeout } = this.#limits;
+    const before = this.silence;
+    this.#silence = ms;
+    if (ms === 0) {
+      this.#stalled = false;
+      if (before > 0) this.#tell('recovered', before);
+      return;
+    }
+    if (before === 0 && stallTimeout > 0 && ms >= stallTimeout) {
+      this.#stalled = true;
+      this.#tell('stalled', ms);
+    }
+    if (peerTimeout > 0 && ms >= peerTimeout) {
+      this.#owner.timedOut(
+        new IsthmusError('ERR_ISTHMUS_PEER_TIMEOUT', `the peer has shown no sign of life for ${ms} ms`),
+      );
+    }
+  }
+
+  /** There is no link any more: nobody is silent, and nobody has recovered. */
+  reset(): void {
+    this.#silence = 0;
+    this.#stalled = false;
+  }
+
+  #tell(event: keyof ConnectionEvents, silence: number): void {
+    this.#owner.silenceChanged(event, silence);
+    for (const one of [...this.#listening]) {
+      if (one.event !== event) continue;
+      if (one.once) this.#remove(one);
+      try {
+        one.listener(silence);
+      } catch (error) {
+        const text = error instanceof Error ? error.message : String(error);
+        this.#owner.log('error', `a listener for '${event}' failed: ${text}`);
+      }
+    }
+  }
+
+  /** @throws ERR_ISTHMUS_INVALID_ARGUMENT */
+  listen(event: keyof ConnectionEvents, listener: (silence: number) => void, once: boolean): void {
+    if (!EVENTS.includes(event)) {
+      throw new IsthmusError(
+        'ERR_ISTHMUS_INVALID_ARGUMENT',
+        `a connection has no event '${String(event)}', only ${EVENTS.join(' and ')}`,
+      );
+    }
+    if (typeof listener !== 'function') {
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `the listener for '${event}' is not a function`);
+    }
+    this.#listening.push({ event, listener, once });
+  }
+
+  /** The one that was added last, as everywhere in Node.js. */
+  unlisten(event: keyof ConnectionEvents, listener: (silence: number) => void): void {
+    const found = this.#listening.filter((one) => one.event === event && one.listener === listener).at(-1);
+    if (found) this.#remove(found);
+  }
+
+  #remove(one: Listening): void {
+    const place = this.#listening.indexOf(one);
+    if (place >= 0) this.#listening.splice(place, 1);
+  }
+}

@@ -1,0 +1,310 @@
+/**
+ * The codec of the handshake: phase 1 of the wire protocol, as C pscom 0x0200 speaks it over TCP.
+ *
+ * ```
+ *  0       4       8             8 + size
+ * ┌───────┬───────┬─────────────┐
+ * │ type  │ size  │ payload     │   type and size: u32 big-endian
+ * └───────┴───────┴─────────────┘   payload fields: the sender's byte order, which is little-endian
+ *
+ * con_info, the payload of CON_INFO, CON_INFO_DEMAND and BACK_CONNECT
+ *  0         4       8               16              24
+ * ┌─────────┬───────┬───────────────┬───────────────┐
+ * │ node_id │ pid   │ id u64        │ name          │   name: NUL-padded
+ * └─────────┴───────┴───────────────┴───────────────┘
+ * ```
+ *
+ * Source: "The wire protocol", phase 1, and the captures in `test/wire/`.
+ */
+import { isIPv4 } from 'node:net';
+import { IsthmusError } from '../base/errors.js';
+
+/** Types of the frames that plugins talk with. */
+export const STEP = { STEP1: 0x100013, STEP2: 0x100014, STEP3: 0x100015, STEP4: 0x100016 } as const;
+
+/** Types of frames. */
+export const FRAME = {
+  /** Never seen with TCP; ignored. */
+  EOF: 0x100000,
+  CON_INFO: 0x100002,
+  VERSION: 0x100003,
+  /** CON_INFO of the connecting side of an on-demand connection. */
+  CON_INFO_DEMAND: 0x100004,
+  /** "Connect to me", the only frame of its TCP connection. */
+  BACK_CONNECT: 0x100005,
+  BACK_ACK: 0x100006,
+  ARCH_REQ: 0x100010,
+  ARCH_OK: 0x100011,
+  ARCH_NEXT: 0x100012,
+  ...STEP,
+  /** Ours, behind CON_INFO of a connection that has been up: {@link Counts}. C ignores what it does not know. */
+  COUNTS: 0x100080,
+  /** Ours, con_info, the only frame: "read on, there is something for you", where the connection itself cannot say it. */
+  HURRY: 0x100081,
+  /** Ours, from the connecting side: port u32 where HURRY would be heard. */
+  LISTENS: 0x100082,
+} as const;
+
+/** The protocol version that we speak, and the only one. */
+export const PROTOCOL_VERSION = 0x0200;
+
+/** Bytes of a frame's header. */
+export const FRAME_HEADER_SIZE = 8;
+
+/** Bytes of con_info. Newer pscom generations send 40. */
+export const CON_INFO_SIZE = 24;
+
+/** Bytes of a name in con_info. */
+export const NAME_SIZE = 8;
+
+/** What one handshake may cost us, in bytes. */
+export interface FrameLimits {
+  /** Largest payload of a frame, of unknown types too. */
+  readonly maxPayload: number;
+  /** All that is received in one handshake, headers included; what follows the last frame does not count. */
+  readonly maxTotal: number;
+}
+
+export const FRAME_LIMITS: FrameLimits = { maxPayload: 4096, maxTotal: 64 * 1024 };
+
+/** One end of a connection, as it introduces itself. */
+export interface ConInfo {
+  /** IPv4 address, as `10.0.0.2`. */
+  readonly node: string;
+  readonly pid: number;
+  /** Opaque u64, kept for the life of this end of the connection. */
+  readonly id: bigint;
+  /** Up to {@link NAME_SIZE} bytes of UTF-8. */
+  readonly name: string;
+}
+
+/** How many messages have gone over a connection, seen from one end: what makes sure that none is lost on the way. */
+export interface Counts {
+  readonly sent: number;
+  readonly received: number;
+}
+
+/** COUNTS: sent u64, received u64. */
+export function encodeCounts({ sent, received }: Counts): Buffer {
+  const payload = Buffer.alloc(16);
+  payload.writeBigUInt64LE(BigInt(sent), 0);
+  payload.writeBigUInt64LE(BigInt(received), 8);
+  return encodeFrame(FRAME.COUNTS, payload);
+}
+
+/** @throws ERR_ISTHMUS_HANDSHAKE */
+export function decodeCounts(payload: Buffer): Counts {
+  if (payload.length < 16) {
+    throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `COUNTS of ${payload.length} bytes`);
+  }
+  return { sent: Number(payload.readBigUInt64LE(0)), received: Number(payload.readBigUInt64LE(8)) };
+}
+
+/** LISTENS: port u32. */
+export function encodeListens(port: number): Buffer {
+  const payload = Buffer.alloc(4);
+  payload.writeUInt32LE(port);
+  return encodeFrame(FRAME.LISTENS, payload);
+}
+
+/** @returns undefined: no port */
+export function decodeListens(payload: Buffer): number | undefined {
+  const port = payload.length >= 4 ? payload.readUInt32LE() : 0;
+  return port > 0 && port < 65_536 ? port : undefined;
+}
+
+export interface Frame {
+  readonly type: number;
+  /** The receiver's own copy. */
+  readonly payload: Buffer;
+}
+
+/** For people: the name of a frame type. */
+export function frameName(type: number): string {
+  const found = Object.entries(FRAME).find(([, value]) => value === type);
+  return found ? found[0] : `0x${type.toString(16)}`;
+}
+
+/** Any frame; the payload is copied. */
+export function encodeFrame(type: number, payload: Uint8Array = new Uint8Array(0)): Buffer {
+  const frame = Buffer.alloc(FRAME_HEADER_SIZE + payload.length);
+  frame.writeUInt32BE(type, 0);
+  frame.writeUInt32BE(payload.length, 4);
+  frame.set(payload, FRAME_HEADER_SIZE);
+  return frame;
+}
+
+/** VERSION: the range that we speak. */
+export function encodeVersion(from: number = PROTOCOL_VERSION, to: number = PROTOCOL_VERSION): Buffer {
+  const payload = Buffer.alloc(8);
+  payload.writeUInt32LE(from, 0);
+  payload.writeUInt32LE(to, 4);
+  return encodeFrame(FRAME.VERSION, payload);
+}
+
+/** ARCH_REQ of a plugin's architecture id. */
+export function encodeArchReq(archId: number): Buffer {
+  const payload = Buffer.alloc(4);
+  payload.writeUInt32LE(archId, 0);
+  return encodeFrame(FRAME.ARCH_REQ, payload);
+}
+
+/**
+ * CON_INFO, or another frame whose payload is con_info.
+ *
+ * Throws ERR_ISTHMUS_INVALID_ARGUMENT: the node is not an IPv4 address, or the name is longer than {@link NAME_SIZE}
+ * bytes or contains a NUL. (Names are not cut: two of them must not become one.)
+ */
+export function encodeConInfo(
+  info: ConInfo,
+  type:
+    | typeof FRAME.CON_INFO
+    | typeof FRAME.CON_INFO_DEMAND
+    | typeof FRAME.BACK_CONNECT
+    | typeof FRAME.HURRY = FRAME.CON_INFO,
+): Buffer {
+  if (!isIPv4(info.node)) {
+    throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `node: not an IPv4 address: ${JSON.stringify(info.node)}`);
+  }
+  const name = Buffer.from(info.name, 'utf8');
+  if (name.length > NAME_SIZE || name.includes(0)) {
+    throw new IsthmusError(
+      'ERR_ISTHMUS_INVALID_ARGUMENT',
+      `name: up to ${NAME_SIZE} bytes without NUL, not ${JSON.stringify(info.name)}`,
+    );
+  }
+  const payload = Buffer.alloc(CON_INFO_SIZE);
+  // The address is an integer in the sender's byte order, so that 127.0.0.1 is the bytes 01 00 00 7f.
+  payload.set(info.node.split('.').map(Number).reverse(), 0);
+  payload.writeUInt32LE(info.pid >>> 0, 4);
+  payload.writeBigUInt64LE(BigInt.asUintN(64, info.id), 8);
+  payload.set(name, 16);
+  return encodeFrame(type, payload);
+}
+
+/** The payload of CON_INFO. Throws ERR_ISTHMUS_HANDSHAKE_VERSION if it has the size of another generation. */
+export function decodeConInfo(payload: Buffer): ConInfo {
+  if (payload.length !== CON_INFO_SIZE) {
+    throw new IsthmusError(
+      'ERR_ISTHMUS_HANDSHAKE_VERSION',
+      `the other side is of another pscom generation: its con_info has ${payload.length} bytes, ` +
+        `that of protocol version 0x0200 has ${CON_INFO_SIZE}`,
+    );
+  }
+  const name = payload.subarray(16, 16 + NAME_SIZE);
+  const end = name.indexOf(0);
+  return {
+    node: Array.from(payload.subarray(0, 4)).reverse().join('.'),
+    pid: payload.readUInt32LE(4),
+    id: payload.readBigUInt64LE(8),
+    name: name.toString('utf8', 0, end < 0 ? NAME_SIZE : end),
+  };
+}
+
+/** Throws ERR_ISTHMUS_HANDSHAKE_VERSION unless the range in a VERSION frame contains ours. More bytes are legal. */
+export function checkVersion(payload: Buffer): void {
+  if (payload.length < 8) {
+    throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE_VERSION', `a VERSION frame of ${payload.length} bytes, 8 expected`);
+  }
+  const from = payload.readUInt32LE(0);
+  const to = payload.readUInt32LE(4);
+  if (from <= PROTOCOL_VERSION && PROTOCOL_VERSION <= to) return;
+  throw new IsthmusError(
+    'ERR_ISTHMUS_HANDSHAKE_VERSION',
+    `the other side speaks protocol versions 0x${from.toString(16)} to 0x${to.toString(16)}, ` +
+      `this one 0x${PROTOCOL_VERSION.toString(16)}`,
+  );
+}
+
+/** The payload of ARCH_REQ. Throws ERR_ISTHMUS_HANDSHAKE if it is not a u32. */
+export function decodeArchReq(payload: Buffer): number {
+  if (payload.length !== 4) {
+    throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `an ARCH_REQ frame of ${payload.length} bytes, 4 expected`);
+  }
+  return payload.readUInt32LE(0);
+}
+
+/** Whether a plugin may use frames of this type. */
+export function isStep(type: number): boolean {
+  return type >= FRAME.STEP1 && type <= FRAME.STEP4;
+}
+
+/**
+ * Takes frames out of a byte stream that is cut anywhere.
+ *
+ * Holds only what has really arrived: the size that a header claims is checked before anything else, and nothing is
+ * ever allocated by it.
+ */
+export class FrameDecoder {
+  readonly #limits: FrameLimits;
+  /** Received and not consumed: the bytes `#start` to `#end` of it. */
+  #store: Buffer = Buffer.alloc(0);
+  #start = 0;
+  #end = 0;
+  /** Bytes of the frames that were taken out. */
+  #consumed = 0;
+
+  constructor(limits: Partial<FrameLimits> = {}) {
+    this.#limits = { ...FRAME_LIMITS, ...limits };
+  }
+
+  /** Take in a chunk; it is copied. */
+  push(chunk: Uint8Array): void {
+    const pending = this.#end - this.#start;
+    if (this.#end + chunk.length > this.#store.length) {
+      // Doubling keeps a peer that sends single bytes from making us copy everything for each of them.
+      const size = pending + chunk.length;
+      const target = size * 2 > this.#store.length ? Buffer.allocUnsafe(size * 2) : this.#store;
+      this.#store.copy(target, 0, this.#start, this.#end);
+      this.#store = target;
+      this.#start = 0;
+      this.#end = pending;
+    }
+    this.#store.set(chunk, this.#end);
+    this.#end += chunk.length;
+  }
+
+  /**
+   * The next frame, or undefined until there is a whole one.
+   *
+   * Throws ERR_ISTHMUS_HANDSHAKE if a frame claims more than `maxPayload`, or if the frames exceed `maxTotal`.
+   */
+  next(): Frame | undefined {
+    const pending = this.#end - this.#start;
+    if (pending < FRAME_HEADER_SIZE) return undefined;
+    const type = this.#store.readUInt32BE(this.#start);
+    const size = this.#store.readUInt32BE(this.#start + 4);
+    if (size > this.#limits.maxPayload) {
+      throw new IsthmusError(
+        'ERR_ISTHMUS_HANDSHAKE',
+        `a ${frameName(type)} frame that claims ${size} bytes; the limit is ${this.#limits.maxPayload}`,
+      );
+    }
+    const length = FRAME_HEADER_SIZE + size;
+    this.#checkTotal(length);
+    if (pending < length) return undefined;
+    const payload = Buffer.from(this.#store.subarray(this.#start + FRAME_HEADER_SIZE, this.#start + length));
+    this.#start += length;
+    this.#consumed += length;
+    return { type, payload };
+  }
+
+  /** Throws ERR_ISTHMUS_HANDSHAKE if too much waits to be taken out. For a reader that has stopped to take frames. */
+  checkPending(): void {
+    this.#checkTotal(this.#end - this.#start);
+  }
+
+  /** Bytes behind the last frame that was taken out: a copy. The decoder is empty then. */
+  rest(): Buffer {
+    const rest = Buffer.from(this.#store.subarray(this.#start, this.#end));
+    this.#store = Buffer.alloc(0);
+    this.#start = 0;
+    this.#end = 0;
+    return rest;
+  }
+
+  #checkTotal(more: number): void {
+    if (this.#consumed + more <= this.#limits.maxTotal) return;
+    throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `a handshake of more than ${this.#limits.maxTotal} bytes`);
+  }
+}

@@ -1,0 +1,134 @@
+/** Memory that an application shares with its peers: in a region, where there is one, so that they need not ask. */
+
+import { IsthmusError } from '../base/errors.js';
+import type { Region } from '../region/region.js';
+
+/** Where a {@link SharedMemory} lies. @internal */
+export type Place =
+  | { readonly region: Region; readonly frame: number; readonly address: number }
+  | { readonly bytes: Uint8Array };
+
+/** Somebody who has told a peer where the memory lies. @internal */
+export interface Holder {
+  /** It has left the region: who wants it has to ask. */
+  moved(): void;
+  ended(): void;
+}
+
+/**
+ * Bytes that can be exposed to peers. In a region the peers that map it read and write them without this process; their
+ * bytes may change at any moment, so one gets at them by copies only.
+ *
+ * ```ts
+ * const memory = runtime.allocate(1 << 20);
+ * memory.write(0, data);
+ * const exposure = connection.expose(memory);      // hand exposure.token to the peer
+ * ```
+ */
+export class SharedMemory implements Disposable {
+  /** In bytes. */
+  readonly length: number;
+  #place: Place | undefined;
+  /** @internal Called once, when it is given back. */
+  onRelease: (() => void) | undefined;
+  /** Those who were given a token. */
+  readonly #holders = new Set<Holder>();
+
+  /** Made by `runtime.allocate()`. */
+  constructor(length: number, place: Place) {
+    this.length = length;
+    this.#place = place;
+  }
+
+  /** Whether it lies in a region. False: there was none with so much room, and peers have to ask for each byte. */
+  get inRegion(): boolean {
+    return this.#place !== undefined && 'region' in this.#place;
+  }
+
+  /** @internal @throws ERR_ISTHMUS_RELEASED */
+  get place(): Place {
+    if (!this.#place) throw new IsthmusError('ERR_ISTHMUS_RELEASED', 'this memory was released');
+    return this.#place;
+  }
+
+  /** @internal The bytes themselves: for plain copies, never to be handed to anybody. */
+  view(offset: number, length: number): Uint8Array {
+    const { place } = this;
+    if ('bytes' in place) return place.bytes.subarray(offset, offset + length);
+    return place.region.core.bytes.subarray(place.address + offset, place.address + offset + length);
+  }
+
+  /**
+   * Copy out.
+   * @throws ERR_ISTHMUS_INVALID_ARGUMENT: beyond the end; ERR_ISTHMUS_RELEASED
+   */
+  read(offset: number, target: Uint8Array): void {
+    this.#check(offset, target.length);
+    target.set(this.view(offset, target.length));
+  }
+
+  /** Copy in. @throws as {@link read} */
+  write(offset: number, source: Uint8Array): void {
+    this.#check(offset, source.length);
+    this.view(offset, source.length).set(source);
+  }
+
+  #check(offset: number, length: number): void {
+    if (Number.isSafeInteger(offset) && offset >= 0 && offset + length <= this.length) return;
+    throw new IsthmusError(
+      'ERR_ISTHMUS_INVALID_ARGUMENT',
+      `${length} bytes at ${offset} are not within the ${this.length} bytes of this memory`,
+    );
+  }
+
+  /** @internal Be told of the end, and of a move out of the region. @returns how not to be */
+  hold(holder: Holder): () => void {
+    this.#holders.add(holder);
+    return () => this.#holders.delete(holder);
+  }
+
+  /** @internal The region is going away: the bytes stay, in memory of our own. */
+  evacuate(region: Region): void {
+    const place = this.#place;
+    if (!place || !('region' in place) || place.region !== region) return;
+    for (const holder of [...this.#holders]) holder.moved();
+    const bytes = this.view(0, this.length).slice();
+    giveBack(place.region, place.frame, this.length);
+    this.#place = { bytes };
+  }
+
+  /** Withdraw all tokens and give the memory back. Idempotent. */
+  release(): void {
+    const place = this.#place;
+    if (!place) return;
+    for (const holder of [...this.#holders]) holder.ended();
+    this.#holders.clear();
+    this.#place = undefined;
+    if ('region' in place) giveBack(place.region, place.frame, this.length);
+    this.onRelease?.();
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}
+
+/** Frames of a region: the first one holds the grants, behind it lies what is granted. @internal */
+export interface Run {
+  readonly frame: number;
+  /** Of the first byte behind the grants. */
+  readonly address: number;
+}
+
+/** @internal A run of a region for so many bytes. @returns undefined: there is no room */
+export function takeRun(region: Region, length: number): Run | undefined {
+  const { call, layout } = region.core;
+  if (!region.usable || length === 0) return undefined;
+  const frame = call.takeRun(length);
+  return frame === 0 ? undefined : { frame, address: (call.addressOf(frame) >>> 0) + layout.FRAME };
+}
+
+/** @internal @returns whether nobody had taken the other half over */
+export function giveBack(region: Region, frame: number, length: number): boolean {
+  return region.core.call.giveBackRun(frame, length) !== 0;
+}

@@ -1,0 +1,96 @@
+/** The groups of an endpoint, and what comes for those that are not open yet. */
+
+import { IsthmusError } from '../base/errors.js';
+import type { GroupTraffic, RuntimeConnection } from '../connection/runtime-connection.js';
+import { coreLayout } from '../core/core.js';
+import { decodeGroup, Group, type GroupHost, type GroupMessage, type GroupOptions } from './group.js';
+
+interface Early {
+  readonly connection: RuntimeConnection;
+  readonly type: number;
+  readonly message: GroupMessage;
+}
+
+export class Groups implements GroupTraffic {
+  readonly #open = new Map<number, Group>();
+  /** Ids of those that were closed: what others still send for them is dropped. */
+  readonly #closed = new Set<number>();
+  /** In the order in which they came. Reading from a connection stops when too much of it is here. */
+  #early: Early[] = [];
+
+  /** @throws ERR_ISTHMUS_INVALID_ARGUMENT */
+  open(options: GroupOptions, own: (connection: unknown) => RuntimeConnection): Group {
+    const { id, rank, members } = options;
+    const fail = (what: string): never => {
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `group: ${what}`);
+    };
+    if (!Number.isInteger(id) || id < 0 || id > 0xffffffff) fail(`${id} is no id: a u32 is wanted`);
+    if (!Array.isArray(members) || !Number.isInteger(rank) || rank < 0 || rank >= members.length) {
+      fail(`${rank} is no rank among ${members?.length} members`);
+    }
+    if (this.#open.has(id)) fail(`${id} is open already`);
+    const connections = members.map((member, place) => (place === rank ? undefined : own(member)));
+    if (new Set(connections).size !== connections.length) fail('a connection appears twice');
+    const { MESSAGE_BCAST, MESSAGE_BARRIER } = coreLayout();
+    const host: GroupHost = {
+      types: { BCAST: MESSAGE_BCAST, BARRIER: MESSAGE_BARRIER },
+      send: (connection, type, xheader, data) => connection.sendFor(type, xheader, data),
+      wake: (connection) => connection.look(),
+      closed: (group) => {
+        this.#open.delete(group.id);
+        this.#closed.add(group.id);
+      },
+    };
+    const group = new Group(options, connections, host);
+    this.#open.set(id, group);
+    this.#closed.delete(id);
+    const mine = this.#early.filter(({ message }) => message.group === id);
+    this.#early = this.#early.filter(({ message }) => message.group !== id);
+    for (const { connection, type, message } of mine) {
+      connection.early = this.#early.some((one) => one.connection === connection);
+      try {
+        group.received(connection, type, message);
+      } catch (error) {
+        connection.fail(error as IsthmusError);
+      }
+      connection.look();
+    }
+    return group;
+  }
+
+  received(connection: RuntimeConnection, type: number, xheader: Uint8Array, data: Uint8Array): void {
+    const message = decodeGroup(xheader, data);
+    const group = this.#open.get(message.group);
+    if (group) {
+      group.received(connection, type, message);
+      return;
+    }
+    if (this.#closed.has(message.group)) return;
+    connection.early = true;
+    this.#early.push({ connection, type, message });
+  }
+
+  held(connection: RuntimeConnection): number {
+    let held = 0;
+    for (const { connection: from, message } of this.#early) {
+      if (from === connection) held += message.data.length + message.xheader.length + 64;
+    }
+    for (const group of this.#open.values()) held += group.heldOf(connection);
+    return held;
+  }
+
+  expects(connection: RuntimeConnection): boolean {
+    for (const group of this.#open.values()) if (group.expects(connection)) return true;
+    return false;
+  }
+
+  /** A connection is gone, and what it sent for groups that were never opened with it. */
+  forget(connection: RuntimeConnection): void {
+    this.#early = this.#early.filter((one) => one.connection !== connection);
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#open.values()].map((group) => group.close()));
+    this.#early = [];
+  }
+}

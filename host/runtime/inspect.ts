@@ -1,0 +1,195 @@
+/**
+ * A look at a runtime from outside: plain data that survives JSON, the same for `runtime.inspect()`, the control socket
+ * and `isthmus inspect --json`. What there is none of is null, so that every key is always there.
+ */
+import { threadId } from 'node:worker_threads';
+import type { Connection, ConnectionStats } from '../api/connection.js';
+import type { MigrationState } from '../api/migratable.js';
+import { version } from '../base/version.js';
+import type { Backing } from '../device/backing.js';
+import type { Region } from '../region/region.js';
+import type { Refused } from './discovery.js';
+
+/** Sums over the connections of a runtime. Counters include the connections that are closed. */
+export interface RuntimeStats extends ConnectionStats {
+  /** Connections that are open now, and all that there have been. */
+  readonly connections: number;
+  readonly connectionsEver: number;
+}
+
+export interface PluginSnapshot {
+  readonly name: string;
+  readonly archId: number;
+  readonly priority: number;
+  /** Why it cannot be used. */
+  readonly unavailable: string | null;
+}
+
+export interface RegionSnapshot {
+  readonly name: string;
+  readonly path: string;
+  /** A file; a device behind its driver; a PCI device without one, which is slow. */
+  readonly kind: Backing['kind'];
+  /** In bytes. */
+  readonly size: number;
+  /** 32 hexadecimal digits. */
+  readonly uuid: string;
+  /** Ours. */
+  readonly slot: number;
+  readonly slots: number;
+  readonly slotsUsed: number;
+  /** Of 4 KiB. */
+  readonly frames: number;
+  readonly freeFrames: number;
+}
+
+export interface PeerSnapshot {
+  readonly name: string;
+  readonly pid: number;
+  /** IPv4 address that the peer claims. */
+  readonly node: string;
+  /** A decimal u64. */
+  readonly id: string;
+  /** Where its socket really comes from; null on `loop`. */
+  readonly address: { readonly host: string; readonly port: number } | null;
+}
+
+export interface ConnectionSnapshot extends ConnectionStats {
+  /** Counts the connections of the runtime, from 1. */
+  readonly number: number;
+  readonly plugin: string;
+  /** Why not a better plugin. */
+  readonly why: string | null;
+  readonly state: Connection['state'];
+  /** For how long the peer has shown no sign of life, in milliseconds; 0: not stalled. */
+  readonly stalled: number;
+  /** When it was opened, ISO 8601. */
+  readonly opened: string;
+  readonly peer: PeerSnapshot;
+}
+
+/** What a row of `isthmus ps` is made from. */
+export interface RuntimeSummary {
+  /** As `isthmus ps` shows it. */
+  readonly id: string;
+  readonly name: string;
+  readonly pid: number;
+  /** 0: the main thread. */
+  readonly thread: number;
+  /** Of Isthmus. */
+  readonly version: string;
+  /** Of Node.js, as `v22.1.0`. */
+  readonly node: string;
+  /** ISO 8601. */
+  readonly started: string;
+  /** Level of the log, as `PSP_DEBUG`. */
+  readonly debug: number;
+  readonly listeners: readonly { readonly host: string; readonly port: number }[];
+  readonly stats: RuntimeStats;
+  /** Where it stands in a migration, and since when (ISO 8601). */
+  readonly migration: { readonly state: MigrationState; readonly since: string };
+}
+
+/** What `runtime.inspect()` returns. */
+export interface RuntimeSnapshot extends RuntimeSummary {
+  readonly plugins: readonly PluginSnapshot[];
+  readonly regions: readonly RegionSnapshot[];
+  /** Candidates that were found and not used. */
+  readonly refused: readonly { readonly path: string; readonly code: string; readonly message: string }[];
+  readonly connections: readonly ConnectionSnapshot[];
+}
+
+const COUNTERS = ['messagesSent', 'messagesReceived', 'bytesSent', 'bytesReceived', 'stalls'] as const;
+const NOW = ['ringUsed', 'ringSize', 'pendingSends', 'unreadMessages', 'unreadBytes'] as const;
+
+/** Numbers the connections of a runtime, and keeps the sums of those that are gone. */
+export class Ledger {
+  readonly #started = new Date();
+  readonly #entries = new WeakMap<Connection, { readonly number: number; readonly opened: string }>();
+  readonly #gone: Record<(typeof COUNTERS)[number], number> = {
+    messagesSent: 0,
+    messagesReceived: 0,
+    bytesSent: 0,
+    bytesReceived: 0,
+    stalls: 0,
+  };
+  readonly #left = new WeakSet<Connection>();
+  #ever = 0;
+
+  enter(connection: Connection): void {
+    this.#entries.set(connection, { number: ++this.#ever, opened: new Date().toISOString() });
+  }
+
+  /** It counts no further. Idempotent. */
+  leave(connection: Connection): void {
+    if (this.#left.has(connection)) return;
+    this.#left.add(connection);
+    const stats = connection.stats();
+    for (const counter of COUNTERS) this.#gone[counter] += stats[counter];
+  }
+
+  stats(open: Iterable<Connection>): RuntimeStats {
+    const sums = { ...this.#gone, ringUsed: 0, ringSize: 0, pendingSends: 0, unreadMessages: 0, unreadBytes: 0 };
+    let connections = 0;
+    let oldestUnreadMs = 0;
+    for (const connection of open) {
+      connections++;
+      const stats = connection.stats();
+      for (const counter of [...COUNTERS, ...NOW]) sums[counter] += stats[counter];
+      oldestUnreadMs = Math.max(oldestUnreadMs, stats.oldestUnreadMs);
+    }
+    return { connections, connectionsEver: this.#ever, ...sums, oldestUnreadMs };
+  }
+
+  connection(connection: Connection): ConnectionSnapshot {
+    const { plugin, why = null, state, stalled, peer } = connection;
+    const { number = 0, opened = this.#started.toISOString() } = this.#entries.get(connection) ?? {};
+    const { name, pid, node, id, address = null } = peer;
+    return {
+      number,
+      plugin,
+      why,
+      state,
+      stalled,
+      opened,
+      peer: { name, pid, node, id: String(id), address: address && { host: address.host, port: address.port } },
+      ...connection.stats(),
+    };
+  }
+
+  /** What is about the process and not about what it does. */
+  process(): Pick<RuntimeSummary, 'pid' | 'thread' | 'version' | 'node' | 'started'> {
+    return {
+      pid: process.pid,
+      thread: threadId,
+      version: version(),
+      node: process.version,
+      started: this.#started.toISOString(),
+    };
+  }
+}
+
+export function regionSnapshot(region: Region): RegionSnapshot {
+  return {
+    name: region.backing.name,
+    path: region.backing.path,
+    kind: region.backing.kind,
+    size: region.backing.size,
+    uuid: region.uuid.toString('hex'),
+    slot: region.slot,
+    slots: region.slots,
+    slotsUsed: slotsUsed(region),
+    frames: region.core.call.regionFrames.value,
+    freeFrames: region.core.freeFrames(),
+  };
+}
+
+function slotsUsed({ core: { call, layout }, slots }: Region): number {
+  let used = 0;
+  for (let slot = 0; slot < slots; slot++) if (call.slotState(slot) !== layout.SLOT_FREE) used++;
+  return used;
+}
+
+export function refusedSnapshot({ path, error: { code, message } }: Refused): RuntimeSnapshot['refused'][number] {
+  return { path, code, message };
+}
