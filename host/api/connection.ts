@@ -1,12 +1,12 @@
 /** A connection as an application has it, and the contracts that it relies on. */
 import type { IsthmusError } from '../base/errors.js';
 import type { BorrowedMessage, Message } from '../base/message.js';
-import type { ConnectionEvents } from '../connection/liveness.js';
-import type { ConnectionStream, StreamOptions } from '../connection/stream.js';
-import type { Loan } from '../memory/loan.js';
-import type { ExposeOptions, Exposure, RmaToken } from '../memory/rma.js';
-import type { SharedMemory } from '../memory/shared-memory.js';
-import type { Peer } from '../plugins/plugin.js';
+import type { ConnectionEvents } from './events.js';
+import type { Loan } from './loan.js';
+import type { Peer } from './peer.js';
+import type { ExposeOptions, Exposure, RmaToken } from './remote-memory.js';
+import type { SharedMemory } from './shared-memory.js';
+import type { ConnectionStream, StreamOptions } from './stream.js';
 
 /** Bytes to send; a string is sent as UTF-8. */
 export type Sendable = Uint8Array | ArrayBuffer | string;

@@ -232,3 +232,8 @@ export class IsthmusError extends Error {
     }
   }
 }
+
+/** For people: the message of whatever was thrown. */
+export function messageOf(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : String(thrown);
+}

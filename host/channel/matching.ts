@@ -6,20 +6,10 @@
  * from one sequence, so that the order between them is known. What waits unread at a connection has been offered to all
  * of them: it matches none.
  */
+
 import type { Connection } from '../api/connection.js';
+import type { Envelope, Match } from '../api/envelope.js';
 import type { BorrowedMessage, Message } from '../base/message.js';
-
-/** What a match function sees of a message, before anything of its data is taken. */
-export interface Envelope {
-  readonly connection: Connection;
-  /** The user's header, a copy. */
-  readonly xheader: Uint8Array;
-  /** Length of the data in bytes. */
-  readonly length: number;
-}
-
-/** Whether a receive takes a message. Called for each message that comes by, maybe twice: quick, and without effects. */
-export type Match = (envelope: Envelope) => boolean;
 
 /** A message of which only the announcement has come: its data waits at the sender (rendezvous). */
 export interface Announced {

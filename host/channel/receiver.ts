@@ -1,13 +1,14 @@
 /** The receiving half of a connection: out of the ring, to whoever waits, or into the queue of unread messages. */
 
 import type { Connection, ReceiveInfo } from '../api/connection.js';
+import type { Envelope, Match } from '../api/envelope.js';
 import { IsthmusError } from '../base/errors.js';
 import { BorrowedMessage, Message, NO_BYTES } from '../base/message.js';
 import { AgedQueue } from '../base/queue.js';
 import { BROKEN, NOTHING } from '../core/core.js';
 import { Borrowing } from './borrowed-records.js';
 import { type Carrier, CopyOut, copyOf, copyOut } from './bound-link.js';
-import { type Announced, type Envelope, type Match, type Matching, Receiver, removeFrom } from './matching.js';
+import { type Announced, type Matching, Receiver, removeFrom } from './matching.js';
 
 /** Where the data of a message that is not the application's goes. */
 export interface Sink {

@@ -7,8 +7,8 @@
 
 import { IsthmusError } from '../base/errors.js';
 import { parseNetworks } from '../base/network.js';
-import { isControlId } from '../control/payload.js';
 import { BROKER_URL, maskBroker, readBroker } from './broker-url.js';
+import { isControlId } from './control-id.js';
 
 /** Where a value came from. */
 export type Origin = 'option' | 'environment' | 'default';

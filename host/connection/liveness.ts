@@ -4,16 +4,9 @@
  * Silence is not death. A paused virtual machine looks the same and will write again, so what a silent peer holds of the
  * region stays its own; without `peerTimeout` its connections wait as long as it takes.
  */
+import type { ConnectionEvents } from '../api/events.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
-
-/** Events of a connection, and what their listeners are called with. */
-export interface ConnectionEvents {
-  /** The peer has shown no sign of life for `silence` milliseconds, at least `stallTimeout`. */
-  stalled: (silence: number) => void;
-  /** It has shown one again, after `silence` milliseconds. */
-  recovered: (silence: number) => void;
-}
 
 /** In milliseconds; 0: for ever. */
 export interface StallLimits {

@@ -1,6 +1,12 @@
 /** A connection of a runtime: two rings, whatever carries them, from its first link to its end. */
 
 import type { Closed, Connection, ConnectionStats, ReceiveInfo, Sendable } from '../api/connection.js';
+import type { ConnectionEvents } from '../api/events.js';
+import type { Loan } from '../api/loan.js';
+import type { Peer } from '../api/peer.js';
+import type { ExposeOptions, Exposure, RmaToken } from '../api/remote-memory.js';
+import type { SharedMemory } from '../api/shared-memory.js';
+import type { ConnectionStream, StreamOptions } from '../api/stream.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import { type BorrowedMessage, type Message, NO_BYTES } from '../base/message.js';
@@ -11,14 +17,13 @@ import { Inbound, type InboundOwner, type Sink } from '../channel/receiver.js';
 import { Outbound, type OutboundOwner, type PendingSend } from '../channel/sender.js';
 import type { Core } from '../core/core.js';
 import type { ConInfo, Counts } from '../handshake/frames.js';
-import { Loan, Loans, type LoansOwner } from '../memory/loan.js';
-import { type ExposeOptions, type Exposure, type Offered, Rma, type RmaOwner, type RmaToken } from '../memory/rma.js';
-import type { SharedMemory } from '../memory/shared-memory.js';
-import type { Link, LinkEnd, LinkOwner, Peer } from '../plugins/plugin.js';
+import { Loans, type LoansOwner, RegionLoan } from '../memory/loan.js';
+import { type Offered, Rma, type RmaOwner } from '../memory/rma.js';
+import type { Link, LinkEnd, LinkOwner } from '../plugins/plugin.js';
 import type { Direct, Pollable, Progress } from '../polling/poller.js';
 import type { Region } from '../region/region.js';
-import { type ConnectionEvents, Stalls, type StallsOwner } from './liveness.js';
-import { ConnectionStream, type StreamOptions } from './stream.js';
+import { Stalls, type StallsOwner } from './liveness.js';
+import { DuplexStream } from './stream.js';
 import { Suspension, type SuspensionOwner } from './suspension.js';
 
 const MAX_XHEADER = 65_535;
@@ -26,7 +31,7 @@ const MAX_XHEADER = 65_535;
 const LARGE = 16_384;
 const encoder = new TextEncoder();
 
-function bytesOf(data: Sendable): Uint8Array {
+function bytesOf(data: Sendable | Loan): Uint8Array {
   if (data instanceof Uint8Array) return data;
   if (typeof data === 'string') return encoder.encode(data);
   if (data instanceof ArrayBuffer) return new Uint8Array(data);
@@ -161,7 +166,7 @@ export class RuntimeConnection
   #loans: Loans | undefined;
   /** Read on whatever is unread: the peer's wish to suspend lies behind it. */
   #hurried = false;
-  #stream: ConnectionStream | undefined;
+  #stream: DuplexStream | undefined;
   /** Data of so many bytes is announced, and fetched by the peer. */
   #rendezvous = Number.POSITIVE_INFINITY;
 
@@ -282,7 +287,7 @@ export class RuntimeConnection
     const signal = options?.signal;
     signal?.throwIfAborted();
     const xheader = options?.xheader ?? NO_BYTES;
-    if (data instanceof Loan) return this.#pass(data, xheader, signal);
+    if (data instanceof RegionLoan) return this.#pass(data, xheader, signal);
     const bytes = bytesOf(data);
     this.#checkSend(bytes.length, xheader);
     const flows = bytes.length > LARGE && this.spins && this.#out.flows(bytes.length);
@@ -333,7 +338,7 @@ export class RuntimeConnection
   }
 
   /** Send what a loan holds. */
-  #pass(loan: Loan, xheader: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+  #pass(loan: RegionLoan, xheader: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
     this.#checkLoan(loan, xheader);
     const { region } = this;
     const { place } = loan;
@@ -349,7 +354,7 @@ export class RuntimeConnection
     return this.send(bytes, { xheader, signal });
   }
 
-  #checkLoan(loan: Loan, xheader: Uint8Array): void {
+  #checkLoan(loan: RegionLoan, xheader: Uint8Array): void {
     if (!this.#loans || !loan.isOf(this.#loans)) {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'this loan is of another connection');
     }
@@ -359,7 +364,7 @@ export class RuntimeConnection
 
   trySend(data: Sendable | Loan, options?: { xheader?: Uint8Array | undefined }): boolean {
     const xheader = options?.xheader ?? NO_BYTES;
-    if (data instanceof Loan) return this.#tryPass(data, xheader);
+    if (data instanceof RegionLoan) return this.#tryPass(data, xheader);
     const bytes = data instanceof Uint8Array ? data : bytesOf(data);
     this.#checkSend(bytes.length, xheader);
     if (this.#announces(bytes.length) && this.#out.waiting === 0) {
@@ -371,7 +376,7 @@ export class RuntimeConnection
     return this.#out.trySend(0, xheader, bytes);
   }
 
-  #tryPass(loan: Loan, xheader: Uint8Array): boolean {
+  #tryPass(loan: RegionLoan, xheader: Uint8Array): boolean {
     this.#checkLoan(loan, xheader);
     const { region } = this;
     const { place } = loan;
@@ -1128,7 +1133,7 @@ export class RuntimeConnection
   }
 
   stream(options?: StreamOptions): ConnectionStream {
-    this.#stream ??= new ConnectionStream(this, options);
+    this.#stream ??= new DuplexStream(this, options);
     return this.#stream;
   }
 

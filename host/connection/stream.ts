@@ -6,18 +6,9 @@
 import { isIP } from 'node:net';
 import { Duplex } from 'node:stream';
 import type { Connection } from '../api/connection.js';
+import type { ConnectionStream, StreamOptions } from '../api/stream.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Message } from '../base/message.js';
-
-/** What `connection.stream()` takes. */
-export interface StreamOptions {
-  /** False: when the peer has ended its direction, ours is ended too. Default true. */
-  readonly allowHalfOpen?: boolean | undefined;
-  /** Most bytes of one message, default 262,144. Longer writes are split. */
-  readonly chunkSize?: number | undefined;
-  /** Bytes that either direction buffers before it holds back, default 65,536. */
-  readonly highWaterMark?: number | undefined;
-}
 
 type Callback = (error?: Error | null) => void;
 
@@ -43,22 +34,8 @@ const LONG = 2 ** 31 - 1;
 /** Small pieces on their way through this process; nothing stays in it when a function returns. */
 const joined = Buffer.allocUnsafeSlow(JOINED);
 
-/**
- * A Node `Duplex` over a connection, for whatever takes a stream or a socket: `pipeline`, `http`, `https`, `tls`,
- * `readline`. It is the one who receives: an application that has a stream does not call `receive`, `poll` and their like.
- *
- * - `end()` sends what is left and the end of the direction; the other direction stays open (`allowHalfOpen`). When both
- *   have ended the connection is closed in order, and `'close'` comes when the peer has read everything and closed too.
- * - A reader that does not read holds back the writer of the other side: by `highWaterMark`, then the unread messages of
- *   the connection (`PSP_UNREAD_LIMIT`), then the ring.
- * - `destroy()` cuts the connection, and the peer gets an error; behind `'finish'`, and behind `'end'` with nothing left
- *   to write, it closes in order instead, as a socket does: what was written still arrives.
- * - What a peer had sent before it died is read before `'error'` comes, an `IsthmusError`, as long as the reader reads.
- * - A peer that closes the connection without the end of its direction (`connection.close()`) has ended it too.
- *
- * Beyond `Duplex` it has of `net.Socket` what servers and agents ask for.
- */
-export class ConnectionStream extends Duplex {
+/** {@link ConnectionStream}: pieces of the stream are messages. */
+export class DuplexStream extends Duplex implements ConnectionStream {
   /** Milliseconds given to `setTimeout`. */
   timeout: number | undefined;
   /** A connection is connected; `net.Socket` has times when it is not. */

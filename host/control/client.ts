@@ -1,7 +1,7 @@
 /** The other side of the control socket: who is there, and what they answer. */
 import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
-import type { RuntimeSummary } from '../runtime/inspect.js';
+import type { RuntimeSummary } from '../api/snapshots.js';
 import { checkFolder, controlFolder, idOf, isId, pathOf } from './folder.js';
 
 /** How long one runtime may take to answer, in milliseconds: it may be busy, or stopped. */

@@ -6,22 +6,19 @@
  * (payload.ts); what a request does is steering.ts's matter. Whatever comes from the broker is checked, and nothing of it
  * can throw into the runtime.
  */
+
 import { createHash, randomBytes } from 'node:crypto';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { hostname } from 'node:os';
 import type { Migratable, MigrationState } from '../api/migratable.js';
 import type { Log } from '../base/log.js';
 import { brokerAddress } from '../config/broker-url.js';
+import { ANY_PROC } from '../config/control-id.js';
 import { BrokerLink, bounded, type Delivery, type MqttOptions } from './broker.js';
-import { ANY_PROC, feedback, idOfTopic, MAX_PLUGINS, parseRequest, type Status, topics } from './payload.js';
+import type { StatusConnection } from './payload.js';
+import { feedback, idOfTopic, MAX_PLUGINS, parseRequest, type Status, topics } from './payload.js';
 import { type Member, Steering } from './steering.js';
 import { type Described, type RemoteRuntime, Threads } from './threads.js';
-
-/** A connection, as the status lists it. */
-export interface StatusConnection {
-  readonly number: number;
-  readonly plugin: string;
-}
 
 export interface JoinOptions {
   readonly broker: string;

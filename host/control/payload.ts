@@ -9,9 +9,8 @@
  * ```
  */
 import type { MigrationState } from '../api/migratable.js';
+import { isControlId } from '../config/control-id.js';
 
-/** The level of a topic that means every process of the host. */
-export const ANY_PROC = 'any_proc';
 /** Bytes of a request: some thousand pids. */
 export const MAX_PAYLOAD = 16_384;
 /** Bytes of a status or an answer that are read. */
@@ -33,11 +32,6 @@ export const topics = {
 export function idOfTopic(topic: string): string | undefined {
   const levels = topic.split('/');
   return levels.length === 5 ? levels[3] : undefined;
-}
-
-/** What stands for a process in topics and payloads: a pid, or `controlId`. */
-export function isControlId(text: string): boolean {
-  return /^[\w.:-]{1,64}$/.test(text) && ![ANY_PROC, 'suspend', 'resume'].includes(text);
 }
 
 export type Request =
@@ -159,4 +153,10 @@ export function parseStatus(payload: Uint8Array): Status | undefined {
     plugins: Object.fromEntries(listed.filter(([, plugin]) => typeof plugin === 'string').slice(0, MAX_PLUGINS)),
     ...(Number.isSafeInteger(more) ? { more: more as number } : {}),
   };
+}
+
+/** A connection, as the status lists it. */
+export interface StatusConnection {
+  readonly number: number;
+  readonly plugin: string;
 }

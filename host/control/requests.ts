@@ -1,8 +1,8 @@
 /** What can be asked of a runtime over its control socket. */
 
 import type { Migratable } from '../api/migratable.js';
+import type { RuntimeSnapshot, RuntimeSummary } from '../api/snapshots.js';
 import { IsthmusError } from '../base/errors.js';
-import type { RuntimeSnapshot, RuntimeSummary } from '../runtime/inspect.js';
 import type { RequestHandler, RequestHandlers } from './socket.js';
 
 /** A runtime as far as it can be steered. */

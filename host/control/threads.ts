@@ -9,7 +9,7 @@
 import { BroadcastChannel, threadId } from 'node:worker_threads';
 import type { Migratable, MigrationState } from '../api/migratable.js';
 import { IsthmusError } from '../base/errors.js';
-import type { StatusConnection } from './mqtt.js';
+import type { StatusConnection } from './payload.js';
 
 /** A runtime, as the thread that leads sees those of others. */
 export interface Described {

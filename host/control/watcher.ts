@@ -1,20 +1,13 @@
 /** The other side of MQTT: whom there is to suspend on a host, and what they answer. For the command line. */
+
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import { brokerAddress, maskBroker } from '../config/broker-url.js';
+import { isControlId } from '../config/control-id.js';
 import { BrokerLink, bounded, type MqttOptions } from './broker.js';
-import {
-  type Feedback,
-  idOfTopic,
-  isControlId,
-  MAX_STATUS,
-  parseFeedback,
-  parseStatus,
-  type Status,
-  topics,
-} from './payload.js';
+import { type Feedback, idOfTopic, MAX_STATUS, parseFeedback, parseStatus, type Status, topics } from './payload.js';
 
 /** Not every broker sends what it has retained before it answers the next question: this long nothing more, in ms. */
 const QUIET = 250;

@@ -2,11 +2,13 @@
 import { randomBytes } from 'node:crypto';
 import type { BlockList } from 'node:net';
 import type { Connection } from '../api/connection.js';
+import type { Envelope } from '../api/envelope.js';
+import type { ConnectionEvents } from '../api/events.js';
+import type { Peer, PluginMask } from '../api/peer.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
-import { type Envelope, Matching } from '../channel/matching.js';
+import { Matching } from '../channel/matching.js';
 import type { Config } from '../config/config.js';
-import type { ConnectionEvents } from '../connection/liveness.js';
 import { type Route, RuntimeConnection } from '../connection/runtime-connection.js';
 import type { Core } from '../core/core.js';
 import type { Connected } from '../handshake/attach.js';
@@ -27,7 +29,7 @@ import {
   waitForMessage,
 } from '../messaging/requests.js';
 import type { LoopPlugin } from '../plugins/loop.js';
-import { disabled, type Link, type Peer, type PluginMask, type PluginRegistry } from '../plugins/plugin.js';
+import { disabled, type Link, type PluginRegistry } from '../plugins/plugin.js';
 import type { Progress } from '../polling/poller.js';
 import {
   type Address,

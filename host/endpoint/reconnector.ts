@@ -7,6 +7,7 @@
  * connections may carry one name, and somebody else may by now listen on that port.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Peer } from '../api/peer.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import type { RuntimeConnection } from '../connection/runtime-connection.js';
@@ -15,7 +16,6 @@ import { askBack } from '../handshake/back.js';
 import type { DialOptions } from '../handshake/dial.js';
 import type { ConInfo } from '../handshake/frames.js';
 import type { OnDemandAnswer, OnDemandRequest } from '../handshake/precon.js';
-import type { Peer } from '../plugins/plugin.js';
 import type { ParsedAddress } from './address.js';
 
 /** What an endpoint does for them. */

@@ -1,6 +1,8 @@
 /** Puts a {@link Precon} on a socket: shared by `dial.ts` and `listener.ts`. */
+
 import type { Socket } from 'node:net';
 import { IsthmusError } from '../base/errors.js';
+import { ignoreError } from '../base/sockets.js';
 import { type Agreed, Precon, type PreconOptions, type PreconOutcome } from './precon.js';
 
 /** Limit of a whole handshake, in milliseconds. */
@@ -29,9 +31,6 @@ export interface Attachment {
   /** End the handshake and the socket with it. No effect after the outcome. */
   abort(error: IsthmusError): void;
 }
-
-/** The 'error' listener of a socket that nobody owns at the moment. What matters of an error is told by 'close'. */
-export function ignoreError(): void {}
 
 /**
  * Run the handshake over a connected socket. `done` is called once, synchronously from an event of the socket, of the

@@ -2,12 +2,13 @@
  * Asking a listener for something: to connect to us (BACK_CONNECT), or to read on (HURRY). That is the only frame, and
  * BACK_ACK the answer.
  */
+
 import { connect } from 'node:net';
-import { IsthmusError } from '../base/errors.js';
-import { afterTimeout, HANDSHAKE_TIMEOUT_MS, ignoreError } from './attach.js';
+import { IsthmusError, messageOf } from '../base/errors.js';
+import { ignoreError } from '../base/sockets.js';
+import { afterTimeout, HANDSHAKE_TIMEOUT_MS } from './attach.js';
 import { retrying } from './dial.js';
 import { type ConInfo, encodeConInfo, FRAME, FrameDecoder } from './frames.js';
-import { messageOf } from './preferences.js';
 
 export interface AskBackOptions {
   readonly host: string;

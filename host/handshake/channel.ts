@@ -1,8 +1,8 @@
 /** One attempt that is under way, seen from the handshake; to the plugin it is the {@link AttemptChannel}. */
-import { IsthmusError } from '../base/errors.js';
-import type { Attempt, AttemptChannel, Peer, Plugin } from '../plugins/plugin.js';
+import type { Peer } from '../api/peer.js';
+import { IsthmusError, messageOf } from '../base/errors.js';
+import type { Attempt, AttemptChannel, Plugin } from '../plugins/plugin.js';
 import { encodeFrame, FRAME, FRAME_LIMITS, isStep } from './frames.js';
-import { messageOf } from './preferences.js';
 
 /** What a {@link Channel} asks of the handshake that it belongs to. */
 export interface ChannelOwner {

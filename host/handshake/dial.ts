@@ -1,12 +1,13 @@
 /** The connecting side: from an address to an agreed handshake. */
+
 import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { IsthmusError } from '../base/errors.js';
+import { IsthmusError, messageOf } from '../base/errors.js';
+import { ignoreError } from '../base/sockets.js';
 import type { PluginRegistry } from '../plugins/plugin.js';
-import { type Attachment, afterTimeout, attach, type Connected, HANDSHAKE_TIMEOUT_MS, ignoreError } from './attach.js';
+import { type Attachment, afterTimeout, attach, type Connected, HANDSHAKE_TIMEOUT_MS } from './attach.js';
 import type { ConInfo, Counts } from './frames.js';
 import type { PreconLimits } from './precon.js';
-import { messageOf } from './preferences.js';
 
 export interface DialOptions {
   readonly host: string;

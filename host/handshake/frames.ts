@@ -18,9 +18,7 @@
  */
 import { isIPv4 } from 'node:net';
 import { IsthmusError } from '../base/errors.js';
-
-/** Types of the frames that plugins talk with. */
-export const STEP = { STEP1: 0x100013, STEP2: 0x100014, STEP3: 0x100015, STEP4: 0x100016 } as const;
+import { STEP } from '../plugins/plugin.js';
 
 /** Types of frames. */
 export const FRAME = {

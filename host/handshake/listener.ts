@@ -1,12 +1,14 @@
 /** The accepting side: a listening socket, and the handshakes of those who come. */
+
 import { type BlockList, createServer, isIPv6, type Server, type Socket } from 'node:net';
-import { IsthmusError } from '../base/errors.js';
-import type { Peer, PluginRegistry } from '../plugins/plugin.js';
-import { type Attachment, attach, type Connected, HANDSHAKE_TIMEOUT_MS, ignoreError } from './attach.js';
+import type { Peer } from '../api/peer.js';
+import { IsthmusError, messageOf } from '../base/errors.js';
+import { ignoreError } from '../base/sockets.js';
+import type { PluginRegistry } from '../plugins/plugin.js';
+import { type Attachment, attach, type Connected, HANDSHAKE_TIMEOUT_MS } from './attach.js';
 import { remoteAddress } from './dial.js';
 import type { ConInfo } from './frames.js';
 import type { PreconLimits, PreconOptions } from './precon.js';
-import { messageOf } from './preferences.js';
 
 /** Handshakes that a listener has under way at once. */
 export const MAX_HANDSHAKES = 64;

@@ -23,8 +23,10 @@
  *
  * Source of the format and the rules: "The wire protocol", phase 1.
  */
-import { IsthmusError } from '../base/errors.js';
-import type { Attempt, Peer, Plugin, PluginRegistry, Proposal } from '../plugins/plugin.js';
+
+import type { Peer } from '../api/peer.js';
+import { IsthmusError, messageOf } from '../base/errors.js';
+import type { Attempt, Plugin, PluginRegistry, Proposal } from '../plugins/plugin.js';
 import { Channel } from './channel.js';
 import {
   type ConInfo,
@@ -47,7 +49,7 @@ import {
   frameName,
   isStep,
 } from './frames.js';
-import { messageOf, type Preference, preferences } from './preferences.js';
+import { type Preference, preferences } from './preferences.js';
 
 /** ARCH_REQs in one handshake: what the accepting side allows, and what the connecting side sends. */
 export const MAX_REQUESTS = 32;

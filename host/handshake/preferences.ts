@@ -1,13 +1,9 @@
 /** What the connecting side proposes, best first, with the reasons of what it cannot propose at their places. */
+import { messageOf } from '../base/errors.js';
 import { disabled, type PluginRegistry, type Proposal } from '../plugins/plugin.js';
 
 /** Something to propose, or why something better than what follows is not proposed. */
 export type Preference = { readonly proposal: Proposal } | { readonly reason: string };
-
-/** For people: the message of whatever was thrown. */
-export function messageOf(thrown: unknown): string {
-  return thrown instanceof Error ? thrown.message : String(thrown);
-}
 
 /**
  * At most `limit` proposals. Of more, the first ones and the very last one are kept: that one is the fallback, and it

@@ -1,5 +1,6 @@
 /** Memory of the region that an application fills, and sends by passing a reference to it. */
 
+import { Loan } from '../api/loan.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
 import type { Region } from '../region/region.js';
@@ -22,21 +23,8 @@ export interface LoansOwner {
   settled(): void;
 }
 
-/**
- * Room for one message, lent by `connection.loan()`. Fill `data`, then pass the loan to `send` or `trySend` of that
- * connection: it is the peer's from there on, and nothing of it is copied where both map one region.
- *
- * ```ts
- * const loan = await connection.loan(frame.length);
- * loan.data.set(frame);
- * await connection.send(loan);
- * ```
- *
- * The peer, and everybody else who maps the region, can see the bytes while they are written. One that is neither sent nor
- * released occupies its part of the region until the process ends: no garbage collector knows whether somebody still
- * looks at it. When the region goes away, for a migration, the bytes stay where they are, and are copied when they are sent.
- */
-export class Loan implements Disposable {
+/** {@link Loan} of one connection. */
+export class RegionLoan extends Loan {
   /** In bytes. */
   readonly length: number;
   /** In the region: made when it is asked for. */
@@ -47,8 +35,8 @@ export class Loan implements Disposable {
   /** @internal Where it stands in the list of its connection. */
   rank = 0;
 
-  /** Made by `connection.loan()`. */
   constructor(loans: Loans, length: number, place: Place | undefined) {
+    super();
     this.#loans = loans;
     this.length = length;
     this.#place = place;
@@ -106,10 +94,6 @@ export class Loan implements Disposable {
     this.#place = undefined;
     if (place?.region.attached) giveBack(place.region, place.run.frame, this.length);
   }
-
-  [Symbol.dispose](): void {
-    this.release();
-  }
 }
 
 /** Where a loan lies. */
@@ -125,7 +109,7 @@ function viewOf({ region, run }: Place, length: number): Uint8Array {
 /** The loans of one connection. */
 export class Loans {
   readonly #owner: LoansOwner;
-  readonly #out: Loan[] = [];
+  readonly #out: RegionLoan[] = [];
 
   constructor(owner: LoansOwner) {
     this.#owner = owner;
@@ -137,10 +121,10 @@ export class Loans {
   }
 
   /** @returns undefined: the region has no such room now */
-  try(length: number): Loan | undefined {
+  try(length: number): RegionLoan | undefined {
     const { region } = this.#owner;
     if (!region?.attached || length === 0 || length > region.capacity) {
-      return this.#lend(new Loan(this, length, undefined));
+      return this.#lend(new RegionLoan(this, length, undefined));
     }
     let run = takeRun(region, length);
     if (!run) {
@@ -148,10 +132,10 @@ export class Loans {
       run = takeRun(region, length);
     }
     if (!run) return undefined;
-    return this.#lend(new Loan(this, length, { region, run }));
+    return this.#lend(new RegionLoan(this, length, { region, run }));
   }
 
-  #lend(loan: Loan): Loan {
+  #lend(loan: RegionLoan): RegionLoan {
     loan.rank = this.#out.push(loan) - 1;
     return loan;
   }
@@ -168,9 +152,9 @@ export class Loans {
   }
 
   /** @internal One is not the application's any more. */
-  back(loan: Loan): void {
+  back(loan: RegionLoan): void {
     // The last one takes its place.
-    const last = this.#out.pop() as Loan;
+    const last = this.#out.pop() as RegionLoan;
     if (last !== loan) {
       this.#out[loan.rank] = last;
       last.rank = loan.rank;

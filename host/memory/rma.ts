@@ -7,6 +7,8 @@
  * dereferenced. In a region the grant of the token lies beside the memory, so that a peer finds it without asking.
  */
 import { randomBytes } from 'node:crypto';
+import type { ExposeOptions, Exposure, RmaOptions, RmaToken } from '../api/remote-memory.js';
+import type { SharedMemory } from '../api/shared-memory.js';
 import { IsthmusError } from '../base/errors.js';
 import { NO_BYTES } from '../base/message.js';
 import type { Carrier } from '../channel/bound-link.js';
@@ -16,7 +18,7 @@ import type { PendingSend } from '../channel/sender.js';
 import { type Core, coreLayout } from '../core/core.js';
 import type { Region } from '../region/region.js';
 import { References } from './in-flight-runs.js';
-import { type Run, SharedMemory, takeRun } from './shared-memory.js';
+import { RegionMemory, type Run, takeRun } from './shared-memory.js';
 import { decodeToken, encodeToken, high, low } from './token.js';
 
 type Reject = (error: unknown) => void;
@@ -48,47 +50,6 @@ export interface RmaOwner {
   quiet(): void;
   /** Nothing of the peer's is lent to the application any more. */
   settled(): void;
-}
-
-export interface ExposeOptions {
-  /** What the peer may do; default: read. */
-  readonly read?: boolean | undefined;
-  readonly write?: boolean | undefined;
-}
-
-/** Memory that a peer may use, until it is withdrawn, released, or the connection ends. */
-export interface Exposure extends Disposable {
-  /** For the peer, who makes it an {@link RmaToken} with `connection.token()`; 56 bytes, valid on this connection only. */
-  readonly token: Uint8Array;
-  /** From here on the peer gets an error. Idempotent. */
-  withdraw(): void;
-}
-
-export interface RmaOptions {
-  /** Where to begin in the exposed memory, in bytes; default 0. */
-  readonly offset?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** The peer's memory, as far as it is exposed. */
-export interface RmaToken {
-  /** In bytes. */
-  readonly length: number;
-  readonly readable: boolean;
-  readonly writable: boolean;
-  /** Whether this side gets at it without the other: it lies in a region that both map. */
-  readonly oneSided: boolean;
-  /**
-   * Fill `target` from there. One-sided, that is done when the call returns.
-   * @throws ERR_ISTHMUS_RMA_DENIED: unknown, withdrawn, beyond the end, no right; ERR_ISTHMUS_CLOSED, what ended the
-   * connection; `signal.reason` (what the peer still sends is dropped; `target` may be filled in part)
-   */
-  read(target: Uint8Array, options?: RmaOptions): Promise<void>;
-  /**
-   * Write there. Resolves when it is done; the bytes must not change until then. What an abort leaves there is undefined.
-   * @throws as {@link read}
-   */
-  write(source: Uint8Array, options?: RmaOptions): Promise<void>;
 }
 
 // Rights, as in the core's GRANT_….
@@ -211,18 +172,18 @@ export class Rma {
 
   expose(memory: SharedMemory | Uint8Array, { read = true, write = false }: ExposeOptions): Exposure {
     if (this.#ended) throw this.#ended;
-    if (!(memory instanceof SharedMemory || memory instanceof Uint8Array)) {
+    if (!(memory instanceof RegionMemory || memory instanceof Uint8Array)) {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'expose wants a Uint8Array or what allocate() gave');
     }
     const rights = (read ? READ : 0) | (write ? WRITE : 0);
     const base = randomId();
     const { length } = memory;
     const view =
-      memory instanceof SharedMemory
+      memory instanceof RegionMemory
         ? (offset: number, count: number) => memory.view(offset, count)
         : (offset: number, count: number) => memory.subarray(offset, offset + count);
     this.#exposed.set(base, { base, length, rights, view, copy: true });
-    let grant = memory instanceof SharedMemory ? this.#grant(memory, base, rights) : undefined;
+    let grant = memory instanceof RegionMemory ? this.#grant(memory, base, rights) : undefined;
     const token = encodeToken({ base, length, rights, grant, uuid: this.#owner.region?.uuid });
     const revoke = () => {
       grant?.core.call.revoke(grant.frame, grant.place);
@@ -236,7 +197,7 @@ export class Rma {
       revoke();
     };
     this.#withdrawals.add(withdraw);
-    if (memory instanceof SharedMemory) forget = memory.hold({ moved: revoke, ended: withdraw });
+    if (memory instanceof RegionMemory) forget = memory.hold({ moved: revoke, ended: withdraw });
     return {
       token,
       withdraw,
@@ -245,7 +206,7 @@ export class Rma {
   }
 
   /** Write the grant beside memory that lies in the region of this connection. */
-  #grant(memory: SharedMemory, base: bigint, rights: number): Grant | undefined {
+  #grant(memory: RegionMemory, base: bigint, rights: number): Grant | undefined {
     const { place } = memory;
     if (!('region' in place) || place.region !== this.#owner.region) return undefined;
     const { core } = place.region;

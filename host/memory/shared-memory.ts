@@ -1,5 +1,6 @@
 /** Memory that an application shares with its peers: in a region, where there is one, so that they need not ask. */
 
+import { SharedMemory } from '../api/shared-memory.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Region } from '../region/region.js';
 
@@ -15,17 +16,8 @@ export interface Holder {
   ended(): void;
 }
 
-/**
- * Bytes that can be exposed to peers. In a region the peers that map it read and write them without this process; their
- * bytes may change at any moment, so one gets at them by copies only.
- *
- * ```ts
- * const memory = runtime.allocate(1 << 20);
- * memory.write(0, data);
- * const exposure = connection.expose(memory);      // hand exposure.token to the peer
- * ```
- */
-export class SharedMemory implements Disposable {
+/** {@link SharedMemory} of one runtime: in a region, or in memory of the process. */
+export class RegionMemory extends SharedMemory {
   /** In bytes. */
   readonly length: number;
   #place: Place | undefined;
@@ -34,8 +26,8 @@ export class SharedMemory implements Disposable {
   /** Those who were given a token. */
   readonly #holders = new Set<Holder>();
 
-  /** Made by `runtime.allocate()`. */
   constructor(length: number, place: Place) {
+    super();
     this.length = length;
     this.#place = place;
   }
@@ -106,10 +98,6 @@ export class SharedMemory implements Disposable {
     this.#place = undefined;
     if ('region' in place) giveBack(place.region, place.frame, this.length);
     this.onRelease?.();
-  }
-
-  [Symbol.dispose](): void {
-    this.release();
   }
 }
 

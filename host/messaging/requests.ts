@@ -1,8 +1,10 @@
 /** Requests in the manner of pscom and MPI: what is posted now and done later. */
+
 import type { Connection, Sendable } from '../api/connection.js';
+import type { Envelope, Match } from '../api/envelope.js';
 import { IsthmusError } from '../base/errors.js';
 import { type Message, NO_BYTES } from '../base/message.js';
-import { type Envelope, type Match, type Matching, Receiver } from '../channel/matching.js';
+import { type Matching, Receiver } from '../channel/matching.js';
 import type { PendingSend } from '../channel/sender.js';
 import type { RuntimeConnection } from '../connection/runtime-connection.js';
 

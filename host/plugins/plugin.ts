@@ -2,28 +2,19 @@
  * What a plugin is, and which of them a runtime tries in which order.
  *
  * The names are pscom's. A plugin decides who sits at the other end of a connection's two rings; the handshake that
- * chooses one is `precon/` (the wire protocol, phase 1).
+ * chooses one is `handshake/` (the wire protocol, phase 1).
  */
 import type { Socket } from 'node:net';
+import type { Peer, PluginMask } from '../api/peer.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
 import type { Region } from '../region/region.js';
 
+/** Types of the frames that plugins talk with during a handshake (docs/protocol.md, phase 1). */
+export const STEP = { STEP1: 0x100013, STEP2: 0x100014, STEP3: 0x100015, STEP4: 0x100016 } as const;
+
 /** Architecture ids on the wire. C's own `shm` (104) and `ivshmem` (120) have another memory layout, so ours differ. */
 export const ARCH = { loop: 102, tcp: 103, shm: 204, ivshmem: 220 } as const;
-
-/** Who is at the other end, as its CON_INFO says. Nothing of it is authenticated. */
-export interface Peer {
-  /** IPv4 address that the peer claims, as `10.0.0.2`. */
-  readonly node: string;
-  readonly pid: number;
-  /** Opaque identity of its end of the connection, kept for life. */
-  readonly id: bigint;
-  /** Up to 8 bytes, as the peer calls itself. */
-  readonly name: string;
-  /** Where the socket of the handshake really comes from; undefined on `loop`. */
-  readonly address: { readonly host: string; readonly port: number } | undefined;
-}
 
 /** How a {@link Link} ended, told once. */
 export type LinkEnd =
@@ -146,13 +137,6 @@ export interface RankedPlugin {
   readonly priority: number;
   /** Why it is disabled, if that is not the priority's doing. */
   readonly masked?: string;
-}
-
-/** pscom's connection type mask: which plugins may be used, by name. `only`, else all; and `add`; but not `delete`. */
-export interface PluginMask {
-  readonly only?: readonly string[] | undefined;
-  readonly add?: readonly string[] | undefined;
-  readonly delete?: readonly string[] | undefined;
 }
 
 /** Why a plugin may not be used at all, or undefined: then {@link Plugin.unavailable} has the word. */

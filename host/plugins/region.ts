@@ -9,17 +9,18 @@
  * The nonce lies in the ring itself, fresh for each handshake: a copy of the region, however new, does not have it, and
  * two handshakes of one process at the same time do not get into each other's way.
  */
+
 import { randomBytes } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
 import { openEntry } from '../core/private.js';
-import { FRAME } from '../handshake/frames.js';
 import type { PeerBell } from '../region/doorbell.js';
 import type { Attachment } from '../region/mapped.js';
 import type { Region } from '../region/region.js';
 import { Guard } from './guard.js';
 import type { Attempt, AttemptChannel, Link, LinkEnd, LinkOwner, Plugin, Proposal } from './plugin.js';
+import { STEP } from './plugin.js';
 
 const STEP_LENGTH = 48;
 /** Capacities of rings in bytes, unless they are wanted otherwise, and the part of the free memory that one takes. */
@@ -223,7 +224,7 @@ export class RegionAttempt implements Attempt {
   }
 
   step(type: number, payload: Uint8Array): void {
-    if (type !== FRAME.STEP1 || this.#peer) throw new Error('an unexpected STEP frame');
+    if (type !== STEP.STEP1 || this.#peer) throw new Error('an unexpected STEP frame');
     const step = decodeStep(payload);
     if (this.#channel.role === 'connect') {
       this.#verify(step);
@@ -283,7 +284,7 @@ export class RegionAttempt implements Attempt {
       offset: BigInt(call.ringAddress(index) - layout.WINDOW),
       capacity: BigInt(call.ringCapacity(index)),
     });
-    this.#channel.step(FRAME.STEP1, step);
+    this.#channel.step(STEP.STEP1, step);
   }
 
   /** That the peer's ring is where it says, in our own mapping: the proof that the memory is the same. */

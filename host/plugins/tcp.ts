@@ -1,7 +1,7 @@
 /** `tcp`: what is always there. The socket of the handshake carries the messages (PROTOCOL.md, phase 2). */
 import type { Socket } from 'node:net';
+import { messageOf } from '../base/errors.js';
 import type { Core } from '../core/core.js';
-import { messageOf } from '../handshake/preferences.js';
 import { mapper } from '../native/native.js';
 import { ARCH, type Attempt, type AttemptChannel, type Plugin, type Proposal } from './plugin.js';
 import { StreamLink } from './stream.js';

@@ -6,10 +6,9 @@
  */
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { IsthmusError } from '../base/errors.js';
+import { IsthmusError, messageOf } from '../base/errors.js';
+import { ignoreError } from '../base/sockets.js';
 import type { Core } from '../core/core.js';
-import { ignoreError } from '../handshake/attach.js';
-import { messageOf } from '../handshake/preferences.js';
 import { Guard } from './guard.js';
 import { ARCH, type Attempt, type AttemptChannel, type Link, type Plugin, type Proposal } from './plugin.js';
 import { StreamLink } from './stream.js';

@@ -1,6 +1,7 @@
 /** What is in the runs of a region, verified: the words and records of a ring, the grants of an application's memory. */
+
 import type { Core } from '../core/core.js';
-import type { Counts, Glimpse } from './verification.js';
+import type { Counts, Glimpse } from './region-view.js';
 
 const wrap = (position: number) => position >>> 0;
 const aligned = (position: number) => (position & 7) === 0;

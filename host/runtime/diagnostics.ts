@@ -5,8 +5,8 @@
 import { channel } from 'node:diagnostics_channel';
 import type { Closed, Connection } from '../api/connection.js';
 import type { MigrationState } from '../api/migratable.js';
+import type { RegionInfo } from '../api/snapshots.js';
 import type { IsthmusError } from '../base/errors.js';
-import type { RegionInfo, Runtime } from './runtime.js';
 
 /** Which region: what stays the same as long as it is there. */
 export type RegionIdentity = Pick<RegionInfo, 'name' | 'path' | 'kind' | 'size' | 'uuid'>;
@@ -58,7 +58,7 @@ const CHANNELS = {
 
 /** @param event makes what is published, besides the runtime; not called when nobody listens */
 export function publish<Name extends keyof DiagnosticEvents>(
-  runtime: Runtime,
+  runtime: object,
   name: Name,
   event: () => DiagnosticEvents[Name],
 ): void {

@@ -1,7 +1,11 @@
 /** A runtime: its regions, plugins, listeners and connections. */
+
 import { setMaxListeners } from 'node:events';
 import type { Connection } from '../api/connection.js';
 import type { Migratable, MigrationState } from '../api/migratable.js';
+import type { PluginMask } from '../api/peer.js';
+import type { SharedMemory } from '../api/shared-memory.js';
+import type { RegionInfo, RuntimeSnapshot, RuntimeStats } from '../api/snapshots.js';
 import { IsthmusError } from '../base/errors.js';
 import { type Log, type Logger, makeLog } from '../base/log.js';
 import { addressIn, ownAddress, parseNetworks } from '../base/network.js';
@@ -13,7 +17,7 @@ import { requestsOf } from '../control/requests.js';
 import { ControlSocket, newId } from '../control/socket.js';
 import type { Core } from '../core/core.js';
 import { createPrivateCore } from '../core/private.js';
-import { type Backing, WAYS } from '../device/backing.js';
+import { WAYS } from '../device/backing.js';
 import type { UioRoots } from '../device/uio.js';
 import type { Address } from '../endpoint/address.js';
 import {
@@ -25,9 +29,9 @@ import {
   type Listening,
   type ListenOptions,
 } from '../endpoint/endpoint.js';
-import { SharedMemory, takeRun } from '../memory/shared-memory.js';
+import { RegionMemory, takeRun } from '../memory/shared-memory.js';
 import { LoopPlugin } from '../plugins/loop.js';
-import { ARCH, disabled, type PluginMask, PluginRegistry, type RankedPlugin } from '../plugins/plugin.js';
+import { ARCH, disabled, PluginRegistry, type RankedPlugin } from '../plugins/plugin.js';
 import { RegionPlugin } from '../plugins/region.js';
 import { ShmPlugin } from '../plugins/shm.js';
 import { TcpPlugin } from '../plugins/tcp.js';
@@ -36,7 +40,7 @@ import { Progress } from '../polling/poller.js';
 import type { Region } from '../region/region.js';
 import { publish, type RegionIdentity } from './diagnostics.js';
 import { attachRegions, type Refused } from './discovery.js';
-import { Ledger, type RuntimeSnapshot, type RuntimeStats, refusedSnapshot, regionSnapshot } from './inspect.js';
+import { Ledger, refusedSnapshot, regionSnapshot } from './inspect.js';
 import { Migration } from './migration.js';
 
 /** What `Runtime.create` takes; anything left out comes from the environment (`PSP_*`) or the defaults. */
@@ -60,18 +64,6 @@ export interface EndpointOptions {
   readonly name?: string | undefined;
   /** pscom's connection type mask. */
   readonly plugins?: PluginMask | undefined;
-}
-
-/** One row of `runtime.regions()`. */
-export interface RegionInfo {
-  readonly name: string;
-  readonly path: string;
-  /** A file; a device behind its driver; a PCI device without one, which is slow. */
-  readonly kind: Backing['kind'];
-  readonly size: number;
-  readonly uuid: string;
-  readonly slot: number;
-  readonly freeFrames: number;
 }
 
 /** The most that `allocate` gives, in bytes. */
@@ -101,7 +93,7 @@ export class Runtime implements AsyncDisposable, Migratable {
   readonly #migration: Migration;
   readonly #progress: Progress;
   readonly #endpoints = new Set<Endpoint>();
-  readonly #memories = new Set<SharedMemory>();
+  readonly #memories = new Set<RegionMemory>();
   readonly #host: EndpointHost;
   readonly #ledger = new Ledger();
   readonly #control: ControlSocket | undefined;
@@ -349,13 +341,13 @@ export class Runtime implements AsyncDisposable, Migratable {
     for (const region of regions) {
       const run = takeRun(region, size);
       if (!run) continue;
-      const memory = new SharedMemory(size, { region, ...run });
+      const memory = new RegionMemory(size, { region, ...run });
       memory.write(0, new Uint8Array(size));
       this.#memories.add(memory);
       memory.onRelease = () => this.#memories.delete(memory);
       return memory;
     }
-    return new SharedMemory(size, { bytes: new Uint8Array(size) });
+    return new RegionMemory(size, { bytes: new Uint8Array(size) });
   }
 
   /** After a migration, with `postponeFeedback`: the application is ready, whoever asked may be told COMPLETED. */

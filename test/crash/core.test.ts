@@ -5,10 +5,12 @@
  *
  * After each: what it leaves is consistent; the others take it back, and have every frame.
  */
+
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { identityHash } from '../../host/device/backing.js';
-import { type Glimpse, verifyOnce } from '../../host/region/verification.js';
+import type { Glimpse } from '../../host/region/region-view.js';
+import { verifyOnce } from '../../host/region/verification.js';
 import { constant, L, MIB, mapInto, openEntry, pattern, receive, Sender, Shared, TestCore } from '../support/core.js';
 import { timebox } from '../support/timebox.js';
 import { instrument } from './instrument.js';

@@ -3,7 +3,7 @@
  * more walked through, add it to OPERATIONS.
  */
 import type { Connection } from '../../host/api/connection.js';
-import type { RmaToken } from '../../host/memory/rma.js';
+import type { RmaToken } from '../../host/api/remote-memory.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { MIB, only } from '../support/regions.js';
 

@@ -6,6 +6,7 @@
  *
  * ISTHMUS_TEST_FUZZ: how many requests go over a socket, default 200; a hundred times as many payloads are parsed.
  */
+
 import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -14,13 +15,13 @@ import { setTimeout as pause } from 'node:timers/promises';
 import fc from 'fast-check';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { isControlId } from '../../host/config/control-id.js';
 import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
 import { ask } from '../../host/control/client.js';
 import { controlFolder, pathOf } from '../../host/control/folder.js';
 import {
   feedback,
   idOfTopic,
-  isControlId,
   MAX_PLUGINS,
   parseFeedback,
   parseRequest,

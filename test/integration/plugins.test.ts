@@ -18,7 +18,7 @@ import * as assert from 'uvu/assert';
 import { unixPlugin } from '../../examples/unix-plugin/index.mjs';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
-import { STEP } from '../../host/handshake/frames.js';
+import { STEP } from '../../host/plugins/plugin.js';
 import {
   type StreamChannel,
   type StreamPlugin,

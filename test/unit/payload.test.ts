@@ -1,11 +1,12 @@
 /** Topics and payloads of the control side, byte for byte, and what is not taken. */
+
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { maskBroker, readBroker } from '../../host/config/broker-url.js';
+import { isControlId } from '../../host/config/control-id.js';
 import {
   feedback,
   idOfTopic,
-  isControlId,
   MAX_PAYLOAD,
   MAX_STATUS,
   parseFeedback,

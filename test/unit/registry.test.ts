@@ -1,9 +1,11 @@
 /** The registry of plugins: order, masks, and what it says of those that may not be used. */
+
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { PluginMask } from '../../host/api/peer.js';
 import { IsthmusError } from '../../host/base/errors.js';
 import { preferences } from '../../host/handshake/preferences.js';
-import { type PluginMask, PluginRegistry } from '../../host/plugins/plugin.js';
+import { PluginRegistry } from '../../host/plugins/plugin.js';
 import { acceptingSide, connectingSide, deliver, FakePlugin, fakeTcp } from '../support/precon.js';
 import { timebox } from '../support/timebox.js';
 

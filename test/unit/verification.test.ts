@@ -2,10 +2,12 @@
  * `isthmus region check`: a region in use in every way is consistent; and whatever is spoilt in it, one thing at a time, is
  * found.
  */
+
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { identityHash } from '../../host/device/backing.js';
-import { type Finding, type Glimpse, verifyOnce } from '../../host/region/verification.js';
+import type { Finding, Glimpse } from '../../host/region/region-view.js';
+import { verifyOnce } from '../../host/region/verification.js';
 import { constant, L, MIB, openEntry, pattern, recordHeader, Sender, Shared, TestCore } from '../support/core.js';
 import { timebox } from '../support/timebox.js';
 

@@ -6,15 +6,16 @@
  * ISTHMUS_TEST_FUZZ: how many streams go over real sockets in each test, default 200; ten times as many go into handshakes without
  * sockets. ISTHMUS_TEST_SEED: each stream has a seed of its own, this one and its number; a failure names both.
  */
+
 import { connect, createServer, type Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
-import { encodeArchReq, encodeConInfo, encodeFrame, encodeVersion, FRAME, STEP } from '../../host/handshake/frames.js';
+import { encodeArchReq, encodeConInfo, encodeFrame, encodeVersion, FRAME } from '../../host/handshake/frames.js';
 import { mapperMissing } from '../../host/native/native.js';
-import { PluginRegistry } from '../../host/plugins/plugin.js';
+import { PluginRegistry, STEP } from '../../host/plugins/plugin.js';
 import { RegionPlugin } from '../../host/plugins/region.js';
 import { bindPlugins, streamPlugin } from '../../host/plugins/third-party.js';
 import { attachRegions } from '../../host/runtime/discovery.js';

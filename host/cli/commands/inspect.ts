@@ -1,7 +1,7 @@
 /** `isthmus inspect`: what can be seen of a running runtime and of each of its connections. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
-import type { ConnectionSnapshot, RuntimeSnapshot } from '../../runtime/inspect.js';
+import type { ConnectionSnapshot, RuntimeSnapshot } from '../../api/snapshots.js';
 import { exitCodeOf, interval, stopSignal } from '../support/args.js';
 import { askInspect, findRuntime, snapshotOf, TARGET, type Target } from '../support/find.js';
 import {

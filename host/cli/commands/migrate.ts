@@ -18,7 +18,7 @@ import {
   complain,
   describeError,
   duration,
-  messageOf,
+  lineOf,
   renderTable,
   Screen,
   say,
@@ -176,7 +176,7 @@ class Journal {
       step.result = 'ok';
     } catch (error) {
       // What a signal has ended complains of that in many ways.
-      const message = this.#stop.aborted && !interrupted ? `interrupted by ${this.#stop.reason}` : messageOf(error);
+      const message = this.#stop.aborted && !interrupted ? `interrupted by ${this.#stop.reason}` : lineOf(error);
       failure = new CliError(`${name}: ${message}`, error instanceof CliError ? error.action : undefined);
       step.result = 'failed';
       step.text = message;
@@ -357,10 +357,9 @@ class Migration {
     try {
       this.#where = await this.#machine.whereabouts();
     } catch (error) {
-      throw new CliError(`${failure === undefined ? '' : `${messageOf(failure)}; `}${messageOf(error)}`);
+      throw new CliError(`${failure === undefined ? '' : `${lineOf(failure)}; `}${lineOf(error)}`);
     }
-    if (this.#where === 'destination')
-      return failure === undefined ? '' : `it had moved already: ${messageOf(failure)}`;
+    if (this.#where === 'destination') return failure === undefined ? '' : `it had moved already: ${lineOf(failure)}`;
     throw (
       failure ??
       new CliError('the destination has not taken it, and has ended', 'Look at what the QEMU there has said.')

@@ -1,6 +1,7 @@
 /** What `isthmus region check` prints. */
 import type { Onlooker } from '../../region/inspection.js';
-import { type Counts, type Verification, verify } from '../../region/verification.js';
+import type { Counts } from '../../region/region-view.js';
+import { type Verification, verify } from '../../region/verification.js';
 import { bytes, complain, indent, renderTable } from '../support/output.js';
 
 /** Findings that are printed for people; all of them with --json. */

@@ -1,6 +1,7 @@
 /** From what people type to a runtime, and to what it answers. */
+
+import type { RuntimeSnapshot } from '../../api/snapshots.js';
 import { type Answer, ask, findRuntimes, socketOf } from '../../control/client.js';
-import type { RuntimeSnapshot } from '../../runtime/inspect.js';
 import { CliError } from './output.js';
 
 export interface Target {

@@ -1,6 +1,7 @@
 /** What the program prints: lines, tables, units, errors. */
+
 import { getBorderCharacters, table } from 'table';
-import { ERRORS, type ErrorCode, IsthmusError } from '../../base/errors.js';
+import { ERRORS, type ErrorCode, IsthmusError, messageOf } from '../../base/errors.js';
 
 /** Wrong arguments: one line, exit code 2. */
 export class UsageError extends Error {}
@@ -190,7 +191,7 @@ export function elapsed(milliseconds: number): string {
 const oneLine = (text: string): string => printable(text.replace(/\s*\n\s*/g, ' ').trim());
 
 /** In one line. */
-export const messageOf = (error: unknown): string => oneLine(error instanceof Error ? error.message : String(error));
+export const lineOf = (error: unknown): string => oneLine(messageOf(error));
 
 /** `isthmus: message (CODE)`, and in a second line what to do next. */
 export function describeError(error: unknown): string {

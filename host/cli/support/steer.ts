@@ -1,11 +1,13 @@
 /** The processes of a host, by way of a broker: asked to suspend or to resume, and waited for. */
+
 import { readFileSync } from 'node:fs';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { Log } from '../../base/log.js';
 import { BROKER_URL, readBroker } from '../../config/broker-url.js';
 import { explain } from '../../config/config.js';
+import { ANY_PROC, isControlId } from '../../config/control-id.js';
 import type { MqttOptions } from '../../control/broker.js';
-import { ANY_PROC, type Feedback, isControlId, type Status } from '../../control/payload.js';
+import type { Feedback, Status } from '../../control/payload.js';
 import { Watcher } from '../../control/watcher.js';
 import { complain } from './output.js';
 

@@ -1,0 +1,14 @@
+/** What is known of a message before its data is taken. */
+import type { Connection } from './connection.js';
+
+/** What a match function sees of a message, before anything of its data is taken. */
+export interface Envelope {
+  readonly connection: Connection;
+  /** The user's header, a copy. */
+  readonly xheader: Uint8Array;
+  /** Length of the data in bytes. */
+  readonly length: number;
+}
+
+/** Whether a receive takes a message. Called for each message that comes by, maybe twice: quick, and without effects. */
+export type Match = (envelope: Envelope) => boolean;

@@ -1,0 +1,33 @@
+/** Memory that an application fills, and sends by passing a reference to it. */
+
+/**
+ * Room for one message, lent by `connection.loan()`. Fill `data`, then pass the loan to `send` or `trySend` of that
+ * connection: it is the peer's from there on, and nothing of it is copied where both map one region.
+ *
+ * ```ts
+ * const loan = await connection.loan(frame.length);
+ * loan.data.set(frame);
+ * await connection.send(loan);
+ * ```
+ *
+ * The peer, and everybody else who maps the region, can see the bytes while they are written. One that is neither sent nor
+ * released occupies its part of the region until the process ends: no garbage collector knows whether somebody still
+ * looks at it. When the region goes away, for a migration, the bytes stay where they are, and are copied when they are sent.
+ */
+export abstract class Loan implements Disposable {
+  /** In bytes. */
+  abstract readonly length: number;
+  /**
+   * The bytes to send; zeros, or what was there before.
+   * @throws ERR_ISTHMUS_RELEASED: it was sent, or released
+   */
+  abstract get data(): Uint8Array;
+  /** Whether it lies in the region, so that sending it copies nothing. */
+  abstract get inRegion(): boolean;
+  /** Give it back unsent. Idempotent. */
+  abstract release(): void;
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}

@@ -1,0 +1,42 @@
+/** Memory of one side that the other reads and writes: what an application has of it. */
+
+export interface ExposeOptions {
+  /** What the peer may do; default: read. */
+  readonly read?: boolean | undefined;
+  readonly write?: boolean | undefined;
+}
+
+/** Memory that a peer may use, until it is withdrawn, released, or the connection ends. */
+export interface Exposure extends Disposable {
+  /** For the peer, who makes it an {@link RmaToken} with `connection.token()`; 56 bytes, valid on this connection only. */
+  readonly token: Uint8Array;
+  /** From here on the peer gets an error. Idempotent. */
+  withdraw(): void;
+}
+
+export interface RmaOptions {
+  /** Where to begin in the exposed memory, in bytes; default 0. */
+  readonly offset?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** The peer's memory, as far as it is exposed. */
+export interface RmaToken {
+  /** In bytes. */
+  readonly length: number;
+  readonly readable: boolean;
+  readonly writable: boolean;
+  /** Whether this side gets at it without the other: it lies in a region that both map. */
+  readonly oneSided: boolean;
+  /**
+   * Fill `target` from there. One-sided, that is done when the call returns.
+   * @throws ERR_ISTHMUS_RMA_DENIED: unknown, withdrawn, beyond the end, no right; ERR_ISTHMUS_CLOSED, what ended the
+   * connection; `signal.reason` (what the peer still sends is dropped; `target` may be filled in part)
+   */
+  read(target: Uint8Array, options?: RmaOptions): Promise<void>;
+  /**
+   * Write there. Resolves when it is done; the bytes must not change until then. What an abort leaves there is undefined.
+   * @throws as {@link read}
+   */
+  write(source: Uint8Array, options?: RmaOptions): Promise<void>;
+}

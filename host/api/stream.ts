@@ -1,0 +1,54 @@
+/** A connection as a stream of bytes: what `connection.stream()` takes and returns. */
+import type { Duplex } from 'node:stream';
+
+/** What `connection.stream()` takes. */
+export interface StreamOptions {
+  /** False: when the peer has ended its direction, ours is ended too. Default true. */
+  readonly allowHalfOpen?: boolean | undefined;
+  /** Most bytes of one message, default 262,144. Longer writes are split. */
+  readonly chunkSize?: number | undefined;
+  /** Bytes that either direction buffers before it holds back, default 65,536. */
+  readonly highWaterMark?: number | undefined;
+}
+
+/**
+ * A Node `Duplex` over a connection, for whatever takes a stream or a socket: `pipeline`, `http`, `https`, `tls`,
+ * `readline`. It is the one who receives: an application that has a stream does not call `receive`, `poll` and their like.
+ *
+ * - `end()` sends what is left and the end of the direction; the other direction stays open (`allowHalfOpen`). When both
+ *   have ended the connection is closed in order, and `'close'` comes when the peer has read everything and closed too.
+ * - A reader that does not read holds back the writer of the other side: by `highWaterMark`, then the unread messages of
+ *   the connection (`PSP_UNREAD_LIMIT`), then the ring.
+ * - `destroy()` cuts the connection, and the peer gets an error; behind `'finish'`, and behind `'end'` with nothing left
+ *   to write, it closes in order instead, as a socket does: what was written still arrives.
+ * - What a peer had sent before it died is read before `'error'` comes, an `IsthmusError`, as long as the reader reads.
+ * - A peer that closes the connection without the end of its direction (`connection.close()`) has ended it too.
+ *
+ * Beyond `Duplex` it has of `net.Socket` what servers and agents ask for.
+ */
+export interface ConnectionStream extends Duplex {
+  /** Milliseconds given to `setTimeout`. */
+  readonly timeout: number | undefined;
+  /** False: a connection is connected; `net.Socket` has times when it is not. */
+  readonly connecting: boolean;
+  /** End this direction, and close the connection when everything is written, without waiting for the other direction. */
+  destroySoon(): void;
+  /**
+   * Emit `'timeout'` when so many milliseconds pass without a byte in either direction; 0: never (the default).
+   * @throws ERR_ISTHMUS_INVALID_ARGUMENT
+   */
+  setTimeout(milliseconds: number, listener?: () => void): this;
+  /** Does nothing: memory has no such delay, and `tcp` has the runtime's option. */
+  setNoDelay(): this;
+  /** Does nothing: a peer that dies is noticed without. */
+  setKeepAlive(): this;
+  ref(): this;
+  unref(): this;
+  /** Address that the socket of the handshake came from; undefined over `loop`. */
+  readonly remoteAddress: string | undefined;
+  readonly remotePort: number | undefined;
+  readonly remoteFamily: 'IPv4' | 'IPv6' | undefined;
+  readonly bytesRead: number;
+  /** What still waits to be sent included. */
+  readonly bytesWritten: number;
+}
