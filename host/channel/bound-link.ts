@@ -47,7 +47,7 @@ export class Carrier {
     this.whole = layout.FLAG_FIRST | layout.FLAG_LAST;
   }
 
-  /** Whether the link took the transmit ring away because the other side is gone: `ended` is on its way. */
+  /** Whether the link took the transmit ring away because the other side is gone: `onEnded` is on its way. */
   get cutOff(): boolean {
     return this.failure === this.core.layout.FAILURE_LOST;
   }

@@ -728,12 +728,12 @@ export class RuntimeConnection
   }
 
   /** @internal */
-  readable(): void {
+  onReadable(): void {
     this.progress();
   }
 
   /** @internal */
-  writable(): void {
+  onWritable(): void {
     if (this.#freed) return;
     if (this.#suspension?.suspended) this.letGo();
     else this.#pumpOut();
@@ -742,7 +742,7 @@ export class RuntimeConnection
   // ─── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** @internal The link says that the other side is gone: all that it committed is in the ring by now. (suspend.pml: ended) */
-  ended(end: LinkEnd): void {
+  onEnded(end: LinkEnd): void {
     if (this.#end) return;
     this.#end = end;
     if (end.kind === 'lost' && this.#state === 'open') this.#error = end.error;
@@ -890,7 +890,7 @@ export class RuntimeConnection
   }
 
   /** @internal What waits for a peer to suspend or to close has limits of its own. */
-  silent(ms: number): void {
+  onSilence(ms: number): void {
     if (this.#state === 'open') this.#stall().silent(ms);
   }
 
@@ -901,7 +901,7 @@ export class RuntimeConnection
 
   /** @internal The peer may still write, but we wait no longer: its half of our ring is free when it, too, lets go. */
   timedOut(error: IsthmusError): void {
-    if (this.#state === 'open') this.ended({ kind: 'lost', error });
+    if (this.#state === 'open') this.onEnded({ kind: 'lost', error });
   }
 
   // ─── suspending ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -947,7 +947,7 @@ export class RuntimeConnection
       return;
     }
     // Who has said that he is done, and hears that the other will say nothing for now, need not come back for the rest.
-    if (this.#finished) this.ended({ kind: 'peer-closed' });
+    if (this.#finished) this.onEnded({ kind: 'peer-closed' });
     else this.suspension.received(type, data);
   }
 
@@ -959,13 +959,13 @@ export class RuntimeConnection
   /** @internal Say it past the ring. @returns false: it is in there, or there is no such way */
   lastWordAside(type: number, value: number): boolean {
     const link = this.#on?.link;
-    if (!link?.lastWord || !this.#out.giveUpLast()) return false;
-    link.lastWord(type, value);
+    if (!link?.sendShutdown || !this.#out.giveUpLast()) return false;
+    link.sendShutdown(type, value);
     return true;
   }
 
   /** @internal suspend.pml: last_word_heard. */
-  lastWordHeard(type: number, value: number): void {
+  onShutdownReceived(type: number, value: number): void {
     if (this.#freed || !this.#on) return;
     this.#in.drainAndForget();
     if (this.#freed || !this.#on) return;
@@ -977,13 +977,13 @@ export class RuntimeConnection
   /** @internal */
   hurry(): void {
     const link = this.#on?.link;
-    if (link?.hurry) link.hurry();
+    if (link?.requestDrain) link.requestDrain();
     else if (this.#suspension?.asked) this.#context.hurry(this);
     this.wake();
   }
 
   /** @internal The other side suspends, and cannot say so where we read. */
-  hurried(): void {
+  onDrainRequested(): void {
     this.#hurried = true;
     this.wake();
   }
@@ -1007,7 +1007,7 @@ export class RuntimeConnection
   letGo(): void {
     const on = this.#on;
     if (!on) return;
-    // Over a stream our last word may still be on its way out of the ring: writable() comes back here.
+    // Over a stream our last word may still be on its way out of the ring: onWritable() comes back here.
     if (!on.polled && on.call.unread(on.index) > 0) return;
     if (this.#in.inMessage) {
       this.fail(new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', 'the peer suspended in the middle of a message'));

@@ -173,7 +173,7 @@ export class Endpoint implements AsyncDisposable {
         [...this.#connections].find((one) => one.peer.id === id && one.linked && one.suspension.underWay),
       hurried: (id) => {
         const found = [...this.#connections].find((one) => one.peer.id === id && one.linked);
-        found?.hurried();
+        found?.onDrainRequested();
         return found !== undefined;
       },
       log: host.log,

@@ -5,16 +5,16 @@
 import type { Socket } from 'node:net';
 
 const BYE = 0x25;
-/** Ours: something lies in the ring that is not to wait until the application has read what is in front of it. */
-const HURRY = 0x53;
-/** Ours: type u8 and value i32 (little-endian) of a last word for which the ring had no room. */
-const LAST_WORD = 0x4c;
-const LAST_WORD_LENGTH = 6;
+/** Isthmus' own: the receive ring holds a record that must not wait until the application has read those before it. */
+const DRAIN_REQUEST = 0x53;
+/** Isthmus' own: a shutdown message for which the ring had no room, as type u8 and value i32 (little-endian). */
+const SHUTDOWN = 0x4c;
+const SHUTDOWN_BYTES = 6;
 
-/** What a guard hears besides the end. */
+/** What a guard receives besides the end. */
 export interface GuardOwner {
-  hurried(): void;
-  lastWord(type: number, value: number): void;
+  onDrainRequested(): void;
+  onShutdownReceived(type: number, value: number): void;
 }
 
 export class Guard {
@@ -40,13 +40,13 @@ export class Guard {
     socket.resume();
   }
 
-  hurry(): void {
-    if (this.#socket.writable) this.#socket.write(Buffer.of(HURRY));
+  requestDrain(): void {
+    if (this.#socket.writable) this.#socket.write(Buffer.of(DRAIN_REQUEST));
   }
 
-  lastWord(type: number, value: number): void {
-    const bytes = Buffer.alloc(LAST_WORD_LENGTH);
-    bytes.writeUInt8(LAST_WORD, 0);
+  sendShutdown(type: number, value: number): void {
+    const bytes = Buffer.alloc(SHUTDOWN_BYTES);
+    bytes.writeUInt8(SHUTDOWN, 0);
     bytes.writeUInt8(type, 1);
     bytes.writeInt32LE(value, 2);
     if (this.#socket.writable) this.#socket.write(bytes);
@@ -77,17 +77,17 @@ export class Guard {
     this.#begun = Buffer.alloc(0);
     while (rest.length > 0) {
       const what = rest[0];
-      if (what === LAST_WORD) {
-        if (rest.length < LAST_WORD_LENGTH) {
+      if (what === SHUTDOWN) {
+        if (rest.length < SHUTDOWN_BYTES) {
           this.#begun = Buffer.from(rest);
           return;
         }
-        this.#owner?.lastWord(rest.readUInt8(1), rest.readInt32LE(2));
-        rest = rest.subarray(LAST_WORD_LENGTH);
+        this.#owner?.onShutdownReceived(rest.readUInt8(1), rest.readInt32LE(2));
+        rest = rest.subarray(SHUTDOWN_BYTES);
         continue;
       }
       if (what === BYE) this.#byeHeard = true;
-      else if (what === HURRY) this.#owner?.hurried();
+      else if (what === DRAIN_REQUEST) this.#owner?.onDrainRequested();
       rest = rest.subarray(1);
     }
   }

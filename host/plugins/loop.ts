@@ -116,10 +116,10 @@ class LoopLink implements Link {
         // The last records are given back with a look at the empty ring, and nobody may come by for one.
         const other = this.#other;
         if (other) other.core.call.peek(other.index);
-        owner.writable();
+        owner.onWritable();
       }
-      if (readable || end) owner.readable();
-      if (end) owner.ended(end);
+      if (readable || end) owner.onReadable();
+      if (end) owner.onEnded(end);
     });
   }
 }

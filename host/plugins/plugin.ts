@@ -33,7 +33,7 @@ export interface Link {
   readonly index: number;
   /**
    * True when bytes appear in the ring without any event of this process, so that somebody has to look (shared
-   * memory); false when the plugin calls {@link LinkOwner.readable} itself (loop, tcp).
+   * memory); false when the plugin calls {@link LinkOwner.onReadable} itself (loop, tcp).
    */
   readonly polled: boolean;
   /** What both sides map, if that is how they reach each other. */
@@ -46,10 +46,13 @@ export interface Link {
   released(): void;
   /** A record was committed, and the other side sleeps: wake it. Only when `polled`. */
   ring?(): void;
-  /** Tell the other side, past what it does not read, that something for it lies behind that. */
-  hurry?(): void;
-  /** Say our last word past the ring, which has no room for it: what has begun there has been given up. */
-  lastWord?(type: number, value: number): void;
+  /** Ask the peer, out of band, to read on: a record that must not wait lies behind records that it leaves unread. */
+  requestDrain?(): void;
+  /**
+   * Send the shutdown message out of band, because the transmit ring has no room for it. The message that had begun there
+   * has been given up.
+   */
+  sendShutdown?(type: number, value: number): void;
   /** All that will ever be sent is in the ring, the last word included: deliver it, and announce the orderly close. */
   finish(): void;
   /** Cut the other side off: socket, transmit ring. What was received stays readable. Idempotent. */
@@ -63,19 +66,22 @@ export interface Link {
 /** What a {@link Link} tells the connection above it. */
 export interface LinkOwner {
   /** There may be records in the receive ring. */
-  readable(): void;
+  onReadable(): void;
   /** There may be room in the transmit ring. */
-  writable(): void;
-  /** The other side has something to say behind what is not read. */
-  hurried(): void;
-  /** Its last word, past the ring: what it has begun there and not ended will come again. */
-  lastWordHeard(type: number, value: number): void;
+  onWritable(): void;
+  /** The peer asks, out of band, that the receive ring be read to its end: a shutdown message lies in it. */
+  onDrainRequested(): void;
+  /**
+   * The shutdown message of the peer came out of band. A message that is incomplete in the receive ring comes again over
+   * the next link.
+   */
+  onShutdownReceived(type: number, value: number): void;
   /**
    * The peer has shown no sign of life for so long, in milliseconds; told again and again while that goes on, and with 0
    * when it is over. Only of peers whose life can be seen, over shared memory.
    */
-  silent(ms: number): void;
-  ended(end: LinkEnd): void;
+  onSilence(ms: number): void;
+  onEnded(end: LinkEnd): void;
 }
 
 /** What an attempt may do to the handshake that it is part of. */

@@ -107,18 +107,18 @@ class RegionLink implements Link {
     this.#bell = region.doorbells.link(peer);
     this.#unwatch = region.watch(peer, {
       gone: () => this.#lost('the peer has lost its place in the region: it was declared dead'),
-      silent: (ms) => this.#owner?.silent(ms),
+      silent: (ms) => this.#owner?.onSilence(ms),
     });
     this.#guard = new Guard(socket, rest, (bye) => this.#over(bye), {
-      hurried: () => this.#tell((owner) => owner.hurried()),
-      lastWord: (type, value) => this.#tell((owner) => owner.lastWordHeard(type, value)),
+      onDrainRequested: () => this.#tell((owner) => owner.onDrainRequested()),
+      onShutdownReceived: (type, value) => this.#tell((owner) => owner.onShutdownReceived(type, value)),
     });
   }
 
   start(owner: LinkOwner): void {
     this.#owner = owner;
     for (const what of this.#heard.splice(0)) if (this.#owner) what(owner);
-    if (this.#early && this.#owner) owner.ended(this.#early);
+    if (this.#early && this.#owner) owner.onEnded(this.#early);
   }
 
   #tell(what: (owner: LinkOwner) => void): void {
@@ -126,12 +126,12 @@ class RegionLink implements Link {
     else if (!this.#destroyed) this.#heard.push(what);
   }
 
-  hurry(): void {
-    this.#guard.hurry();
+  requestDrain(): void {
+    this.#guard.requestDrain();
   }
 
-  lastWord(type: number, value: number): void {
-    this.#guard.lastWord(type, value);
+  sendShutdown(type: number, value: number): void {
+    this.#guard.sendShutdown(type, value);
   }
 
   // Whoever polls sees for himself.
@@ -185,7 +185,7 @@ class RegionLink implements Link {
 
   #ended(end: LinkEnd): void {
     this.#unwatch();
-    if (this.#owner) this.#owner.ended(end);
+    if (this.#owner) this.#owner.onEnded(end);
     else this.#early ??= end;
   }
 }

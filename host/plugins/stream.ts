@@ -182,7 +182,7 @@ export class StreamLink implements Link {
       wrote = true;
       if (this.#stream.writable) this.#blocked = !this.#write(batch.subarray(0, length));
     }
-    if (wrote) this.#owner?.writable();
+    if (wrote) this.#owner?.onWritable();
     if (this.#finishing && !this.#blocked && call.unread(this.index) === 0) {
       this.#stream.end();
       this.#guard?.bye();
@@ -232,7 +232,7 @@ export class StreamLink implements Link {
     this.#rest = rest.length ? rest : NO_REST;
     if (full) this.#stream.pause();
     else if (this.#stream.isPaused()) this.#stream.resume();
-    if (published) this.#owner.readable();
+    if (published) this.#owner.onReadable();
     if (this.#rest.length > 0 || this.#due) return;
     if (this.#inputEnded) this.#endOfInput();
     else if (this.#lost) this.#lose(undefined);
@@ -290,6 +290,6 @@ export class StreamLink implements Link {
   #end(end: LinkEnd): void {
     if (this.#ended) return;
     this.#ended = true;
-    this.#owner?.ended(end);
+    this.#owner?.onEnded(end);
   }
 }

@@ -270,8 +270,8 @@ test(
       await hostile.send('first').catch(() => {});
       const { link } = hostile.carrier!;
       for (let words = random(6); words > 0 && hostile.carrier; words--) {
-        if (random(3)) link.lastWord?.(random(256), [0, -1, 1, port, 0x7fffffff, -0x80000000][random(6)]!);
-        else if (random(2)) link.hurry?.();
+        if (random(3)) link.sendShutdown?.(random(256), [0, -1, 1, port, 0x7fffffff, -0x80000000][random(6)]!);
+        else if (random(2)) link.requestDrain?.();
         else link.finish();
       }
       if (random(2)) hostile.destroy();

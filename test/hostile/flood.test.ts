@@ -98,8 +98,8 @@ function main(): void {
     ['one try to receive behind them', MESSAGE_RMA_WRITE, (near) => near.tryReceiveInto(new Uint8Array(8))],
     ['one look for a receive that wants none of it', MESSAGE_USER, (near) => near.progress()],
     ['a close, which drops what comes', MESSAGE_USER, (near) => void near.close().catch(() => {})],
-    ['the end of a peer that has said that it is done', MESSAGE_USER, (near) => near.ended({ kind: 'peer-closed' })],
-    ['its last word', MESSAGE_USER, (near) => near.lastWordHeard(coreLayout().MESSAGE_SHUTDOWN_ACK, 0)],
+    ['the end of a peer that has said that it is done', MESSAGE_USER, (near) => near.onEnded({ kind: 'peer-closed' })],
+    ['its last word', MESSAGE_USER, (near) => near.onShutdownReceived(coreLayout().MESSAGE_SHUTDOWN_ACK, 0)],
   ] as readonly (readonly [string, number, (near: RuntimeConnection) => unknown])[]) {
     test(
       `${what} ends, although the peer writes as fast as it is read`,
