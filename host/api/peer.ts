@@ -1,19 +1,29 @@
-/** The other end of a connection, and the choice of the way to it. */
+/** The two ends of a connection, and the plugins that may be used between them. */
 
-/** Who is at the other end, as its CON_INFO says. Nothing of it is authenticated. */
-export interface Peer {
-  /** IPv4 address that the peer claims, as `10.0.0.2`. */
+/** One end of a connection, as its CON_INFO describes it. Nothing of it is authenticated. */
+export interface ConInfo {
+  /** IPv4 address that this end claims, for example `10.0.0.2`. */
   readonly node: string;
   readonly pid: number;
-  /** Opaque identity of its end of the connection, kept for life. */
+  /** Opaque u64: identity of this end, kept for the life of the connection. */
   readonly id: bigint;
-  /** Up to 8 bytes, as the peer calls itself. */
+  /** Name of the endpoint, up to 8 bytes of UTF-8. */
   readonly name: string;
-  /** Where the socket of the handshake really comes from; undefined on `loop`. */
+}
+
+/** The other end of a connection. */
+export interface Peer extends ConInfo {
+  /** Source address of the handshake's socket; undefined on `loop`. */
   readonly address: { readonly host: string; readonly port: number } | undefined;
 }
 
-/** pscom's connection type mask: which plugins may be used, by name. `only`, else all; and `add`; but not `delete`. */
+/** Messages that a connection has carried, counted at one end. Both ends compare them when it comes up again. */
+export interface MessageCounts {
+  readonly sent: number;
+  readonly received: number;
+}
+
+/** pscom's connection type mask: plugins that may be used, by name: `only` these, or all; plus `add`, minus `delete`. */
 export interface PluginMask {
   readonly only?: readonly string[] | undefined;
   readonly add?: readonly string[] | undefined;

@@ -3,7 +3,7 @@
 import type { Closed, Connection, ConnectionStats, ReceiveInfo, Sendable } from '../api/connection.js';
 import type { ConnectionEvents } from '../api/events.js';
 import type { Loan } from '../api/loan.js';
-import type { Peer } from '../api/peer.js';
+import type { ConInfo, MessageCounts as Counts, Peer } from '../api/peer.js';
 import type { ExposeOptions, Exposure, RmaToken } from '../api/remote-memory.js';
 import type { SharedMemory } from '../api/shared-memory.js';
 import type { ConnectionStream, StreamOptions } from '../api/stream.js';
@@ -16,7 +16,6 @@ import type { Announced, Matching } from '../channel/matching.js';
 import { Inbound, type InboundOwner, type Sink } from '../channel/receiver.js';
 import { Outbound, type OutboundOwner, type PendingSend } from '../channel/sender.js';
 import type { Core } from '../core/core.js';
-import type { ConInfo, Counts } from '../handshake/frames.js';
 import { Loans, type LoansOwner, RegionLoan } from '../memory/loan.js';
 import { type Offered, Rma, type RmaOwner } from '../memory/rma.js';
 import type { Link, LinkEnd, LinkOwner } from '../plugins/plugin.js';

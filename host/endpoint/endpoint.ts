@@ -4,17 +4,17 @@ import type { BlockList } from 'node:net';
 import type { Connection } from '../api/connection.js';
 import type { Envelope } from '../api/envelope.js';
 import type { ConnectionEvents } from '../api/events.js';
-import type { Peer, PluginMask } from '../api/peer.js';
+import type { ConInfo, Peer, PluginMask } from '../api/peer.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import { Matching } from '../channel/matching.js';
 import type { Config } from '../config/config.js';
 import { type Route, RuntimeConnection } from '../connection/runtime-connection.js';
 import type { Core } from '../core/core.js';
+import { askListener } from '../handshake/ask-listener.js';
 import type { Connected } from '../handshake/attach.js';
-import { askBack } from '../handshake/back.js';
 import { type DialOptions, dial } from '../handshake/dial.js';
-import { type ConInfo, FRAME } from '../handshake/frames.js';
+import { FRAME } from '../handshake/frames.js';
 import { Listener } from '../handshake/listener.js';
 import type { Group, GroupOptions } from '../messaging/group.js';
 import { Groups } from '../messaging/groups.js';
@@ -404,7 +404,7 @@ export class Endpoint implements AsyncDisposable {
     setTimeout(() => {
       if (!connection.linked || !connection.suspension.underWay) return;
       const options = { ...this.#dialOptions(undefined), host, port, local, frame: FRAME.HURRY, retry: 0 };
-      askBack(options).catch((error: Error) => log('info', `${peer.name} was not to be hurried: ${error.message}`));
+      askListener(options).catch((error: Error) => log('info', `${peer.name} was not to be hurried: ${error.message}`));
     }, HURRY_AFTER).unref();
   }
 

@@ -7,15 +7,14 @@
  * connections may carry one name, and somebody else may by now listen on that port.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Peer } from '../api/peer.js';
+import type { ConInfo, Peer } from '../api/peer.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import type { RuntimeConnection } from '../connection/runtime-connection.js';
+import { askListener } from '../handshake/ask-listener.js';
 import type { Connected } from '../handshake/attach.js';
-import { askBack } from '../handshake/back.js';
 import type { DialOptions } from '../handshake/dial.js';
-import type { ConInfo } from '../handshake/frames.js';
-import type { OnDemandAnswer, OnDemandRequest } from '../handshake/precon.js';
+import type { OnDemandAnswer, OnDemandRequest } from '../handshake/outcome.js';
 import type { ParsedAddress } from './address.js';
 
 /** What an endpoint does for them. */
@@ -254,7 +253,7 @@ export class OnDemand {
           `'${local.name}' is greater than '${address.name}', so ${host}:${port} has to connect to us; call listen() first`,
         );
       }
-      await askBack({ ...options, host, port, signal: both });
+      await askListener({ ...options, host, port, signal: both });
     }
     await this.#comesUp(entry, both, timeoutMs);
   }
@@ -290,7 +289,7 @@ export class OnDemand {
 
   /** Somebody asks for one of ours. (suspend.pml: asked_for) @returns undefined: there is none */
   asked(request: OnDemandRequest): OnDemandAnswer | undefined | Promise<OnDemandAnswer | undefined> {
-    if (request.kind === 'hurry') return this.#host.hurried(request.peer.id) ? {} : undefined;
+    if (request.kind === 'drain') return this.#host.hurried(request.peer.id) ? {} : undefined;
     // It may be faster in coming back than we are in letting go.
     const leaving = this.#host.suspending(request.peer.id);
     return leaving ? letsGo(leaving).then(() => this.#answer(request)) : this.#answer(request);

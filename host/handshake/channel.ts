@@ -1,14 +1,16 @@
-/** One attempt that is under way, seen from the handshake; to the plugin it is the {@link AttemptChannel}. */
+/** One attempt of one plugin, seen from the handshake. The plugin sees the {@link AttemptChannel}. */
 import type { Peer } from '../api/peer.js';
 import { IsthmusError, messageOf } from '../base/errors.js';
 import type { Attempt, AttemptChannel, Plugin } from '../plugins/plugin.js';
-import { encodeFrame, FRAME, FRAME_LIMITS, isStep } from './frames.js';
 
-/** What a {@link Channel} asks of the handshake that it belongs to. */
-export interface ChannelOwner {
+/** What a channel needs of the handshake that it belongs to. */
+export interface ChannelContext {
+  /** The STEP frame. @throws ERR_ISTHMUS_INVALID_ARGUMENT: not STEP1 to STEP4, or too large a payload */
+  encodeStep(type: number, payload: Uint8Array): Buffer;
+  encodeOk(): Buffer;
   send(frame: Buffer): void;
   /** `okSent` has become true. */
-  ready(channel: Channel): void;
+  onReady(channel: Channel): void;
   giveUp(channel: Channel, reason: string): void;
 }
 
@@ -19,9 +21,9 @@ export class Channel implements AttemptChannel {
   readonly address: Peer['address'];
   okSent = false;
   okReceived = false;
-  readonly #owner: ChannelOwner;
+  readonly #context: ChannelContext;
   #attempt: Attempt | undefined;
-  /** Frames from within `begin`: none of them is sent if the attempt cannot even begin. */
+  /** Frames that the plugin sends within {@link begin}. None of them leaves if the attempt cannot begin. */
   #early: Buffer[] | undefined = [];
   #refusal: string | undefined;
   #closed = false;
@@ -31,16 +33,19 @@ export class Channel implements AttemptChannel {
     plugin: Plugin,
     label: string,
     address: Peer['address'],
-    owner: ChannelOwner,
+    context: ChannelContext,
   ) {
     this.role = role;
     this.plugin = plugin;
     this.label = label;
     this.address = address;
-    this.#owner = owner;
+    this.#context = context;
   }
 
-  /** Create the attempt. The frames that it sent at once, or why it could not begin; nothing is left of it then. */
+  /**
+   * Create the attempt.
+   * @returns the frames that it sent at once; or a string, the reason why it could not begin: it has been undone then
+   */
   begin(create: (channel: AttemptChannel) => Attempt): Buffer[] | string {
     try {
       this.#attempt = create(this);
@@ -54,18 +59,18 @@ export class Channel implements AttemptChannel {
     return this.#refusal;
   }
 
-  /** Hand a STEP frame to the plugin. May throw what the plugin throws. */
-  received(type: number, payload: Buffer): void {
+  /** Pass a STEP frame to the plugin. Throws what the plugin throws. */
+  onStep(type: number, payload: Buffer): void {
     this.#attempt?.step(type, payload);
   }
 
-  /** Hand ARCH_OK to the plugin. May throw what the plugin throws. */
-  agreed(): void {
+  /** Pass ARCH_OK to the plugin. Throws what the plugin throws. */
+  onOk(): void {
     this.okReceived = true;
     this.#attempt?.agreed();
   }
 
-  /** The attempt has not come to anything. Idempotent; from here on the plugin's calls have no effect. */
+  /** The attempt has failed. Idempotent. From here on calls of the plugin have no effect. */
   undo(): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -87,38 +92,33 @@ export class Channel implements AttemptChannel {
     return this.#closed;
   }
 
-  /** Throws ERR_ISTHMUS_INVALID_ARGUMENT for another type than STEP1 to STEP4, or over 4 KiB of payload. */
+  /** @throws ERR_ISTHMUS_INVALID_ARGUMENT: a type other than STEP1 to STEP4, or a payload of more than 4 KiB */
   step(type: number, payload: Uint8Array): void {
-    if (!isStep(type) || payload.length > FRAME_LIMITS.maxPayload) {
-      throw new IsthmusError(
-        'ERR_ISTHMUS_INVALID_ARGUMENT',
-        `step: STEP1 to STEP4 with up to ${FRAME_LIMITS.maxPayload} bytes, not 0x${type.toString(16)} with ${payload.length}`,
-      );
-    }
+    const frame = this.#context.encodeStep(type, payload);
     if (this.okSent) {
-      // Behind our ARCH_OK the other side expects phase 2.
+      // Behind ARCH_OK the peer expects phase 2.
       this.next('a STEP frame after ARCH_OK');
       return;
     }
-    this.#send(encodeFrame(type, payload));
+    this.#send(frame);
   }
 
   ok(): void {
     if (this.#closed || this.okSent) return;
     this.okSent = true;
-    this.#send(encodeFrame(FRAME.ARCH_OK));
-    this.#owner.ready(this);
+    this.#send(this.#context.encodeOk());
+    this.#context.onReady(this);
   }
 
   next(reason: string): void {
     if (this.#closed) return;
     if (this.#early) this.#refusal ??= reason;
-    else this.#owner.giveUp(this, reason);
+    else this.#context.giveUp(this, reason);
   }
 
   #send(frame: Buffer): void {
     if (this.#closed) return;
     if (this.#early) this.#early.push(frame);
-    else this.#owner.send(frame);
+    else this.#context.send(frame);
   }
 }

@@ -1,5 +1,5 @@
 /**
- * The codec of the handshake: phase 1 of the wire protocol, as C pscom 0x0200 speaks it over TCP.
+ * The codec of the handshake: phase 1 of the wire protocol, as the C pscom of protocol version 0x0200 uses it over TCP.
  *
  * ```
  *  0       4       8             8 + size
@@ -17,33 +17,37 @@
  * Source: "The wire protocol", phase 1, and the captures in `test/wire/`.
  */
 import { isIPv4 } from 'node:net';
+import type { ConInfo, MessageCounts } from '../api/peer.js';
 import { IsthmusError } from '../base/errors.js';
 import { STEP } from '../plugins/plugin.js';
 
 /** Types of frames. */
 export const FRAME = {
-  /** Never seen with TCP; ignored. */
+  /** Not used over TCP; ignored. */
   EOF: 0x100000,
   CON_INFO: 0x100002,
   VERSION: 0x100003,
-  /** CON_INFO of the connecting side of an on-demand connection. */
+  /** CON_INFO of the side that connects for an on-demand connection. */
   CON_INFO_DEMAND: 0x100004,
-  /** "Connect to me", the only frame of its TCP connection. */
+  /** Asks the receiver to connect to the sender; the only frame of its TCP connection. */
   BACK_CONNECT: 0x100005,
   BACK_ACK: 0x100006,
   ARCH_REQ: 0x100010,
   ARCH_OK: 0x100011,
   ARCH_NEXT: 0x100012,
   ...STEP,
-  /** Ours, behind CON_INFO of a connection that has been up: {@link Counts}. C ignores what it does not know. */
+  /**
+   * An extension of this project, as the next two: {@link MessageCounts}, behind CON_INFO, of a connection that has been
+   * up. The C implementation ignores frame types that it does not know.
+   */
   COUNTS: 0x100080,
-  /** Ours, con_info, the only frame: "read on, there is something for you", where the connection itself cannot say it. */
+  /** con_info, the only frame of its TCP connection: asks the receiver to read on (a drain request). */
   HURRY: 0x100081,
-  /** Ours, from the connecting side: port u32 where HURRY would be heard. */
+  /** port u32, from the connecting side: where it accepts HURRY. */
   LISTENS: 0x100082,
 } as const;
 
-/** The protocol version that we speak, and the only one. */
+/** The one protocol version of this implementation. */
 export const PROTOCOL_VERSION = 0x0200;
 
 /** Bytes of a frame's header. */
@@ -55,35 +59,18 @@ export const CON_INFO_SIZE = 24;
 /** Bytes of a name in con_info. */
 export const NAME_SIZE = 8;
 
-/** What one handshake may cost us, in bytes. */
+/** Bytes that one handshake may send to this side. */
 export interface FrameLimits {
-  /** Largest payload of a frame, of unknown types too. */
+  /** Largest payload of a frame, also of an unknown type. */
   readonly maxPayload: number;
-  /** All that is received in one handshake, headers included; what follows the last frame does not count. */
+  /** All frames of one handshake, headers included. Bytes behind the last frame do not count. */
   readonly maxTotal: number;
 }
 
 export const FRAME_LIMITS: FrameLimits = { maxPayload: 4096, maxTotal: 64 * 1024 };
 
-/** One end of a connection, as it introduces itself. */
-export interface ConInfo {
-  /** IPv4 address, as `10.0.0.2`. */
-  readonly node: string;
-  readonly pid: number;
-  /** Opaque u64, kept for the life of this end of the connection. */
-  readonly id: bigint;
-  /** Up to {@link NAME_SIZE} bytes of UTF-8. */
-  readonly name: string;
-}
-
-/** How many messages have gone over a connection, seen from one end: what makes sure that none is lost on the way. */
-export interface Counts {
-  readonly sent: number;
-  readonly received: number;
-}
-
 /** COUNTS: sent u64, received u64. */
-export function encodeCounts({ sent, received }: Counts): Buffer {
+export function encodeCounts({ sent, received }: MessageCounts): Buffer {
   const payload = Buffer.alloc(16);
   payload.writeBigUInt64LE(BigInt(sent), 0);
   payload.writeBigUInt64LE(BigInt(received), 8);
@@ -91,7 +78,7 @@ export function encodeCounts({ sent, received }: Counts): Buffer {
 }
 
 /** @throws ERR_ISTHMUS_HANDSHAKE */
-export function decodeCounts(payload: Buffer): Counts {
+export function decodeCounts(payload: Buffer): MessageCounts {
   if (payload.length < 16) {
     throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `COUNTS of ${payload.length} bytes`);
   }
@@ -105,7 +92,7 @@ export function encodeListens(port: number): Buffer {
   return encodeFrame(FRAME.LISTENS, payload);
 }
 
-/** @returns undefined: no port */
+/** @returns undefined: the payload is not a port */
 export function decodeListens(payload: Buffer): number | undefined {
   const port = payload.length >= 4 ? payload.readUInt32LE() : 0;
   return port > 0 && port < 65_536 ? port : undefined;
@@ -113,11 +100,11 @@ export function decodeListens(payload: Buffer): number | undefined {
 
 export interface Frame {
   readonly type: number;
-  /** The receiver's own copy. */
+  /** A copy, which belongs to the receiver. */
   readonly payload: Buffer;
 }
 
-/** For people: the name of a frame type. */
+/** The name of a frame type, for messages. */
 export function frameName(type: number): string {
   const found = Object.entries(FRAME).find(([, value]) => value === type);
   return found ? found[0] : `0x${type.toString(16)}`;
@@ -132,7 +119,7 @@ export function encodeFrame(type: number, payload: Uint8Array = new Uint8Array(0
   return frame;
 }
 
-/** VERSION: the range that we speak. */
+/** VERSION: the range of protocol versions that the sender supports. */
 export function encodeVersion(from: number = PROTOCOL_VERSION, to: number = PROTOCOL_VERSION): Buffer {
   const payload = Buffer.alloc(8);
   payload.writeUInt32LE(from, 0);
@@ -140,7 +127,20 @@ export function encodeVersion(from: number = PROTOCOL_VERSION, to: number = PROT
   return encodeFrame(FRAME.VERSION, payload);
 }
 
-/** ARCH_REQ of a plugin's architecture id. */
+/**
+ * A STEP frame of a plugin.
+ *
+ * Throws ERR_ISTHMUS_INVALID_ARGUMENT for a type other than STEP1 to STEP4, or a payload of more than 4 KiB.
+ */
+export function encodeStep(type: number, payload: Uint8Array): Buffer {
+  if (isStep(type) && payload.length <= FRAME_LIMITS.maxPayload) return encodeFrame(type, payload);
+  throw new IsthmusError(
+    'ERR_ISTHMUS_INVALID_ARGUMENT',
+    `step: STEP1 to STEP4 with up to ${FRAME_LIMITS.maxPayload} bytes, not 0x${type.toString(16)} with ${payload.length}`,
+  );
+}
+
+/** ARCH_REQ for the architecture id of a plugin. */
 export function encodeArchReq(archId: number): Buffer {
   const payload = Buffer.alloc(4);
   payload.writeUInt32LE(archId, 0);
@@ -151,7 +151,7 @@ export function encodeArchReq(archId: number): Buffer {
  * CON_INFO, or another frame whose payload is con_info.
  *
  * Throws ERR_ISTHMUS_INVALID_ARGUMENT: the node is not an IPv4 address, or the name is longer than {@link NAME_SIZE}
- * bytes or contains a NUL. (Names are not cut: two of them must not become one.)
+ * bytes or contains a NUL. (A name is not cut: two names must not become one.)
  */
 export function encodeConInfo(
   info: ConInfo,
@@ -185,7 +185,7 @@ export function decodeConInfo(payload: Buffer): ConInfo {
   if (payload.length !== CON_INFO_SIZE) {
     throw new IsthmusError(
       'ERR_ISTHMUS_HANDSHAKE_VERSION',
-      `the other side is of another pscom generation: its con_info has ${payload.length} bytes, ` +
+      `the peer is of another pscom generation: its con_info has ${payload.length} bytes, ` +
         `that of protocol version 0x0200 has ${CON_INFO_SIZE}`,
     );
   }
@@ -199,7 +199,10 @@ export function decodeConInfo(payload: Buffer): ConInfo {
   };
 }
 
-/** Throws ERR_ISTHMUS_HANDSHAKE_VERSION unless the range in a VERSION frame contains ours. More bytes are legal. */
+/**
+ * Throws ERR_ISTHMUS_HANDSHAKE_VERSION unless the range in a VERSION frame contains {@link PROTOCOL_VERSION}. A longer
+ * payload is legal.
+ */
 export function checkVersion(payload: Buffer): void {
   if (payload.length < 8) {
     throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE_VERSION', `a VERSION frame of ${payload.length} bytes, 8 expected`);
@@ -209,8 +212,8 @@ export function checkVersion(payload: Buffer): void {
   if (from <= PROTOCOL_VERSION && PROTOCOL_VERSION <= to) return;
   throw new IsthmusError(
     'ERR_ISTHMUS_HANDSHAKE_VERSION',
-    `the other side speaks protocol versions 0x${from.toString(16)} to 0x${to.toString(16)}, ` +
-      `this one 0x${PROTOCOL_VERSION.toString(16)}`,
+    `the peer supports protocol versions 0x${from.toString(16)} to 0x${to.toString(16)}, ` +
+      `this side 0x${PROTOCOL_VERSION.toString(16)}`,
   );
 }
 
@@ -230,16 +233,16 @@ export function isStep(type: number): boolean {
 /**
  * Takes frames out of a byte stream that is cut anywhere.
  *
- * Holds only what has really arrived: the size that a header claims is checked before anything else, and nothing is
- * ever allocated by it.
+ * It stores only bytes that have arrived: the size in a header is checked before anything else, and never causes an
+ * allocation.
  */
 export class FrameDecoder {
   readonly #limits: FrameLimits;
-  /** Received and not consumed: the bytes `#start` to `#end` of it. */
+  /** Bytes `#start` to `#end` are received and not consumed. */
   #store: Buffer = Buffer.alloc(0);
   #start = 0;
   #end = 0;
-  /** Bytes of the frames that were taken out. */
+  /** Bytes of frames that were taken out. */
   #consumed = 0;
 
   constructor(limits: Partial<FrameLimits> = {}) {
@@ -250,7 +253,7 @@ export class FrameDecoder {
   push(chunk: Uint8Array): void {
     const pending = this.#end - this.#start;
     if (this.#end + chunk.length > this.#store.length) {
-      // Doubling keeps a peer that sends single bytes from making us copy everything for each of them.
+      // Doubled, so that a peer that sends single bytes does not cause a copy of everything for each of them.
       const size = pending + chunk.length;
       const target = size * 2 > this.#store.length ? Buffer.allocUnsafe(size * 2) : this.#store;
       this.#store.copy(target, 0, this.#start, this.#end);
@@ -263,7 +266,7 @@ export class FrameDecoder {
   }
 
   /**
-   * The next frame, or undefined until there is a whole one.
+   * The next frame; undefined: it is not complete yet.
    *
    * Throws ERR_ISTHMUS_HANDSHAKE if a frame claims more than `maxPayload`, or if the frames exceed `maxTotal`.
    */
@@ -287,12 +290,12 @@ export class FrameDecoder {
     return { type, payload };
   }
 
-  /** Throws ERR_ISTHMUS_HANDSHAKE if too much waits to be taken out. For a reader that has stopped to take frames. */
+  /** Throws ERR_ISTHMUS_HANDSHAKE if too many bytes wait. For a reader that has stopped taking frames out. */
   checkPending(): void {
     this.#checkTotal(this.#end - this.#start);
   }
 
-  /** Bytes behind the last frame that was taken out: a copy. The decoder is empty then. */
+  /** A copy of the bytes behind the last frame that was taken out. It empties the decoder. */
   rest(): Buffer {
     const rest = Buffer.from(this.#store.subarray(this.#start, this.#end));
     this.#store = Buffer.alloc(0);

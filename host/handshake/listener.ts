@@ -1,54 +1,51 @@
-/** The accepting side: a listening socket, and the handshakes of those who come. */
+/** The accepting side: a listening socket, and the handshakes of the peers that connect to it. */
 
 import { type BlockList, createServer, isIPv6, type Server, type Socket } from 'node:net';
-import type { Peer } from '../api/peer.js';
+import type { ConInfo, Peer } from '../api/peer.js';
 import { IsthmusError, messageOf } from '../base/errors.js';
 import { ignoreError } from '../base/sockets.js';
 import type { PluginRegistry } from '../plugins/plugin.js';
-import { type Attachment, attach, type Connected, HANDSHAKE_TIMEOUT_MS } from './attach.js';
-import { remoteAddress } from './dial.js';
-import type { ConInfo } from './frames.js';
-import type { PreconLimits, PreconOptions } from './precon.js';
+import { type AcceptingOptions, AcceptingPrecon } from './accepting.js';
+import { type Attachment, attach, type Connected } from './attach.js';
+import type { PreconLimits } from './precon.js';
+import { HANDSHAKE_TIMEOUT_MS, remoteAddress } from './sockets.js';
 
-/** Handshakes that a listener has under way at once. */
+/** Default limit of handshakes under way at one listener. */
 export const MAX_HANDSHAKES = 64;
-/** Connections that wait while the listener is held. */
-const MAX_WAITING = 4096;
-
-/** IP address and port of one who came; undefined if it was gone before we could ask. */
-export type Address = Peer['address'];
+/** Sockets that wait while the listener is held. */
+const MAX_WAITING_SOCKETS = 4096;
 
 export interface ListenerOptions {
   /** Default `127.0.0.1`: the wire protocol has no authentication. */
   readonly host?: string;
-  /** 0, the default: any free one. */
+  /** 0, the default: any free port. */
   readonly port?: number;
-  /** Connections that the kernel holds for us, default 511. */
+  /** Connections that the kernel queues for this listener, default 511. */
   readonly backlog?: number;
-  /** Our end of the next connection: called for each, because each has an id of its own. */
+  /** CON_INFO of this end: called for each connection, because each has an id of its own. */
   readonly local: () => ConInfo;
   readonly registry: PluginRegistry;
   /**
-   * Asked when the peer has introduced itself, before anything of ours is sent; false refuses. It has as long as the
-   * handshake has. What the peer says about itself is not authenticated.
+   * Called with the CON_INFO of the peer, before anything is sent; false refuses. The time limit of the handshake applies
+   * to its answer. CON_INFO is not authenticated.
    */
   readonly accept?: ((peer: Peer) => boolean | Promise<boolean>) | undefined;
   /** Checked before anything is read. */
   readonly blockList?: BlockList | undefined;
-  /** Default {@link MAX_HANDSHAKES}; whoever comes while that many are under way is closed. */
+  /** Default {@link MAX_HANDSHAKES}. A connection above the limit is closed. */
   readonly maxHandshakes?: number;
   /** Milliseconds for one handshake, default 10,000. */
   readonly handshakeTimeoutMs?: number;
   /** Bytes and proposals of one handshake. */
   readonly limits?: Partial<PreconLimits>;
-  readonly onDemand?: PreconOptions['onDemand'];
+  readonly onDemand?: AcceptingOptions['onDemand'];
   /**
    * Called synchronously: the callee takes socket and attempt over before it returns (see {@link Connected}). If it
    * throws, the socket is destroyed and the error goes to `onHandshakeError`.
    */
   onAgreed(connected: Connected): void;
   /** A handshake failed. The listener goes on. */
-  onHandshakeError?(error: IsthmusError, address: Address): void;
+  onHandshakeError?(error: IsthmusError, address: Peer['address']): void;
   readonly log?: ((line: string) => void) | undefined;
 }
 
@@ -57,10 +54,11 @@ export class Listener {
   readonly #options: ListenerOptions;
   readonly #server: Server;
   readonly #handshakes = new Set<Attachment>();
-  /** Came while the listener is held, or go on from there: nothing has been read from them. */
+  /** Sockets that connected while the listener was held, and have not begun their handshakes. Nothing is read from them. */
   readonly #waiting: Socket[] = [];
   #held = false;
-  #idle: (() => void)[] = [];
+  /** Called when no handshake is under way any more. */
+  #onIdle: (() => void)[] = [];
   readonly #address: { host: string; port: number };
   #open = true;
   #closed: Promise<void> | undefined;
@@ -69,17 +67,17 @@ export class Listener {
     this.#options = options;
     this.#server = server;
     const address = server.address();
-    // Only a pipe has a string, and a closed server null: neither is possible here.
+    // The address of a pipe is a string, that of a closed server null: neither is possible here.
     if (typeof address !== 'object' || !address) throw new IsthmusError('ERR_ISTHMUS_LISTEN', 'no address');
     this.#address = { host: address.address, port: address.port };
     server.on('connection', (socket) => this.#accepted(socket));
-    // Out of descriptors, for example: that one connection is lost, the next one may be better off.
+    // For example out of descriptors: one connection is lost, the next one may succeed.
     server.on('error', (error) => this.#log(`accept failed: ${error.message}`));
   }
 
   /**
-   * Listen. Rejects with ERR_ISTHMUS_LISTEN (with `errno`, as EADDRINUSE), or with ERR_ISTHMUS_INVALID_ARGUMENT for a
-   * port or a backlog that cannot be.
+   * Listen. Rejects with ERR_ISTHMUS_LISTEN (with `errno`, for example EADDRINUSE), or with ERR_ISTHMUS_INVALID_ARGUMENT
+   * for an impossible port or backlog.
    */
   static open(options: ListenerOptions): Promise<Listener> {
     const { host = '127.0.0.1', port = 0, backlog = 511 } = options;
@@ -106,44 +104,43 @@ export class Listener {
     });
   }
 
-  /** Where it listens, with the real port. */
+  /** Address of the listening socket, with the real port. */
   get address(): { readonly host: string; readonly port: number } {
     return this.#address;
   }
 
   /**
-   * From here on whoever comes has to wait, unread, until {@link release}: the process is suspended, or about to be.
-   * Resolves when the handshakes that are under way have ended.
+   * From here on new connections wait, unread, until {@link release}: the process is suspended, or about to be. Resolves
+   * when the handshakes under way have ended.
    */
   hold(): Promise<void> {
     this.#held = true;
     if (this.#handshakes.size === 0) return Promise.resolve();
     return new Promise((resolve) => {
-      this.#idle.push(resolve);
+      this.#onIdle.push(resolve);
     });
   }
 
   release(): void {
     this.#held = false;
-    this.#admit();
+    this.#admitWaiting();
   }
 
-  /** Those who waited, as many at a time as may shake hands. */
-  #admit(): void {
+  /** Begin the handshakes of waiting sockets, as many as the limit allows. */
+  #admitWaiting(): void {
     const { maxHandshakes = MAX_HANDSHAKES } = this.#options;
     while (!this.#held && this.#handshakes.size < maxHandshakes) {
       const socket = this.#waiting.shift();
       if (!socket) return;
-      if (!socket.destroyed) this.#connection(socket);
+      if (!socket.destroyed) this.#beginHandshake(socket);
     }
   }
 
-  /** A handshake is over. */
-  #over(attachment: Attachment | undefined): void {
+  #handshakeEnded(attachment: Attachment | undefined): void {
     if (attachment) this.#handshakes.delete(attachment);
-    this.#admit();
+    this.#admitWaiting();
     if (this.#handshakes.size > 0) return;
-    for (const resolve of this.#idle.splice(0)) resolve();
+    for (const resolve of this.#onIdle.splice(0)) resolve();
   }
 
   /** Handshakes under way. */
@@ -157,20 +154,20 @@ export class Listener {
     return this;
   }
 
-  /** Do not keep the process alive; a handshake under way still does, as long as it may take. */
+  /** Do not keep the process alive. A handshake under way still does, up to its time limit. */
   unref(): this {
     this.#server.unref();
     return this;
   }
 
   /**
-   * Stop listening and end the handshakes under way, without a word to `onHandshakeError`. Agreed connections are not
-   * touched. Idempotent.
+   * Stop listening and end the handshakes under way, without a call of `onHandshakeError`. Agreed connections stay.
+   * Idempotent.
    */
   close(): Promise<void> {
     this.#open = false;
     this.#closed ??= new Promise((resolve) => {
-      // Its callback would wait for the sockets that were handed over, too: the port is free without that.
+      // Without its callback, which would also wait for the sockets that were handed over. The port is free at once.
       this.#server.close();
       for (const handshake of this.#handshakes) {
         handshake.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the listener was closed'));
@@ -184,37 +181,39 @@ export class Listener {
 
   #accepted(socket: Socket): void {
     socket.on('error', ignoreError);
-    if (!this.#held && this.#waiting.length === 0) this.#connection(socket);
-    else if (this.#waiting.length < MAX_WAITING) this.#waiting.push(socket);
+    if (!this.#held && this.#waiting.length === 0) this.#beginHandshake(socket);
+    else if (this.#waiting.length < MAX_WAITING_SOCKETS) this.#waiting.push(socket);
     else {
       socket.destroy();
-      this.#log(`a connection closed: ${MAX_WAITING} wait already`);
+      this.#log(`a connection closed: ${MAX_WAITING_SOCKETS} wait already`);
     }
   }
 
-  #connection(socket: Socket): void {
+  #beginHandshake(socket: Socket): void {
     const { local, registry, accept, onDemand, limits = {} } = this.#options;
     const address = remoteAddress(socket);
     const refusal = this.#refusal(address);
     if (refusal !== undefined) {
       socket.destroy();
-      const who = address ? `${address.host}:${address.port}` : 'a connection';
-      this.#log(`${who} closed: ${refusal}`);
+      this.#log(`${nameOf(address)} closed: ${refusal}`);
       return;
     }
 
-    let over = false;
+    let ended = false;
     let attachment: Attachment | undefined;
     const timeoutMs = this.#options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
     try {
+      const own = local();
       attachment = attach(
         socket,
-        { role: 'accept', local: local(), registry, address, admit: accept, onDemand, limits, timeoutMs },
+        timeoutMs,
+        (callbacks) =>
+          new AcceptingPrecon({ local: own, registry, address, admit: accept, onDemand, limits, ...callbacks }),
         (outcome) => {
-          over = true;
+          ended = true;
           if (outcome.kind === 'agreed') this.#agreed(outcome);
           else if (outcome.kind === 'failed') this.#failed(outcome.error, address);
-          this.#over(attachment);
+          this.#handshakeEnded(attachment);
         },
       );
     } catch (error) {
@@ -223,11 +222,11 @@ export class Listener {
       this.#failed(asHandshakeError(error), address);
       return;
     }
-    if (!over) this.#handshakes.add(attachment);
+    if (!ended) this.#handshakes.add(attachment);
   }
 
-  /** Why nobody is to listen to this one, undefined if somebody is. */
-  #refusal(address: Address): string | undefined {
+  /** The reason to close a connection before its handshake; undefined: none. */
+  #refusal(address: Peer['address']): string | undefined {
     const { blockList, maxHandshakes = MAX_HANDSHAKES } = this.#options;
     if (!this.#open) return 'the listener was closed';
     if (!address) return 'it is already gone';
@@ -245,10 +244,9 @@ export class Listener {
     }
   }
 
-  #failed(error: IsthmusError, address: Address): void {
+  #failed(error: IsthmusError, address: Peer['address']): void {
     if (!this.#open) return;
-    const who = address ? `${address.host}:${address.port}` : 'a connection';
-    this.#log(`handshake with ${who} failed: ${error.message} (${error.code})`);
+    this.#log(`handshake with ${nameOf(address)} failed: ${error.message} (${error.code})`);
     try {
       this.#options.onHandshakeError?.(error, address);
     } catch (thrown) {
@@ -256,14 +254,18 @@ export class Listener {
     }
   }
 
-  /** Nothing that a stranger causes may end the service, not by a callback that throws either. */
+  /** A callback that throws must not end the service: strangers cause these lines. */
   #log(line: string): void {
     try {
       this.#options.log?.(line);
     } catch {
-      // There is nobody left to tell.
+      // No one is left to report it to.
     }
   }
+}
+
+function nameOf(address: Peer['address']): string {
+  return address ? `${address.host}:${address.port}` : 'a connection';
 }
 
 function asHandshakeError(error: unknown): IsthmusError {

@@ -1,15 +1,15 @@
-/** What the connecting side proposes, best first, with the reasons of what it cannot propose at their places. */
+/** The proposals of the connecting side, best first; a plugin that it cannot propose is a reason in its place. */
 import { messageOf } from '../base/errors.js';
 import { disabled, type PluginRegistry, type Proposal } from '../plugins/plugin.js';
 
-/** Something to propose, or why something better than what follows is not proposed. */
+/** A proposal, or the reason why a plugin that is better than the following ones is not proposed. */
 export type Preference = { readonly proposal: Proposal } | { readonly reason: string };
 
 /**
- * At most `limit` proposals. Of more, the first ones and the very last one are kept: that one is the fallback, and it
- * must be reached before the other side has enough of us.
+ * At most `limit` proposals. Of more, the first ones and the very last one are kept: the last one is the fallback, and the
+ * handshake must reach it before the limit of the accepting side.
  *
- * A plugin that has no proposals (`loop`, when the other side is somebody else) is not mentioned.
+ * A plugin without proposals (`loop`, for a peer in another process) is not mentioned.
  */
 export function preferences(registry: PluginRegistry, limit: number): Preference[] {
   const found: Preference[] = [];

@@ -285,8 +285,8 @@ test(
     const halfWay = await service.stranger(HELLO);
     await halfWay.gone;
     assert.equal(service.codes, ['ERR_ISTHMUS_HANDSHAKE_TIMEOUT', 'ERR_ISTHMUS_HANDSHAKE_TIMEOUT']);
-    assert.match(service.errors[0]?.message ?? '', 'we waited for CON_INFO');
-    assert.match(service.errors[1]?.message ?? '', /we waited for (CON_INFO|ARCH_REQ)/);
+    assert.match(service.errors[0]?.message ?? '', 'this side waited for CON_INFO');
+    assert.match(service.errors[1]?.message ?? '', /this side waited for (CON_INFO|ARCH_REQ)/);
     await service.close();
 
     const patient = await Service.open({ handshakeTimeoutMs: 60_000 });
@@ -588,7 +588,7 @@ test(
     const stuck = await Service.open({ registry: registryOf(never), handshakeTimeoutMs: 60_000 });
     const error = await rejection(stuck.dial({ registry: registryOf(eager()), handshakeTimeoutMs: 500 }));
     assert.ok(code('ERR_ISTHMUS_HANDSHAKE_TIMEOUT')(error));
-    assert.match((error as Error).message, /we waited for (CON_INFO|ARCH_OK for shm)/);
+    assert.match((error as Error).message, /this side waited for (CON_INFO|ARCH_OK for shm)/);
     await until(() => stuck.errors.length === 1);
     assert.is(never.held, 0);
     await stuck.close();

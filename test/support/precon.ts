@@ -1,7 +1,10 @@
 /** Handshakes under test: plugins that do as a test says, and two sides without a network. */
+import type { ConInfo } from '../../host/api/peer.js';
 import { IsthmusError } from '../../host/base/errors.js';
-import type { ConInfo } from '../../host/handshake/frames.js';
-import { Precon, type PreconOptions, type PreconOutcome } from '../../host/handshake/precon.js';
+import { type AcceptingOptions, AcceptingPrecon } from '../../host/handshake/accepting.js';
+import { type ConnectingOptions, ConnectingPrecon } from '../../host/handshake/connecting.js';
+import type { PreconOutcome } from '../../host/handshake/outcome.js';
+import type { Precon, PreconOptions } from '../../host/handshake/precon.js';
 import {
   type Attempt,
   type AttemptChannel,
@@ -104,9 +107,8 @@ export class Side {
   readonly outbox: Buffer[] = [];
   outcome: PreconOutcome | undefined;
 
-  constructor(options: Omit<PreconOptions, 'write' | 'done'>) {
-    this.precon = new Precon({
-      ...options,
+  constructor(create: (callbacks: Pick<PreconOptions, 'write' | 'done'>) => Precon) {
+    this.precon = create({
       write: (bytes) => {
         if (this.outcome) throw new Error('written after the end');
         this.written.push(bytes);
@@ -134,12 +136,14 @@ export class Side {
   }
 }
 
-export function connectingSide(plugins: readonly FakePlugin[], more: Partial<PreconOptions> = {}): Side {
-  return new Side({ role: 'connect', local: ALICE, registry: registryOf(...plugins), ...more });
+export function connectingSide(plugins: readonly FakePlugin[], more: Partial<ConnectingOptions> = {}): Side {
+  const options = { local: ALICE, registry: registryOf(...plugins), ...more };
+  return new Side((callbacks) => new ConnectingPrecon({ ...options, ...callbacks }));
 }
 
-export function acceptingSide(plugins: readonly FakePlugin[], more: Partial<PreconOptions> = {}): Side {
-  return new Side({ role: 'accept', local: BOB, registry: registryOf(...plugins), ...more });
+export function acceptingSide(plugins: readonly FakePlugin[], more: Partial<AcceptingOptions> = {}): Side {
+  const options = { local: BOB, registry: registryOf(...plugins), ...more };
+  return new Side((callbacks) => new AcceptingPrecon({ ...options, ...callbacks }));
 }
 
 /** Deliver what is under way between two sides until nothing moves any more. */

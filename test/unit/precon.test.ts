@@ -1,6 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { IsthmusError } from '../../host/base/errors.js';
+import type { AcceptingOptions } from '../../host/handshake/accepting.js';
 import {
   decodeConInfo,
   encodeArchReq,
@@ -10,7 +11,6 @@ import {
   FRAME,
   FrameDecoder,
 } from '../../host/handshake/frames.js';
-import type { PreconOptions } from '../../host/handshake/precon.js';
 import { type AttemptChannel, PluginRegistry } from '../../host/plugins/plugin.js';
 import {
   ALICE,
@@ -486,7 +486,7 @@ test(
         assert.is(a.outcome.rest.length + b.outcome.rest.length, 0, ended);
       } else if (agreedName(a) !== agreedName(b)) {
         // One side failed with its ARCH_OK already under way: the other one learns it from the end of the socket.
-        assert.match(a.message + b.message, 'failed after it had said ARCH_OK', ended);
+        assert.match(a.message + b.message, 'failed after it had sent ARCH_OK', ended);
       }
       for (const [side, its] of [
         [a, plugins.a],
@@ -645,7 +645,7 @@ test(
 test(
   'accept that refuses, throws or rejects ends it without a word',
   timebox(5, async () => {
-    const refusing: NonNullable<PreconOptions['admit']>[] = [
+    const refusing: NonNullable<AcceptingOptions['admit']>[] = [
       () => false,
       async () => false,
       // Only true is true.

@@ -1,8 +1,9 @@
 /** Replays what two C programs said to each other (`*.jsonl`), with our handshake in the place of one of them. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type ConInfo, decodeConInfo, FRAME, type Frame, frameName } from '../../host/handshake/frames.js';
-import type { OnDemandRequest } from '../../host/handshake/precon.js';
+import type { ConInfo } from '../../host/api/peer.js';
+import { decodeConInfo, FRAME, type Frame, frameName } from '../../host/handshake/frames.js';
+import type { OnDemandRequest } from '../../host/handshake/outcome.js';
 import { capture, split } from '../support/captures.js';
 import { acceptingSide, connectingSide, cut, FakePlugin, fakeTcp, type Side } from '../support/precon.js';
 import { seeded, testSeed } from '../support/seeded.js';
