@@ -1,11 +1,12 @@
-/** The groups of an endpoint, and what comes for those that are not open yet. */
+/** The groups of an endpoint, and messages for groups that are not open yet. */
 
 import { IsthmusError } from '../base/errors.js';
 import type { GroupTraffic, RuntimeConnection } from '../connection/runtime-connection.js';
-import { coreLayout } from '../core/core.js';
-import { decodeGroup, Group, type GroupHost, type GroupMessage, type GroupOptions } from './group.js';
+import { Group, type GroupOptions } from './group.js';
+import { decodeGroupMessage, type GroupMessage, heldBytes } from './group-message.js';
 
-interface Early {
+/** A message for a group that is not open yet. */
+interface EarlyMessage {
   readonly connection: RuntimeConnection;
   readonly type: number;
   readonly message: GroupMessage;
@@ -13,10 +14,10 @@ interface Early {
 
 export class Groups implements GroupTraffic {
   readonly #open = new Map<number, Group>();
-  /** Ids of those that were closed: what others still send for them is dropped. */
+  /** Ids of closed groups: late messages for them are dropped. */
   readonly #closed = new Set<number>();
-  /** In the order in which they came. Reading from a connection stops when too much of it is here. */
-  #early: Early[] = [];
+  /** In order of arrival. Their bytes count as unread: at its limit a connection stops reading. */
+  #early: EarlyMessage[] = [];
 
   /** @throws ERR_ISTHMUS_INVALID_ARGUMENT */
   open(options: GroupOptions, own: (connection: unknown) => RuntimeConnection): Group {
@@ -24,24 +25,17 @@ export class Groups implements GroupTraffic {
     const fail = (what: string): never => {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `group: ${what}`);
     };
-    if (!Number.isInteger(id) || id < 0 || id > 0xffffffff) fail(`${id} is no id: a u32 is wanted`);
+    if (!Number.isInteger(id) || id < 0 || id > 0xffffffff) fail(`${id} is not an id: a u32 is required`);
     if (!Array.isArray(members) || !Number.isInteger(rank) || rank < 0 || rank >= members.length) {
-      fail(`${rank} is no rank among ${members?.length} members`);
+      fail(`${rank} is not a rank among ${members?.length} members`);
     }
     if (this.#open.has(id)) fail(`${id} is open already`);
     const connections = members.map((member, place) => (place === rank ? undefined : own(member)));
     if (new Set(connections).size !== connections.length) fail('a connection appears twice');
-    const { MESSAGE_BCAST, MESSAGE_BARRIER } = coreLayout();
-    const host: GroupHost = {
-      types: { BCAST: MESSAGE_BCAST, BARRIER: MESSAGE_BARRIER },
-      send: (connection, type, xheader, data) => connection.sendFor(type, xheader, data),
-      wake: (connection) => connection.look(),
-      closed: (group) => {
-        this.#open.delete(group.id);
-        this.#closed.add(group.id);
-      },
-    };
-    const group = new Group(options, connections, host);
+    const group = new Group(options, connections, () => {
+      this.#open.delete(id);
+      this.#closed.add(id);
+    });
     this.#open.set(id, group);
     this.#closed.delete(id);
     const mine = this.#early.filter(({ message }) => message.group === id);
@@ -59,7 +53,7 @@ export class Groups implements GroupTraffic {
   }
 
   received(connection: RuntimeConnection, type: number, xheader: Uint8Array, data: Uint8Array): void {
-    const message = decodeGroup(xheader, data);
+    const message = decodeGroupMessage(xheader, data);
     const group = this.#open.get(message.group);
     if (group) {
       group.received(connection, type, message);
@@ -73,9 +67,9 @@ export class Groups implements GroupTraffic {
   held(connection: RuntimeConnection): number {
     let held = 0;
     for (const { connection: from, message } of this.#early) {
-      if (from === connection) held += message.data.length + message.xheader.length + 64;
+      if (from === connection) held += heldBytes(message);
     }
-    for (const group of this.#open.values()) held += group.heldOf(connection);
+    for (const group of this.#open.values()) held += group.heldBytesOf(connection);
     return held;
   }
 
@@ -84,7 +78,7 @@ export class Groups implements GroupTraffic {
     return false;
   }
 
-  /** A connection is gone, and what it sent for groups that were never opened with it. */
+  /** A connection is released: drop what it sent for groups that were never opened with it. */
   forget(connection: RuntimeConnection): void {
     this.#early = this.#early.filter((one) => one.connection !== connection);
   }

@@ -1,34 +1,35 @@
-/** Requests in the manner of pscom and MPI: what is posted now and done later. */
+/** Requests as in pscom and MPI: posted now, done later. */
 
 import type { Connection, Sendable } from '../api/connection.js';
 import type { Envelope, Match } from '../api/envelope.js';
+import { abortable } from '../base/abortable.js';
 import { IsthmusError } from '../base/errors.js';
 import { type Message, NO_BYTES } from '../base/message.js';
 import { type Matching, Receiver } from '../channel/matching.js';
 import type { PendingSend } from '../channel/sender.js';
 import type { RuntimeConnection } from '../connection/runtime-connection.js';
 
-/** What a posted receive got. */
+/** The result of a posted receive. */
 export interface Received {
   readonly connection: Connection;
-  /** The user's header, a copy. */
+  /** The application's header, a copy. */
   readonly xheader: Uint8Array;
-  /** The data: the filled part of the buffer that was posted, or memory of its own. */
+  /** The data: the filled part of the posted buffer, or memory of its own. */
   readonly data: Uint8Array;
-  /** Length of the data as it was sent, in bytes. */
+  /** Length of the data as sent, in bytes. */
   readonly length: number;
-  /** Whether the message was longer than what there was room for. */
+  /** Whether the message was longer than the buffer or `maxLength`. */
   readonly truncated: boolean;
 }
 
 export interface PostReceiveOptions {
-  /** Receive from this connection only. Left out: from any of the endpoint. */
+  /** Receive from this connection only; default: from any connection of the endpoint. */
   readonly connection?: Connection | undefined;
-  /** Which messages are taken; left out: all. */
+  /** Take only messages for which this returns true; default: all. */
   readonly match?: Match | undefined;
-  /** Filled in place. Do not touch it until `done` settles. */
+  /** Buffer to fill in place. Do not use it until `done` settles. */
   readonly data?: Uint8Array | undefined;
-  /** Bytes of data that are kept at most; default: as many as `data` has, or all. */
+  /** Bytes of data to keep at most; default: the length of `data`, or all. */
   readonly maxLength?: number | undefined;
 }
 
@@ -48,12 +49,12 @@ export interface ProbeOptions {
 /** A receive or a send that is under way. */
 export interface Request<T> {
   /**
-   * Settles once. Rejects with ERR_ISTHMUS_CANCELLED after `cancel()`, and with what ended the connection.
-   * Nobody has to look at it: a rejection that nobody handles is not reported.
+   * Settles once. Rejects with ERR_ISTHMUS_CANCELLED after `cancel()`, and with the error that ended the connection. It may
+   * be ignored: it never causes an unhandled rejection.
    */
   readonly done: Promise<T>;
   readonly state: 'posted' | 'started' | 'done' | 'failed' | 'cancelled';
-  /** Take it back. @returns false if it has started or is over: what has started cannot be cancelled */
+  /** Cancel the request. @returns false: it has started, or is done; a request that has started cannot be cancelled */
   cancel(): boolean;
 }
 
@@ -92,7 +93,7 @@ export class PostedReceive extends Receiver implements ReceiveRequest {
     return this.#state;
   }
 
-  /** @internal It waits; `withdraw` takes it back. */
+  /** @internal It waits for a message; `withdraw` cancels that. */
   posted(withdraw: () => boolean): void {
     this.#withdraw = withdraw;
   }
@@ -127,7 +128,7 @@ export class PostedSend implements SendRequest {
   #state: State = 'posted';
   #reject!: (error: unknown) => void;
 
-  /** @throws as `connection.send` does, for what cannot be sent at all */
+  /** @throws as `connection.send` does, for a message that cannot be sent at all */
   constructor(connection: RuntimeConnection, { data, xheader }: PostSendOptions) {
     this.#connection = connection;
     let resolve!: () => void;
@@ -162,30 +163,15 @@ export class PostedSend implements SendRequest {
   }
 }
 
-/** Wait until a message is there that a receive with these options would take. It stays. */
+/** Wait for a message that a receive with these options would take. The message stays. */
 export function waitForMessage(
   matching: Matching,
   { connection, match }: ProbeOptions,
   signal: AbortSignal | undefined,
 ): Promise<Envelope> {
-  return new Promise((resolve, reject) => {
-    const settle = () => signal?.removeEventListener('abort', abort);
-    const prober = {
-      connection,
-      match,
-      found: (envelope: Envelope) => {
-        settle();
-        resolve(envelope);
-      },
-      reject: (error: unknown) => {
-        settle();
-        reject(error);
-      },
-    };
-    const abort = () => {
-      if (matching.removeProber(prober)) reject(signal?.reason);
-    };
-    signal?.addEventListener('abort', abort, { once: true });
+  return abortable(signal, (resolve, reject) => {
+    const prober = { connection, match, found: resolve, reject };
     matching.addProber(prober);
+    return () => matching.removeProber(prober);
   });
 }
