@@ -1,8 +1,8 @@
 /** The core on private memory, in one process: what its parts cost without anybody else. */
 
-import { copyIn } from '../../host/channel/bound-link.js';
 import type { Core } from '../../host/core/core.js';
 import { createPrivateCore, openPair } from '../../host/core/private.js';
+import { copyIn } from '../../host/link/copies.js';
 import { now } from '../clock.js';
 import { Times } from '../results.js';
 

@@ -1,21 +1,11 @@
-/** The sending half of a connection: messages into the ring, and those that wait for room. */
-
-import type { IsthmusError } from '../base/errors.js';
+/** The sending half of a connection: messages into the ring, and the queue of those that wait for room. */
+import { abortable } from '../base/abortable.js';
+import { removeFrom } from '../base/lists.js';
 import { NO_BYTES } from '../base/message.js';
 import { BROKEN, NOTHING } from '../core/core.js';
-import type { Carrier } from './bound-link.js';
-import { copyIn } from './bound-link.js';
-import { removeFrom } from './matching.js';
-
-/** What the connection does for its sending half. */
-export interface OutboundOwner {
-  /** The core found something that cannot be: end the connection. @returns why it ends */
-  broken(): IsthmusError;
-  /** Something waits for room, or for a link. */
-  stuck(): void;
-  /** Nothing waits any more. @returns whether that moved anything */
-  drained(): boolean;
-}
+import type { BoundLink } from '../link/bound-link.js';
+import { copyIn } from '../link/copies.js';
+import type { LinkBinding } from '../link/link-binding.js';
 
 /** A message that waits, or of which a part is in the ring. */
 export interface PendingSend {
@@ -28,79 +18,110 @@ export interface PendingSend {
   readonly reject: ((error: unknown) => void) | undefined;
 }
 
-/** Rounds inside the core for room for the rest of a message: some 50 µs. */
+/** Rounds inside the core that wait for room for a further fragment: some 50 µs. */
 const FRAGMENT_ROUNDS = 20_000;
-/** For so long one message may wait for room again and again before the event loop goes on, in milliseconds. */
-const PATIENCE = 1;
-/** Larger messages keep both ends too long for one call. */
-const MOST_FLOWING = 4 << 20;
-/** As many large messages at most are sent another way after one that the peer did not take out at once. */
-const MOST_DETOURS = 1024;
+/** Limit for one message that waits for room again and again before the event loop goes on. */
+const MAX_SPIN_MS = 1;
+/** Larger messages would keep both ends too long for one call. */
+const MAX_STREAMED_BYTES = 4 << 20;
+/** Limit of {@link StreamBackoff}. */
+const MAX_BACKOFF = 1024;
 
-export class Outbound {
-  readonly #owner: OutboundOwner;
-  readonly #queue: PendingSend[] = [];
-  #on: Carrier | undefined;
-  /** Behind it nothing goes over this link. */
-  #last: PendingSend | undefined;
-  /** Large messages that go another way, of how many: the peer looked as if it waited, and did not take one out. */
-  #detours = 0;
-  #detour = 0;
+/** Which large messages go through the ring in pieces: not right behind one that the peer did not take out at once. */
+class StreamBackoff {
+  /** Messages that are announced instead, and how many of them are still to come. */
+  #length = 0;
+  #left = 0;
 
-  constructor(owner: OutboundOwner) {
-    this.#owner = owner;
+  reset(): void {
+    this.#length = 0;
+    this.#left = 0;
   }
 
-  attach(carrier: Carrier): void {
-    this.#on = carrier;
-    this.#detours = 0;
-    this.#detour = 0;
+  /** Whether the next large message may be streamed. */
+  next(): boolean {
+    if (this.#left === 0) return true;
+    this.#left--;
+    return false;
+  }
+
+  /** The peer did not take the message out: it is busy, or runs on this very thread. */
+  grow(): void {
+    this.#length = Math.min(Math.max(1, this.#length * 2), MAX_BACKOFF);
+    this.#left = this.#length;
+  }
+
+  taken(): void {
+    this.#length = 0;
+  }
+}
+
+export class Sender {
+  /** A message waits for room, or for a link. Set by the connection. */
+  onBlocked: () => void = () => {};
+  /** No message waits any more. @returns whether that moved anything. Set by the connection */
+  onQueueEmpty: () => boolean = () => false;
+  readonly #binding: LinkBinding;
+  readonly #queue: PendingSend[] = [];
+  readonly #backoff = new StreamBackoff();
+  #link: BoundLink | undefined;
+  /** The last message of this link: messages behind it wait for the next link. */
+  #shutdown: PendingSend | undefined;
+
+  constructor(binding: LinkBinding) {
+    this.#binding = binding;
+  }
+
+  attach(link: BoundLink): void {
+    this.#link = link;
+    this.#backoff.reset();
     // What waits asked for room on the link before: perhaps only a part of it finds some on this one.
     if (this.#queue.length > 0) this.#wantRoom(true);
   }
 
   detach(): void {
-    this.#on = undefined;
-    this.#last = undefined;
+    this.#link = undefined;
+    this.#shutdown = undefined;
   }
 
   /** Send an empty message in front of all that waits: the first of a link, for which there is room. */
-  first(type: number): void {
-    const on = this.#on as Carrier;
-    if (this.#begin(type, NO_BYTES, NO_BYTES, 0) < 0) throw this.#owner.broken();
-    on.committed();
+  sendFirst(type: number): void {
+    const link = this.#link as BoundLink;
+    if (this.#begin(type, NO_BYTES, NO_BYTES, 0) < 0) throw this.#binding.violated();
+    link.committed();
   }
 
   /**
-   * Send this behind the message under way, and nothing after it: what waits and what comes waits for the next link.
-   * (suspend.pml: last_word)
+   * Send the last message of this link, behind the message under way. Messages that wait, and later ones, wait for the next
+   * link. (suspend.pml: last_word)
+   * @param sent called when it is in the ring
    */
-  last(type: number, data: Uint8Array, sent: () => void): void {
+  sendShutdown(type: number, data: Uint8Array, sent: () => void): void {
     const begun = (this.#queue[0]?.sent ?? -1) >= 0 ? 1 : 0;
     const entry: PendingSend = { type, xheader: NO_BYTES, data, sent: -1, resolve: sent, reject: undefined };
-    this.#last = entry;
+    this.#shutdown = entry;
     this.#queue.splice(begun, 0, entry);
     this.#wantRoom(true);
     this.pump();
   }
 
   /**
-   * The last word has found no room. Give it up, and what has begun: that goes anew over the next link.
-   * (suspend.pml: last_word_aside)
+   * Take back {@link sendShutdown}, which has found no room, and the message under way: that begins anew over the next
+   * link. (suspend.pml: last_word_aside)
    * @returns false: it is in the ring
    */
-  giveUpLast(): boolean {
-    const last = this.#last;
-    if (!last || !removeFrom(this.#queue, last)) return false;
-    this.#last = undefined;
+  withdrawShutdown(): boolean {
+    const shutdown = this.#shutdown;
+    if (!shutdown || !removeFrom(this.#queue, shutdown)) return false;
+    this.#shutdown = undefined;
     this.#wantRoom(false);
-    this.#on = undefined;
+    this.#link = undefined;
     const begun = this.#queue[0];
     if (begun) begun.sent = -1;
     return true;
   }
 
-  /** The memory of the link is going: what waits to be sent must not lie in it. */
+  /** The memory of the link goes away: data that waits and lies in it moves to memory of its own. */
   evacuate(memory: ArrayBufferLike): void {
     for (const entry of this.#queue) if (entry.data.buffer === memory) entry.data = new Uint8Array(entry.data);
   }
@@ -111,51 +132,50 @@ export class Outbound {
   }
 
   /**
-   * Whether a large message goes through the ring, also where it would be announced: the peer is waiting to copy it out, and
-   * takes one piece while we write the next. Not right behind one of which that was not true.
+   * Whether a large message goes through the ring, also where it would be announced: the peer waits to copy it out, and
+   * takes one piece while this side writes the next.
+   * @param length of the data, in bytes
    */
-  flows(length: number): boolean {
-    if (this.#queue.length !== 0 || length > MOST_FLOWING || !this.#on?.awaited) return false;
-    if (this.#detour === 0) return true;
-    this.#detour--;
-    return false;
+  shouldStream(length: number): boolean {
+    if (this.#queue.length !== 0 || length > MAX_STREAMED_BYTES || !this.#link?.receiverWaits) return false;
+    return this.#backoff.next();
   }
 
-  /** Whether the peer wants to see a message of that length in one piece, and it would not be so in the ring. */
+  /** Whether the peer reads messages in place, and one of that length would not be in one piece in the ring. */
   wantsRun(length: number): boolean {
-    const on = this.#on;
-    return on?.link.region !== undefined && on.call.wantsRun(on.index, length) === 1;
+    const link = this.#link;
+    return link?.link.region !== undefined && link.call.wantsRun(link.index, length) === 1;
   }
 
   /**
    * Put a message into the ring, as far as there is room.
-   * @param flows the peer is taking it out at this moment: some microseconds of patience where there is none
-   * @returns bytes of its body that are in; -1: none, because others wait, or the ring is full, or there is no link
+   * @param streams the peer takes it out at this moment: spin some microseconds where there is no room
+   * @returns bytes of its body that are in; -1: none, because other messages wait, the ring is full, or there is no link
    */
-  begin(type: number, xheader: Uint8Array, data: Uint8Array, flows = false): number {
-    if (this.#queue.length !== 0 || !this.#on) return -1;
-    const sent = this.#begin(type, xheader, data, flows ? FRAGMENT_ROUNDS : 0);
-    if (flows) this.#flowed(sent, data.length + xheader.length);
-    if (sent >= 0) this.#on.committed();
+  begin(type: number, xheader: Uint8Array, data: Uint8Array, streams = false): number {
+    if (this.#queue.length !== 0 || !this.#link) return -1;
+    const sent = this.#begin(type, xheader, data, streams ? FRAGMENT_ROUNDS : 0);
+    if (streams) this.#streamed(sent, data.length + xheader.length);
+    if (sent >= 0) this.#link.committed();
     return sent;
   }
 
   /**
-   * Announce a message that lies in a run of ours, with its token as the id. @returns false: others wait, or the ring is
-   * full, or there is no link
+   * Announce a message that lies in a run of this side, with its token as the id.
+   * @returns false: other messages wait, the ring is full, or there is no link
    */
   announce(frame: number, place: number, length: number, low: number, high: number): boolean {
-    const on = this.#on;
-    if (this.#queue.length !== 0 || !on) return false;
-    const offset = on.call.announce(on.index, frame, place, length, low, high);
-    if (offset === NOTHING || (offset === BROKEN && on.cutOff)) return false;
-    if (offset === BROKEN) throw this.#owner.broken();
-    on.commit();
-    on.committed();
+    const link = this.#link;
+    if (this.#queue.length !== 0 || !link) return false;
+    const offset = link.call.announce(link.index, frame, place, length, low, high);
+    if (offset === NOTHING || (offset === BROKEN && link.cutOff)) return false;
+    if (offset === BROKEN) throw this.#binding.violated();
+    link.commit();
+    link.committed();
     return true;
   }
 
-  /** What {@link begin} left over waits; it is taken when all of it is in the ring. */
+  /** Queue what {@link begin} left over. `resolve` is called when all of it is in the ring. */
   queue(
     type: number,
     xheader: Uint8Array,
@@ -170,7 +190,7 @@ export class Outbound {
     return entry;
   }
 
-  /** {@link queue} as a promise. What has started is not given up by `signal`: the ring holds a part of it. */
+  /** {@link queue} as a promise. `signal` does not withdraw a message that has begun: the ring holds a part of it. */
   wait(
     type: number,
     xheader: Uint8Array,
@@ -178,68 +198,71 @@ export class Outbound {
     sent: number,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    return new Promise<void>((resolve, reject) => {
-      const settle = () => signal?.removeEventListener('abort', abort);
-      const entry = this.queue(
-        type,
-        xheader,
-        data,
-        sent,
-        () => {
-          settle();
-          resolve();
-        },
-        (error) => {
-          settle();
-          reject(error);
-        },
-      );
-      const abort = () => {
-        if (this.cancel(entry)) reject(signal?.reason);
-      };
-      signal?.addEventListener('abort', abort, { once: true });
+    // What has begun goes on whatever becomes of the signal.
+    if (sent >= 0) return new Promise((resolve, reject) => this.queue(type, xheader, data, sent, resolve, reject));
+    return abortable(signal, (resolve, reject) => {
+      const entry = this.queue(type, xheader, data, sent, resolve, reject);
+      return () => this.cancel(entry);
     });
   }
 
-  /** Send what finds room now. @param flows as of {@link begin} @returns false: not taken, and nothing changed */
-  trySend(type: number, xheader: Uint8Array, data: Uint8Array, flows = false): boolean {
+  /**
+   * Send a message of the protocol's own, behind what is queued. Dropped when the connection is over.
+   * @returns undefined: it is in the ring, or dropped
+   */
+  control(
+    type: number,
+    xheader: Uint8Array,
+    data: Uint8Array,
+    resolve?: () => void,
+    reject?: (error: unknown) => void,
+  ): PendingSend | undefined {
+    if (this.#binding.lifecycle.over) return undefined;
+    const sent = this.begin(type, xheader, data);
+    if (sent < data.length + xheader.length) return this.queue(type, xheader, data, sent, resolve, reject);
+    resolve?.();
+    return undefined;
+  }
+
+  /** Send a message of which at least the first record finds room now. @param streams as of {@link begin} @returns false: not taken, and nothing changed */
+  trySend(type: number, xheader: Uint8Array, data: Uint8Array, streams = false): boolean {
     if (this.#queue.length !== 0) {
       this.pump();
       if (this.#queue.length !== 0) return false;
     }
-    const on = this.#on;
-    if (!on) {
-      this.#owner.stuck();
+    const link = this.#link;
+    if (!link) {
+      this.onBlocked();
       return false;
     }
     const done = this.#begin(type, xheader, data, FRAGMENT_ROUNDS);
-    if (flows) this.#flowed(done, data.length + xheader.length);
+    if (streams) this.#streamed(done, data.length + xheader.length);
     if (done < 0) return false;
     // The caller may reuse its bytes: what found no room yet goes on from a copy.
     if (done < data.length + xheader.length) {
-      // Not `slice`: that of a Buffer is a view.
+      // Not `slice`: of a Buffer it makes a view.
       const [header, rest] = [new Uint8Array(xheader), new Uint8Array(data)];
       this.#queue.push({ type, xheader: header, data: rest, sent: done, resolve: undefined, reject: undefined });
       this.#wantRoom(true);
     }
-    on.committed();
+    link.committed();
     return true;
   }
 
-  /** Withdraw a message. @returns false if it has started, or is not here any more */
+  /** Withdraw a message. @returns false: it has begun, or has been sent */
   cancel(entry: PendingSend): boolean {
     if (entry.sent >= 0 || !removeFrom(this.#queue, entry)) return false;
     if (this.#queue.length === 0) {
       this.#wantRoom(false);
-      this.#owner.drained();
+      this.onQueueEmpty();
     }
     return true;
   }
 
-  /** Go on with the messages that wait. @returns whether anything moved */
+  /** Send messages that wait, as far as there is room. @returns whether anything moved */
   pump(): boolean {
-    const on = this.#on;
-    if (!on) return false;
+    const link = this.#link;
+    if (!link) return false;
     let moved = false;
     while (this.#queue.length > 0) {
       const entry = this.#queue[0] as PendingSend;
@@ -250,46 +273,46 @@ export class Outbound {
             ? this.#begin(entry.type, entry.xheader, entry.data, 0)
             : this.#more(entry.xheader, entry.data, before, 0);
       } catch {
-        return true; // The connection has ended, and with it every message that waited.
+        return true; // The connection has ended, which has rejected every message that waited.
       }
       if (entry.sent !== before) moved = true;
       if (entry.sent < entry.data.length + entry.xheader.length) break;
       this.#queue.shift();
-      if (entry === this.#last) {
+      if (entry === this.#shutdown) {
         this.#wantRoom(false);
-        on.committed();
-        this.#last = undefined;
-        this.#on = undefined;
+        link.committed();
+        this.#shutdown = undefined;
+        this.#link = undefined;
         entry.resolve?.();
         return true;
       }
       entry.resolve?.();
     }
-    if (moved) on.committed();
+    if (moved) link.committed();
     if (this.#queue.length === 0) {
       if (moved) this.#wantRoom(false);
-      moved = this.#owner.drained() || moved;
+      moved = this.onQueueEmpty() || moved;
     }
     return moved;
   }
 
   /** Bytes in the ring that the peer has not consumed. @throws what the core found */
   unread(): number {
-    const on = this.#on;
-    if (!on) return 0;
-    const unread = on.call.unread(on.index);
-    if (unread === BROKEN) throw this.#owner.broken();
+    const link = this.#link;
+    if (!link) return 0;
+    const unread = link.call.unread(link.index);
+    if (unread === BROKEN) throw this.#binding.violated();
     return unread;
   }
 
-  /** The end of this direction. @returns whether there was room for it */
+  /** Send the end of this direction. @returns whether there was room for it */
   sendEof(): boolean {
-    const on = this.#on;
-    if (!on) return false;
-    const sent = on.sendEof();
+    const link = this.#link;
+    if (!link) return false;
+    const sent = link.sendEof();
     this.#wantRoom(!sent);
     if (!sent) return false;
-    on.committed();
+    link.committed();
     return true;
   }
 
@@ -298,9 +321,9 @@ export class Outbound {
   }
 
   #wantRoom(wanted: boolean): void {
-    const on = this.#on;
-    if (on?.polled) on.call.wantRoom(on.index, wanted ? 1 : 0);
-    if (wanted) this.#owner.stuck();
+    const link = this.#link;
+    if (link?.polled) link.call.wantRoom(link.index, wanted ? 1 : 0);
+    if (wanted) this.onBlocked();
   }
 
   /**
@@ -308,57 +331,55 @@ export class Outbound {
    * @returns bytes of the body that are in, or -1 if not even the first record found room
    */
   #begin(type: number, xheader: Uint8Array, data: Uint8Array, rounds: number): number {
-    const on = this.#on as Carrier;
-    const offset = on.call.claim(on.index, type, xheader.length, data.length);
-    if (offset === NOTHING || (offset === BROKEN && on.cutOff)) return -1;
-    if (offset === BROKEN) throw this.#owner.broken();
-    const here = on.words[on.length] as number;
+    const link = this.#link as BoundLink;
+    const offset = link.call.claim(link.index, type, xheader.length, data.length);
+    if (offset === NOTHING || (offset === BROKEN && link.cutOff)) return -1;
+    if (offset === BROKEN) throw this.#binding.violated();
+    const here = link.words[link.length] as number;
     if (here === data.length + xheader.length) {
-      if (xheader.length !== 0) copyIn(on.bytes, xheader, offset);
-      copyIn(on.bytes, data, offset + xheader.length);
-      on.commit();
+      if (xheader.length !== 0) copyIn(link.bytes, xheader, offset);
+      copyIn(link.bytes, data, offset + xheader.length);
+      link.commit();
       return here;
     }
-    copyBody(on.bytes, xheader, data, 0, here, offset);
-    on.commit();
+    copyBody(link.bytes, xheader, data, 0, here, offset);
+    link.commit();
     return here < data.length + xheader.length ? this.#more(xheader, data, here, rounds) : here;
   }
 
-  /** Further fragments, as far as there is room. @param rounds to look for it, for each of them, and for no more than {@link PATIENCE} in all */
+  /** Further fragments, as far as there is room. @param rounds to wait for room for each of them, within {@link MAX_SPIN_MS} in all */
   #more(xheader: Uint8Array, data: Uint8Array, from: number, rounds: number): number {
-    const on = this.#on as Carrier;
+    const link = this.#link as BoundLink;
     const total = data.length + xheader.length;
     let sent = from;
-    let patience = on.polled ? rounds : 0;
+    let spins = link.polled ? rounds : 0;
     let until = 0;
     while (sent < total) {
-      on.committed();
-      let offset = on.call.claimMore(on.index);
-      if (offset === NOTHING && patience > 0) {
+      link.committed();
+      let offset = link.call.claimMore(link.index);
+      if (offset === NOTHING && spins > 0) {
         const now = performance.now();
-        if (until === 0) until = now + PATIENCE;
-        else if (now > until) patience = 0;
-        offset = on.call.claimMoreSpin(on.index, patience);
+        if (until === 0) until = now + MAX_SPIN_MS;
+        else if (now > until) spins = 0;
+        offset = link.call.claimMoreSpin(link.index, spins);
       }
-      if (offset === NOTHING || (offset === BROKEN && on.cutOff)) break;
-      if (offset === BROKEN) throw this.#owner.broken();
-      const here = on.words[on.length] as number;
-      copyBody(on.bytes, xheader, data, sent, here, offset);
-      on.commit();
+      if (offset === NOTHING || (offset === BROKEN && link.cutOff)) break;
+      if (offset === BROKEN) throw this.#binding.violated();
+      const here = link.words[link.length] as number;
+      copyBody(link.bytes, xheader, data, sent, here, offset);
+      link.commit();
       sent += here;
     }
     return sent;
   }
 
-  /** A message for a peer that seemed to wait for it was begun. */
-  #flowed(sent: number, total: number): void {
-    const on = this.#on as Carrier;
+  /** A message has been streamed to a peer that seemed to wait for it. */
+  #streamed(sent: number, total: number): void {
+    const link = this.#link as BoundLink;
     if (sent < total) {
-      // He did not take it out: he is busy, or runs on this very thread.
-      this.#detours = Math.min(Math.max(1, this.#detours * 2), MOST_DETOURS);
-      this.#detour = this.#detours;
-    } else if (total > on.capacity) {
-      this.#detours = 0;
+      this.#backoff.grow();
+    } else if (total > link.capacity) {
+      this.#backoff.taken();
     }
   }
 }

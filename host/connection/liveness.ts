@@ -9,17 +9,9 @@ import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 
 /** In milliseconds; 0: for ever. */
-export interface StallLimits {
+export interface LivenessLimits {
   readonly stallTimeout: number;
   readonly peerTimeout: number;
-}
-
-export interface StallsOwner {
-  readonly log: Log;
-  /** For those who look after the whole runtime. */
-  silenceChanged(event: keyof ConnectionEvents, silence: number): void;
-  /** The peer has been silent for `peerTimeout`. */
-  timedOut(error: IsthmusError): void;
 }
 
 interface Listening {
@@ -30,17 +22,26 @@ interface Listening {
 
 const EVENTS: readonly string[] = ['stalled', 'recovered'] satisfies (keyof ConnectionEvents)[];
 
-/** The silence over one connection. */
-export class Stalls {
-  readonly #owner: StallsOwner;
-  readonly #limits: StallLimits;
+/** Watches the silence of one peer. */
+export class Liveness {
+  /** The peer has been silent for `peerTimeout`. Set by the connection. */
+  onPeerTimeout: (error: IsthmusError) => void = () => {};
+  readonly #log: Log;
+  readonly #onChange: (event: keyof ConnectionEvents, silence: number) => void;
+  readonly #limits: LivenessLimits;
   readonly #listening: Listening[] = [];
   #silence = 0;
   #stalled = false;
 
-  constructor(owner: StallsOwner, limits: StallLimits) {
-    this.#owner = owner;
+  /** @param onChange told of each event in front of the listeners */
+  constructor(
+    limits: LivenessLimits,
+    log: Log,
+    onChange: (event: keyof ConnectionEvents, silence: number) => void = () => {},
+  ) {
     this.#limits = limits;
+    this.#log = log;
+    this.#onChange = onChange;
   }
 
   /** In milliseconds; 0: not stalled. */
@@ -48,7 +49,7 @@ export class Stalls {
     return this.#stalled ? this.#silence : 0;
   }
 
-  /** @param ms how long by now; 0: it is over */
+  /** @param ms how long the peer has been silent by now; 0: it shows signs of life again */
   silent(ms: number): void {
     const { stallTimeout, peerTimeout } = this.#limits;
     const before = this.silence;
@@ -63,20 +64,20 @@ export class Stalls {
       this.#tell('stalled', ms);
     }
     if (peerTimeout > 0 && ms >= peerTimeout) {
-      this.#owner.timedOut(
+      this.onPeerTimeout(
         new IsthmusError('ERR_ISTHMUS_PEER_TIMEOUT', `the peer has shown no sign of life for ${ms} ms`),
       );
     }
   }
 
-  /** There is no link any more: nobody is silent, and nobody has recovered. */
+  /** There is no link any more: no peer is silent, and none has recovered. */
   reset(): void {
     this.#silence = 0;
     this.#stalled = false;
   }
 
   #tell(event: keyof ConnectionEvents, silence: number): void {
-    this.#owner.silenceChanged(event, silence);
+    this.#onChange(event, silence);
     for (const one of [...this.#listening]) {
       if (one.event !== event) continue;
       if (one.once) this.#remove(one);
@@ -84,7 +85,7 @@ export class Stalls {
         one.listener(silence);
       } catch (error) {
         const text = error instanceof Error ? error.message : String(error);
-        this.#owner.log('error', `a listener for '${event}' failed: ${text}`);
+        this.#log('error', `a listener for '${event}' failed: ${text}`);
       }
     }
   }
@@ -103,7 +104,7 @@ export class Stalls {
     this.#listening.push({ event, listener, once });
   }
 
-  /** The one that was added last, as everywhere in Node.js. */
+  /** Remove the listener that was added last, as EventEmitter does. */
   unlisten(event: keyof ConnectionEvents, listener: (silence: number) => void): void {
     const found = this.#listening.filter((one) => one.event === event && one.listener === listener).at(-1);
     if (found) this.#remove(found);

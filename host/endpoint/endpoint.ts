@@ -7,15 +7,16 @@ import type { ConnectionEvents } from '../api/events.js';
 import type { ConInfo, Peer, PluginMask } from '../api/peer.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
-import { Matching } from '../channel/matching.js';
 import type { Config } from '../config/config.js';
-import { type Route, RuntimeConnection } from '../connection/runtime-connection.js';
+import { RuntimeConnection } from '../connection/connection.js';
+import type { Route } from '../connection/context.js';
 import type { Core } from '../core/core.js';
 import { askListener } from '../handshake/ask-listener.js';
 import type { Connected } from '../handshake/attach.js';
 import { type DialOptions, dial } from '../handshake/dial.js';
 import { FRAME } from '../handshake/frames.js';
 import { Listener } from '../handshake/listener.js';
+import { Matching } from '../matching/matching.js';
 import type { Group, GroupOptions } from '../messaging/group.js';
 import { Groups } from '../messaging/groups.js';
 import {
@@ -170,7 +171,7 @@ export class Endpoint implements AsyncDisposable {
       resumeTimeoutMs: host.config.resumeTimeout,
       open: (connection, connected, up, confirm) => this.#up(connection, connected, up, confirm),
       suspending: (id) =>
-        [...this.#connections].find((one) => one.peer.id === id && one.linked && one.suspension.underWay),
+        [...this.#connections].find((one) => one.peer.id === id && one.linked && one.lifecycle.exchanging),
       hurried: (id) => {
         const found = [...this.#connections].find((one) => one.peer.id === id && one.linked);
         found?.onDrainRequested();
@@ -377,14 +378,14 @@ export class Endpoint implements AsyncDisposable {
   }
 
   #suspended(connection: RuntimeConnection): void {
-    const { peer, suspension, route } = connection;
+    const { peer, shutdown, route } = connection;
     this.#host.log('info', `the connection to ${peer.name} is suspended`);
     this.#host.events.suspended(connection);
     if (!route.ends || !peer.address) return; // Both ends are here.
-    const address = { host: peer.address.host, port: suspension.peerPort, name: peer.name };
+    const address = { host: peer.address.host, port: shutdown.peerPort, name: peer.name };
     this.#onDemand.suspended(connection, address, route.ends.local);
     // Too late for a suspension that has been given up.
-    if (suspension.asked) this.#onDemand.bringUp(connection);
+    if (shutdown.asked) this.#onDemand.bringUp(connection);
   }
 
   #silence(connection: RuntimeConnection, event: keyof ConnectionEvents, silence: number): void {
@@ -402,7 +403,7 @@ export class Endpoint implements AsyncDisposable {
     const { local, listens: port } = ends;
     const { log } = this.#host;
     setTimeout(() => {
-      if (!connection.linked || !connection.suspension.underWay) return;
+      if (!connection.linked || !connection.lifecycle.exchanging) return;
       const options = { ...this.#dialOptions(undefined), host, port, local, frame: FRAME.HURRY, retry: 0 };
       askListener(options).catch((error: Error) => log('info', `${peer.name} was not to be hurried: ${error.message}`));
     }, HURRY_AFTER).unref();
@@ -433,7 +434,7 @@ export class Endpoint implements AsyncDisposable {
   /** Nobody has to come back any more: the listeners that were opened for that go. */
   #closeTemporary(): void {
     if (this.#temporary.size === 0) return;
-    for (const connection of this.#connections) if (!connection.linked || connection.suspension.underWay) return;
+    for (const connection of this.#connections) if (!connection.linked || connection.lifecycle.exchanging) return;
     for (const opening of this.#temporary.values()) opening.then((listening) => listening.close()).catch(() => {});
     this.#temporary.clear();
   }
@@ -513,35 +514,37 @@ export class Endpoint implements AsyncDisposable {
     }
   }
 
-  #up(connection: RuntimeConnection, connected: Connected, up: () => void, confirm?: 'say' | 'await'): void {
+  #up(connection: RuntimeConnection, connected: Connected, up: () => void, confirm?: 'initiator' | 'responder'): void {
     this.#attach(connection, this.#link(connected), routeOf(connected), up, confirm);
   }
 
   #create(route: Route): RuntimeConnection {
     const { progress, config } = this.#host;
-    const connection = new RuntimeConnection(route, {
-      progress,
+    const connection: RuntimeConnection = new RuntimeConnection(route, {
+      poller: progress,
       matching: this.#matching,
-      maxMessageSize: config.maxMessageSize,
-      unread: config.unexpectedReceives ? Number.POSITIVE_INFINITY : config.unread,
-      groups: this.#groups,
+      limits: {
+        maxMessageSize: config.maxMessageSize,
+        unread: config.unexpectedReceives ? Number.POSITIVE_INFINITY : config.unread,
+      },
       rendezvous: (plugin) => rendezvousOf(config, plugin),
-      bringUp: (one) => this.#onDemand.bringUp(one),
-      suspended: (one) => this.#suspended(one),
-      hurry: (one) => this.#hurry(one),
-      listenPort: (one) => this.#listenPort(one),
+      bringUp: () => this.#onDemand.bringUp(connection),
+      onSuspended: () => this.#suspended(connection),
+      requestDrain: () => this.#hurry(connection),
+      listenPort: () => this.#listenPort(connection),
       closeTimeout: config.closeTimeout,
       stallTimeout: config.stallTimeout,
       peerTimeout: config.peerTimeout,
-      silence: (one, event, silence) => this.#silence(one, event, silence),
+      onSilence: (event, silence) => this.#silence(connection, event, silence),
       log: this.#host.log,
-      gone: (one) => {
-        this.#connections.delete(one);
-        this.#onDemand.remove(one);
-        this.#groups.forget(one);
-        this.#host.events.gone(one);
+      onReleased: () => {
+        this.#connections.delete(connection);
+        this.#onDemand.remove(connection);
+        this.#groups.forget(connection);
+        this.#host.events.gone(connection);
       },
     });
+    this.#groups.enter(connection);
     this.#connections.add(connection);
     this.#host.events.created(connection);
     return connection;
@@ -552,7 +555,7 @@ export class Endpoint implements AsyncDisposable {
     link: Link,
     { plugin, why, peer, ends }: Route,
     up?: () => void,
-    confirm?: 'say' | 'await',
+    confirm?: 'initiator' | 'responder',
   ): void {
     const again = connection.everLinked;
     const begun = () => {
@@ -590,23 +593,23 @@ export class Endpoint implements AsyncDisposable {
     const request = new PostedReceive(options);
     if (options.connection !== undefined) {
       const connection = this.#mine(options.connection);
-      const { inbound } = connection;
+      const { receiver } = connection;
       connection.progress();
-      if (inbound.offer(request)) return request;
+      if (receiver.offer(request)) return request;
       connection.throwIfEnded();
-      request.posted(() => inbound.withdraw(request));
-      inbound.post(request);
-      connection.look();
+      request.posted(() => receiver.withdraw(request));
+      receiver.post(request);
+      connection.poke();
       return request;
     }
     for (const connection of this.#connections) {
       connection.progress();
-      if (connection.inbound.offer(request)) return request;
+      if (connection.receiver.offer(request)) return request;
     }
     request.posted(() => this.#matching.remove(request));
     this.#matching.add(request);
     // What lies in a ring because too much is unread may be what it takes.
-    for (const connection of [...this.#connections]) if (request.state === 'posted') connection.look();
+    for (const connection of [...this.#connections]) if (request.state === 'posted') connection.poke();
     return request;
   }
 
@@ -624,8 +627,8 @@ export class Endpoint implements AsyncDisposable {
     const candidates = connection === undefined ? this.#connections : [this.#mine(connection)];
     for (const one of candidates) {
       one.progress();
-      const found = one.inbound.find(match);
-      if (found) return one.inbound.envelope(found);
+      const found = one.receiver.find(match);
+      if (found) return one.receiver.pending.envelope(found);
     }
     return undefined;
   }
@@ -640,7 +643,7 @@ export class Endpoint implements AsyncDisposable {
     if (found) return found;
     if (options.connection !== undefined) this.#mine(options.connection).throwIfEnded();
     const waiting = waitForMessage(this.#matching, options, options.signal);
-    for (const connection of [...this.#connections]) connection.look();
+    for (const connection of [...this.#connections]) connection.poke();
     return waiting;
   }
 

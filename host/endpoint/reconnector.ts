@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { ConInfo, Peer } from '../api/peer.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
-import type { RuntimeConnection } from '../connection/runtime-connection.js';
+import type { RuntimeConnection } from '../connection/connection.js';
 import { askListener } from '../handshake/ask-listener.js';
 import type { Connected } from '../handshake/attach.js';
 import type { DialOptions } from '../handshake/dial.js';
@@ -28,7 +28,7 @@ export interface OnDemandHost {
   readonly timeoutMs: number;
   /** The same for one that was suspended: its peer may be in the middle of a migration. */
   readonly resumeTimeoutMs: number;
-  open(connection: RuntimeConnection, connected: Connected, up: () => void, confirm?: 'say' | 'await'): void;
+  open(connection: RuntimeConnection, connected: Connected, up: () => void, confirm?: 'initiator' | 'responder'): void;
   /** The connection whose peer has that id, if it is being suspended and still has its link. */
   suspending(peerId: bigint): RuntimeConnection | undefined;
   /** The peer of that id wants to be heard. @returns whether there is such a connection */
@@ -100,7 +100,7 @@ export class OnDemand {
     entry.peerId = peer.id;
     entry.address = address;
     // Whoever asked for the suspension comes back; the other one waits, but not for ever.
-    if (!connection.suspension.asked) this.#limit(entry);
+    if (!connection.shutdown.asked) this.#limit(entry);
   }
 
   #limit(entry: Entry): void {
@@ -132,7 +132,7 @@ export class OnDemand {
       if (!effort) continue;
       effort.abort(new IsthmusError('ERR_ISTHMUS_SUSPEND', 'the process is being suspended'));
       entry.cut = true;
-      if (connection.state === 'suspended') connection.suspension.pause();
+      connection.lifecycle.raise('hold');
     }
   }
 
@@ -144,7 +144,7 @@ export class OnDemand {
     all.sort((a, b) => Number(b.connection.wantsToSend) - Number(a.connection.wantsToSend));
     for (const { connection, cut } of all) {
       if (connection.linked) continue;
-      if (cut || (connection.state === 'connecting' ? connection.wantsToSend : connection.suspension.asked)) {
+      if (cut || (connection.state === 'connecting' ? connection.wantsToSend : connection.shutdown.asked)) {
         this.bringUp(connection);
       }
     }
@@ -165,7 +165,7 @@ export class OnDemand {
     entry.effort = effort;
     entry.cut = false;
     const again = entry.peerId !== undefined;
-    if (again) connection.suspension.resume();
+    connection.lifecycle.raise('dial');
     (again ? this.#comeBack(entry, effort.signal) : this.#bringUp(entry, effort.signal, this.#host.timeoutMs)).then(
       () => this.#settled(entry, effort),
       (error: unknown) => {
@@ -234,7 +234,7 @@ export class OnDemand {
           connected.attempt.undo();
           connected.socket.destroy();
         } else {
-          this.#up(entry, connected, 'say');
+          this.#up(entry, connected, 'initiator');
         }
         return;
       } catch (error) {
@@ -302,7 +302,7 @@ export class OnDemand {
     const { connection, local } = entry;
     if (kind === 'back-connect') {
       // Our own call may be under way, or even through.
-      if (!connection.linked || connection.tentative) this.bringUp(connection);
+      if (!connection.linked || connection.lifecycle.unconfirmed) this.bringUp(connection);
       return { local };
     }
     // Who comes again has given up what has not begun.
@@ -335,7 +335,7 @@ export class OnDemand {
         connected.attempt.undo();
         connected.socket.destroy();
       } else {
-        this.#up(entry, connected, 'await');
+        this.#up(entry, connected, 'responder');
       }
       return true;
     }
@@ -343,7 +343,7 @@ export class OnDemand {
   }
 
   /** suspend.pml: up. */
-  #up(entry: Entry, connected: Connected, role: 'say' | 'await'): void {
+  #up(entry: Entry, connected: Connected, role: 'initiator' | 'responder'): void {
     const { connection } = entry;
     const { counts, peer } = connected;
     clearTimeout(entry.limit);
@@ -385,11 +385,11 @@ export class OnDemand {
 /** Wait, bounded, until a connection that is being suspended has let go of its link. */
 async function letsGo(connection: RuntimeConnection): Promise<void> {
   const until = performance.now() + LET_GO;
-  const { carrier } = connection;
+  const { link } = connection;
   // It may be up again, by its own call, before this looks.
-  while (connection.carrier === carrier && connection.state !== 'closed' && performance.now() < until) {
+  while (connection.link === link && connection.state !== 'closed' && performance.now() < until) {
     connection.progress();
-    if (connection.carrier === carrier) await sleep(1);
+    if (connection.link === link) await sleep(1);
   }
 }
 

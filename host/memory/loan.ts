@@ -3,36 +3,25 @@
 import { Loan } from '../api/loan.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
+import type { Extent } from '../link/borrowed-records.js';
+import type { LinkBinding } from '../link/link-binding.js';
 import type { Region } from '../region/region.js';
-import { giveBack, type Run, takeRun } from './shared-memory.js';
+import { giveBack, type Run, takeRun } from './runs.js';
 
-/** How often somebody who waits for frames looks, in milliseconds: nobody tells him. */
-const SOON = 0.2;
-const AT_LAST = 10;
-
-/** What a connection does for its loans. */
-export interface LoansOwner {
-  /** The region that both ends map, if that is the way. */
-  readonly region: Region | undefined;
-  readonly maxMessageSize: number;
-  /** @throws ERR_ISTHMUS_CLOSED, or what ended it */
-  checkOpen(): void;
-  /** Frames are wanted: see what the peer has given back. */
-  reclaim(): void;
-  /** The last one is back. */
-  settled(): void;
-}
+/** Pauses between two tries to get frames: no event tells that a peer gave some back. */
+const FIRST_PAUSE_MS = 0.2;
+const MAX_PAUSE_MS = 10;
 
 /** {@link Loan} of one connection. */
 export class RegionLoan extends Loan {
   /** In bytes. */
   readonly length: number;
-  /** In the region: made when it is asked for. */
+  /** View of the region, made when the application asks for it. */
   #data: Uint8Array | undefined;
   #place: Place | undefined;
   #spent = false;
   readonly #loans: Loans;
-  /** @internal Where it stands in the list of its connection. */
+  /** @internal Its index in the list of its connection. */
   rank = 0;
 
   constructor(loans: Loans, length: number, place: Place | undefined) {
@@ -68,18 +57,18 @@ export class RegionLoan extends Loan {
     return this.#place;
   }
 
-  /** @internal Whether it was lent by this connection. */
+  /** @internal Whether this connection lent it. */
   isOf(loans: Loans): boolean {
     return this.#loans === loans;
   }
 
-  /** @internal The region is going; the bytes stay, at their place in a memory that is ours alone then. */
+  /** @internal The region goes away; the bytes stay where they are, in memory that is this process's alone from then on. */
   moved(): void {
     this.#data ??= viewOf(this.#place as Place, this.length);
     this.#place = undefined;
   }
 
-  /** @internal It is not the application's any more. */
+  /** @internal The loan is not the application's any more. */
   spend(): void {
     this.#spent = true;
     this.#data = undefined;
@@ -96,7 +85,7 @@ export class RegionLoan extends Loan {
   }
 }
 
-/** Where a loan lies. */
+/** Where a loan lies in a region. */
 interface Place {
   readonly region: Region;
   readonly run: Run;
@@ -108,27 +97,35 @@ function viewOf({ region, run }: Place, length: number): Uint8Array {
 
 /** The loans of one connection. */
 export class Loans {
-  readonly #owner: LoansOwner;
+  readonly #binding: LinkBinding;
+  readonly #reclaim: () => void;
+  readonly #onBorrowReturned: () => void;
   readonly #out: RegionLoan[] = [];
 
-  constructor(owner: LoansOwner) {
-    this.#owner = owner;
+  /**
+   * @param reclaim sees which frames peers have given back
+   * @param onBorrowReturned called when the last loan is back
+   */
+  constructor(binding: LinkBinding, reclaim: () => void, onBorrowReturned: () => void) {
+    this.#binding = binding;
+    this.#reclaim = reclaim;
+    this.#onBorrowReturned = onBorrowReturned;
   }
 
-  /** How many are neither sent nor released. */
+  /** Number of loans that are neither sent nor released. */
   get out(): number {
     return this.#out.length;
   }
 
   /** @returns undefined: the region has no such room now */
   try(length: number): RegionLoan | undefined {
-    const { region } = this.#owner;
+    const { region } = this.#binding;
     if (!region?.attached || length === 0 || length > region.capacity) {
       return this.#lend(new RegionLoan(this, length, undefined));
     }
     let run = takeRun(region, length);
     if (!run) {
-      this.#owner.reclaim();
+      this.#reclaim();
       run = takeRun(region, length);
     }
     if (!run) return undefined;
@@ -141,9 +138,9 @@ export class Loans {
   }
 
   async get(length: number, signal: AbortSignal | undefined): Promise<Loan> {
-    for (let pause = SOON; ; pause = Math.min(pause * 1.5, AT_LAST)) {
+    for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(pause * 1.5, MAX_PAUSE_MS)) {
       signal?.throwIfAborted();
-      this.#owner.checkOpen();
+      this.#binding.lifecycle.check();
       const loan = this.try(length);
       if (loan) return loan;
       if (pause < 1) await new Promise((resolve) => setImmediate(resolve));
@@ -151,19 +148,19 @@ export class Loans {
     }
   }
 
-  /** @internal One is not the application's any more. */
+  /** @internal A loan is not the application's any more. */
   back(loan: RegionLoan): void {
-    // The last one takes its place.
+    // The last loan takes its place in the list.
     const last = this.#out.pop() as RegionLoan;
     if (last !== loan) {
       this.#out[loan.rank] = last;
       last.rank = loan.rank;
     }
-    if (this.#out.length === 0) this.#owner.settled();
+    if (this.#out.length === 0) this.#onBorrowReturned();
   }
 
-  /** The memory under the region goes. @returns places in it that must keep their bytes */
-  abandon(core: Core): { readonly offset: number; readonly length: number }[] {
+  /** The memory under the region goes away. @returns the parts of it that must keep their bytes */
+  abandon(core: Core): Extent[] {
     const kept = [];
     for (const loan of this.#out) {
       const { place, length } = loan;

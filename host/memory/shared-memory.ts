@@ -1,19 +1,21 @@
-/** Memory that an application shares with its peers: in a region, where there is one, so that they need not ask. */
+/** Memory that an application shares with its peers: in a region, where there is one, so that peers need not ask. */
 
 import { SharedMemory } from '../api/shared-memory.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Region } from '../region/region.js';
+import { giveBack } from './runs.js';
 
 /** Where a {@link SharedMemory} lies. @internal */
 export type Place =
   | { readonly region: Region; readonly frame: number; readonly address: number }
   | { readonly bytes: Uint8Array };
 
-/** Somebody who has told a peer where the memory lies. @internal */
+/** An exposure of the memory, whose token a peer may have. @internal */
 export interface Holder {
-  /** It has left the region: who wants it has to ask. */
-  moved(): void;
-  ended(): void;
+  /** The memory has left the region: peers have to ask for it. */
+  onMoved(): void;
+  /** The memory was released. */
+  onReleased(): void;
 }
 
 /** {@link SharedMemory} of one runtime: in a region, or in memory of the process. */
@@ -23,7 +25,7 @@ export class RegionMemory extends SharedMemory {
   #place: Place | undefined;
   /** @internal Called once, when it is given back. */
   onRelease: (() => void) | undefined;
-  /** Those who were given a token. */
+
   readonly #holders = new Set<Holder>();
 
   constructor(length: number, place: Place) {
@@ -43,7 +45,7 @@ export class RegionMemory extends SharedMemory {
     return this.#place;
   }
 
-  /** @internal The bytes themselves: for plain copies, never to be handed to anybody. */
+  /** @internal The bytes themselves: for plain copies, never handed to other code. */
   view(offset: number, length: number): Uint8Array {
     const { place } = this;
     if ('bytes' in place) return place.bytes.subarray(offset, offset + length);
@@ -73,17 +75,17 @@ export class RegionMemory extends SharedMemory {
     );
   }
 
-  /** @internal Be told of the end, and of a move out of the region. @returns how not to be */
+  /** @internal Be told of the release, and of a move out of the region. @returns removes the holder */
   hold(holder: Holder): () => void {
     this.#holders.add(holder);
     return () => this.#holders.delete(holder);
   }
 
-  /** @internal The region is going away: the bytes stay, in memory of our own. */
+  /** @internal The region goes away: the bytes stay, in memory of the process. */
   evacuate(region: Region): void {
     const place = this.#place;
     if (!place || !('region' in place) || place.region !== region) return;
-    for (const holder of [...this.#holders]) holder.moved();
+    for (const holder of [...this.#holders]) holder.onMoved();
     const bytes = this.view(0, this.length).slice();
     giveBack(place.region, place.frame, this.length);
     this.#place = { bytes };
@@ -93,30 +95,10 @@ export class RegionMemory extends SharedMemory {
   release(): void {
     const place = this.#place;
     if (!place) return;
-    for (const holder of [...this.#holders]) holder.ended();
+    for (const holder of [...this.#holders]) holder.onReleased();
     this.#holders.clear();
     this.#place = undefined;
     if ('region' in place) giveBack(place.region, place.frame, this.length);
     this.onRelease?.();
   }
-}
-
-/** Frames of a region: the first one holds the grants, behind it lies what is granted. @internal */
-export interface Run {
-  readonly frame: number;
-  /** Of the first byte behind the grants. */
-  readonly address: number;
-}
-
-/** @internal A run of a region for so many bytes. @returns undefined: there is no room */
-export function takeRun(region: Region, length: number): Run | undefined {
-  const { call, layout } = region.core;
-  if (!region.usable || length === 0) return undefined;
-  const frame = call.takeRun(length);
-  return frame === 0 ? undefined : { frame, address: (call.addressOf(frame) >>> 0) + layout.FRAME };
-}
-
-/** @internal @returns whether nobody had taken the other half over */
-export function giveBack(region: Region, frame: number, length: number): boolean {
-  return region.core.call.giveBackRun(frame, length) !== 0;
 }

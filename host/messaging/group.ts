@@ -10,7 +10,7 @@ import type { Closed, Connection } from '../api/connection.js';
 import { onAbort } from '../base/abortable.js';
 import { IsthmusError } from '../base/errors.js';
 import { Message, NO_BYTES } from '../base/message.js';
-import type { RuntimeConnection } from '../connection/runtime-connection.js';
+import type { RuntimeConnection } from '../connection/connection.js';
 import { coreLayout } from '../core/core.js';
 import { encodeGroupHeader, type GroupMessage, heldBytes } from './group-message.js';
 import { barrierRounds, childrenOf, parentOf } from './tree.js';
@@ -74,7 +74,6 @@ export class Group implements AsyncDisposable {
     this.#onClose = onClose;
     for (const [place, connection] of members.entries()) {
       if (!connection) continue;
-      connection.groups++;
       void connection.closed.then((closed) => this.#onMemberClosed(place, closed));
     }
   }
@@ -172,7 +171,7 @@ export class Group implements AsyncDisposable {
   ): Promise<void> {
     const header = encodeGroupHeader({ group: this.id, rootOrRound, number, rank: this.rank, xheader });
     try {
-      await (this.#members[to] as RuntimeConnection).sendFor(type, header, data);
+      await (this.#members[to] as RuntimeConnection).sendTyped(type, header, data);
     } catch (error) {
       this.#fail(this.#memberGone(to, error));
       throw this.#error;
@@ -219,13 +218,13 @@ export class Group implements AsyncDisposable {
     const arrived = this.#arrived.get(key);
     if (arrived) {
       this.#arrived.delete(key);
-      connection.look();
+      connection.poke();
       return Promise.resolve(arrived);
     }
     if (this.#error) return Promise.reject(this.#error);
     return new Promise((resolve, reject) => {
       this.#waiting.set(key, { from, resolve, reject });
-      connection.look();
+      connection.poke();
     });
   }
 
@@ -260,7 +259,6 @@ export class Group implements AsyncDisposable {
     if (this.#closed) return;
     this.#fail(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the group was closed'));
     this.#closed = true;
-    for (const connection of this.#members) if (connection) connection.groups--;
     this.#onClose(this);
   }
 

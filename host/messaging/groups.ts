@@ -1,7 +1,9 @@
 /** The groups of an endpoint, and messages for groups that are not open yet. */
 
 import { IsthmusError } from '../base/errors.js';
-import type { GroupTraffic, RuntimeConnection } from '../connection/runtime-connection.js';
+import type { RuntimeConnection } from '../connection/connection.js';
+import { coreLayout } from '../core/core.js';
+import type { MessageHandler } from '../link/protocol-router.js';
 import { Group, type GroupOptions } from './group.js';
 import { decodeGroupMessage, type GroupMessage, heldBytes } from './group-message.js';
 
@@ -12,7 +14,7 @@ interface EarlyMessage {
   readonly message: GroupMessage;
 }
 
-export class Groups implements GroupTraffic {
+export class Groups {
   readonly #open = new Map<number, Group>();
   /** Ids of closed groups: late messages for them are dropped. */
   readonly #closed = new Set<number>();
@@ -41,30 +43,51 @@ export class Groups implements GroupTraffic {
     const mine = this.#early.filter(({ message }) => message.group === id);
     this.#early = this.#early.filter(({ message }) => message.group !== id);
     for (const { connection, type, message } of mine) {
-      connection.early = this.#early.some((one) => one.connection === connection);
       try {
         group.received(connection, type, message);
       } catch (error) {
         connection.fail(error as IsthmusError);
       }
-      connection.look();
+      connection.poke();
     }
     return group;
   }
 
-  received(connection: RuntimeConnection, type: number, xheader: Uint8Array, data: Uint8Array): void {
-    const message = decodeGroupMessage(xheader, data);
-    const group = this.#open.get(message.group);
-    if (group) {
-      group.received(connection, type, message);
-      return;
+  /** Messages of a connection for groups come here, and are reason to read on or to stop reading. */
+  enter(connection: RuntimeConnection): void {
+    const { MESSAGE_BCAST, MESSAGE_BARRIER } = coreLayout();
+    for (const type of [MESSAGE_BCAST, MESSAGE_BARRIER]) {
+      connection.router.register(type, () => this.#handler(connection, type));
     }
-    if (this.#closed.has(message.group)) return;
-    connection.early = true;
-    this.#early.push({ connection, type, message });
+    const groups = this;
+    connection.receiver.ring.addDemand({
+      get expects() {
+        return groups.#expects(connection);
+      },
+      get heldBytes() {
+        return groups.#held(connection);
+      },
+    });
   }
 
-  held(connection: RuntimeConnection): number {
+  #handler(connection: RuntimeConnection, type: number): MessageHandler {
+    return {
+      begin: () => undefined,
+      complete: (xheader, data) => {
+        this.#received(connection, type, decodeGroupMessage(xheader, data));
+        return undefined;
+      },
+    };
+  }
+
+  #received(connection: RuntimeConnection, type: number, message: GroupMessage): void {
+    const group = this.#open.get(message.group);
+    if (group) group.received(connection, type, message);
+    else if (!this.#closed.has(message.group)) this.#early.push({ connection, type, message });
+  }
+
+  /** Bytes that have come over a connection and wait for the application. */
+  #held(connection: RuntimeConnection): number {
     let held = 0;
     for (const { connection: from, message } of this.#early) {
       if (from === connection) held += heldBytes(message);
@@ -73,7 +96,8 @@ export class Groups implements GroupTraffic {
     return held;
   }
 
-  expects(connection: RuntimeConnection): boolean {
+  /** Whether a group waits for a message over a connection. */
+  #expects(connection: RuntimeConnection): boolean {
     for (const group of this.#open.values()) if (group.expects(connection)) return true;
     return false;
   }

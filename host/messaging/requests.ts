@@ -5,9 +5,10 @@ import type { Envelope, Match } from '../api/envelope.js';
 import { abortable } from '../base/abortable.js';
 import { IsthmusError } from '../base/errors.js';
 import { type Message, NO_BYTES } from '../base/message.js';
-import { type Matching, Receiver } from '../channel/matching.js';
 import type { PendingSend } from '../channel/sender.js';
-import type { RuntimeConnection } from '../connection/runtime-connection.js';
+import type { RuntimeConnection } from '../connection/connection.js';
+import type { Matching } from '../matching/matching.js';
+import { PendingReceive } from '../matching/pending-receive.js';
 
 /** The result of a posted receive. */
 export interface Received {
@@ -68,7 +69,7 @@ function cancelled(what: string): IsthmusError {
 }
 
 /** A posted receive. */
-export class PostedReceive extends Receiver implements ReceiveRequest {
+export class PostedReceive extends PendingReceive implements ReceiveRequest {
   readonly done: Promise<Received>;
   override readonly maxLength: number;
   #state: State = 'posted';

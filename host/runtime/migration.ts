@@ -10,7 +10,7 @@
 import type { Migratable, MigrationState } from '../api/migratable.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
-import type { RuntimeConnection } from '../connection/runtime-connection.js';
+import type { RuntimeConnection } from '../connection/connection.js';
 import { coreLayout, machines } from '../core/core.js';
 import type { Endpoint } from '../endpoint/endpoint.js';
 

@@ -10,7 +10,7 @@ import { IsthmusError } from '../base/errors.js';
 import { type Log, type Logger, makeLog } from '../base/log.js';
 import { addressIn, ownAddress, parseNetworks } from '../base/network.js';
 import { type Config, type ConfigOptions, configure, pluginPriority, SETTINGS } from '../config/config.js';
-import { RuntimeConnection } from '../connection/runtime-connection.js';
+import { RuntimeConnection } from '../connection/connection.js';
 import type { MqttOptions } from '../control/broker.js';
 import { joinMqtt, type Membership } from '../control/mqtt.js';
 import { requestsOf } from '../control/requests.js';
@@ -29,7 +29,8 @@ import {
   type Listening,
   type ListenOptions,
 } from '../endpoint/endpoint.js';
-import { RegionMemory, takeRun } from '../memory/shared-memory.js';
+import { takeRun } from '../memory/runs.js';
+import { RegionMemory } from '../memory/shared-memory.js';
 import { LoopPlugin } from '../plugins/loop.js';
 import { ARCH, disabled, PluginRegistry, type RankedPlugin } from '../plugins/plugin.js';
 import { RegionPlugin } from '../plugins/region.js';
@@ -491,7 +492,7 @@ export class Runtime implements AsyncDisposable, Migratable {
   #fenced(region: Region, error: IsthmusError): void {
     this.#log('error', error.message);
     publish(this, 'isthmus:region:detach', () => ({ region: identityOf(region), error }));
-    for (const connection of this.#open()) if (connection.uses(region.core)) connection.destroy(error);
+    for (const connection of this.#open()) if (connection.link?.core === region.core) connection.destroy(error);
     // Nothing of ours is written there any more, so what was kept for us may be had by others.
     region.detach(this.#leaving(region));
   }

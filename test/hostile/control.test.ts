@@ -16,7 +16,7 @@ import fc from 'fast-check';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { isControlId } from '../../host/config/control-id.js';
-import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
+import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { ask } from '../../host/control/client.js';
 import { controlFolder, pathOf } from '../../host/control/folder.js';
 import {
@@ -268,8 +268,8 @@ test(
       for (let i = 0; far.length < number + 2 && i < 500; i++) await pause(5);
       const hostile = far[number + 1]!;
       await hostile.send('first').catch(() => {});
-      const { link } = hostile.carrier!;
-      for (let words = random(6); words > 0 && hostile.carrier; words--) {
+      const { link } = hostile.link!;
+      for (let words = random(6); words > 0 && hostile.link; words--) {
         if (random(3)) link.sendShutdown?.(random(256), [0, -1, 1, port, 0x7fffffff, -0x80000000][random(6)]!);
         else if (random(2)) link.requestDrain?.();
         else link.finish();

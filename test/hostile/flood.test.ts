@@ -2,12 +2,13 @@
  * Peers that write as fast as they are read, or ask for more than they take: every look at a ring has an end, and so has
  * what is kept for them. The other process is this file again, with the role `flooder`.
  */
+
 import { setImmediate as turn } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Carrier } from '../../host/channel/bound-link.js';
-import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
+import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { BROKEN, type CoreExports, coreLayout, NOTHING } from '../../host/core/core.js';
+import type { BoundLink } from '../../host/link/bound-link.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { Child, endChildren, role, roleOptions, tell } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
@@ -75,8 +76,8 @@ async function pair(): Promise<{ runtime: Runtime; near: RuntimeConnection; far:
 
 /** From here on the far side fills the ring whenever the near one looks at it, up to `MANY` messages. */
 function refilled(near: RuntimeConnection, far: RuntimeConnection, type: number): { count: number } {
-  const carrier = near.carrier as { -readonly [key in keyof Carrier]: Carrier[key] };
-  const { call } = carrier;
+  const link = near.link as { -readonly [key in keyof BoundLink]: BoundLink[key] };
+  const { call } = link;
   const written = { count: 0 };
   const fill = () => {
     while (written.count < MANY && put(far.core.call, far.index, type, type === 0 ? 0 : 8)) written.count++;
@@ -85,7 +86,7 @@ function refilled(near: RuntimeConnection, far: RuntimeConnection, type: number)
     fill();
     return call.peek(index);
   };
-  carrier.call = { ...call, peek, peekSpin: peek };
+  link.call = { ...call, peek, peekSpin: peek };
   return written;
 }
 
@@ -98,8 +99,12 @@ function main(): void {
     ['one try to receive behind them', MESSAGE_RMA_WRITE, (near) => near.tryReceiveInto(new Uint8Array(8))],
     ['one look for a receive that wants none of it', MESSAGE_USER, (near) => near.progress()],
     ['a close, which drops what comes', MESSAGE_USER, (near) => void near.close().catch(() => {})],
-    ['the end of a peer that has said that it is done', MESSAGE_USER, (near) => near.onEnded({ kind: 'peer-closed' })],
-    ['its last word', MESSAGE_USER, (near) => near.onShutdownReceived(coreLayout().MESSAGE_SHUTDOWN_ACK, 0)],
+    [
+      'the end of a peer that has said that it is done',
+      MESSAGE_USER,
+      (near) => near.lifetime.onEnded({ kind: 'peer-closed' }),
+    ],
+    ['its last word', MESSAGE_USER, (near) => near.lifetime.onShutdownReceived(coreLayout().MESSAGE_SHUTDOWN_ACK, 0)],
   ] as readonly (readonly [string, number, (near: RuntimeConnection) => unknown])[]) {
     test(
       `${what} ends, although the peer writes as fast as it is read`,

@@ -13,7 +13,7 @@ import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
-import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
+import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { posixBacking } from '../../host/device/posix.js';
 import { mapperMissing } from '../../host/native/native.js';
 import { Onlooker } from '../../host/region/inspection.js';
@@ -130,7 +130,7 @@ const roles: Record<string, () => Promise<void>> = {
         let done = 0;
         for (let idle = 0; done < count && idle < 200; ) {
           // Only what is its own at this moment: in one go, so that no ring is given back in between.
-          const open = [...connections].filter((one) => one.carrier);
+          const open = [...connections].filter((one) => one.link);
           if (open.length === 0) {
             idle++;
             await turn();
@@ -140,7 +140,7 @@ const roles: Record<string, () => Promise<void>> = {
           const word = random(4);
           if (word === 0) await one.send(pattern(random(3000), done)).catch(() => {});
           if (word === 1) lend(one);
-          if (one.carrier) {
+          if (one.link) {
             const rings = ringsOf(one);
             for (let i = 1 + random(where === 'own' ? 4 : 200); i > 0; i--, done++) store(where, rings);
           }

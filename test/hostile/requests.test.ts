@@ -5,7 +5,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
+import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { BROKEN, coreLayout, NOTHING } from '../../host/core/core.js';
 import { Runtime } from '../../host/runtime/runtime.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
@@ -196,7 +196,7 @@ test(
     // As it comes over the wire: a message of no length, announced in such a frame.
     const data = Buffer.alloc(28);
     data.writeUInt32LE(0xfffff, 20);
-    far.sendControl(layout.MESSAGE_RENDEZVOUS_REQ, Buffer.alloc(0), data);
+    await far.sendTyped(layout.MESSAGE_RENDEZVOUS_REQ, Buffer.alloc(0), data);
     assert.is((await near.receive())?.data.length, 0);
     await tidy();
   }),

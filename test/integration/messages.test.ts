@@ -11,7 +11,7 @@ import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
-import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
+import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { callFar, conformance, type Far, FarEnd, type Subject } from '../support/conformance.js';
 import { pairsWith, serveFar } from '../support/far.js';

@@ -19,7 +19,7 @@ import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import type { SharedMemory } from '../../host/api/shared-memory.js';
 import { IsthmusError } from '../../host/base/errors.js';
-import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
+import type { RuntimeConnection } from '../../host/connection/connection.js';
 import type { DiagnosticEvents } from '../../host/runtime/diagnostics.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { printed } from '../support/cli.js';
@@ -406,7 +406,8 @@ function main(): void {
           return false;
         },
       });
-      near.timedOut(new IsthmusError('ERR_ISTHMUS_PEER_TIMEOUT', 'as if it were silent'));
+      const error = new IsthmusError('ERR_ISTHMUS_PEER_TIMEOUT', 'as if it were silent');
+      near.lifetime.onEnded({ kind: 'lost', error });
       assert.ok(written < MANY, 'as much as is written is read');
       assert.is((await near.closed).error?.code, 'ERR_ISTHMUS_PEER_TIMEOUT');
       request.cancel();

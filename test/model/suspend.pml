@@ -1,7 +1,8 @@
 /*
- * Suspending and resuming one connection, both ends: assembly/migration.ts and host/suspension.ts (the last words),
- * host/outbound.ts and host/inbound.ts (what goes in front of them), host/runtime-connection.ts (letGo, ended, attach, revert),
- * host/ondemand.ts (coming back), host/migration.ts (a process holds, lets go, goes on).
+ * Suspending and resuming one connection, both ends: host/link/lifecycle.ts (the table; each transition names its step here),
+ * host/connection/shutdown.ts (the last messages), host/connection/link-lifetime.ts (what follows from a transition),
+ * host/channel/sender.ts and ring-reader.ts (what goes in front of the last messages), host/endpoint/reconnector.ts (coming
+ * back), host/runtime/migration.ts (a process holds, lets go, goes on).
  *
  * End 0 has the lower name: it dials. End 1 asks it to (BACK_CONNECT). With SAME_NAMES both dial, and the call of the
  * smaller id, which is 0's, counts. Everything that a process does in one turn of its event loop is one step here; the
@@ -26,11 +27,14 @@
 #define CUTS 1
 #endif
 
-/* Of a connection (SUSPENSION_…). */
-#define NONE 0
+/*
+ * Phases of a connection, by the names of the table. With `tentative` OPEN is `confirming`, SUSPENDED and RESUMING are
+ * `reconfirming`. `draining` is no phase here: both have sent their last message, and let_go follows in the same step.
+ */
+#define OPEN 0
 #define SUSPENDING 1
-#define SENT 2
-#define RECEIVED 3
+#define SHUTDOWN_SENT 2
+#define SHUTDOWN_RECEIVED 3
 #define SUSPENDED 4
 #define RESUMING 5
 
@@ -90,7 +94,7 @@ byte effort[2];
 byte call[2];
 /* The link that the called one is leaving. */
 bit leaves[2];
-/* An effort that was cut by a suspension (`cut` in host/ondemand.ts). */
+/* An effort that was cut by a suspension (`cut` in host/endpoint/reconnector.ts). */
 bit again[2];
 /* Applications take what is there. */
 bit taking;
@@ -100,7 +104,7 @@ byte cuts = CUTS;
 
 #define OTHER(p)     (1 - (p))
 #define MET(p)       (linked[OTHER(p)] && lid[OTHER(p)] == lid[p] && !dead[OTHER(p)])
-#define UNDER_WAY(p) (state[p] == SUSPENDING || state[p] == SENT || state[p] == RECEIVED)
+#define UNDER_WAY(p) (state[p] == SUSPENDING || state[p] == SHUTDOWN_SENT || state[p] == SHUTDOWN_RECEIVED)
 #define AWAY(p)      (state[p] == SUSPENDED || state[p] == RESUMING)
 #ifdef NO_HURRY
 #define GREEDY(p)    (tentative[p] || UNDER_WAY(p))
@@ -205,7 +209,7 @@ inline close_with_error(p) {
   call[p] = NOTHING;
   partial[p] = 0;
   again[p] = 0;
-  state[p] = NONE;
+  state[p] = OPEN;
   asked[p] = 0
 }
 
@@ -213,7 +217,7 @@ inline close_with_error(p) {
 inline begin(p) {
   tentative[p] = 0;
   out[p] = 1;
-  state[p] = NONE;
+  state[p] = OPEN;
   asked[p] = 0;
   effort[p] = NOTHING;
   again[p] = 0
@@ -249,17 +253,17 @@ inline said(p) {
     state[p] = SUSPENDED;
     let_go(p)
 #else
-    state[p] = SENT
+    state[p] = SHUTDOWN_SENT
 #endif
-  :: state[p] == RECEIVED -> state[p] = SUSPENDED; let_go(p)
+  :: state[p] == SHUTDOWN_RECEIVED -> state[p] = SUSPENDED; let_go(p)
   :: else -> assert(false)
   fi
 }
 
 inline heard(p, what) {
   if
-  :: what == REQ && state[p] == NONE ->
-    state[p] = RECEIVED;
+  :: what == REQ && state[p] == OPEN ->
+    state[p] = SHUTDOWN_RECEIVED;
     tell(p, HURRY);
     say(p, ACK)
   :: what == REQ && state[p] == SUSPENDING ->
@@ -267,14 +271,14 @@ inline heard(p, what) {
 #ifdef ACK_IN_CLASH
     word[p] = ACK;
 #endif
-    state[p] = RECEIVED
-  :: what == REQ && state[p] == SENT ->
+    state[p] = SHUTDOWN_RECEIVED
+  :: what == REQ && state[p] == SHUTDOWN_SENT ->
 #ifdef ACK_IN_CLASH
     put(p, ACK, 0);
 #endif
     state[p] = SUSPENDED;
     let_go(p)
-  :: what == ACK && state[p] == SENT -> state[p] = SUSPENDED; let_go(p)
+  :: what == ACK && state[p] == SHUTDOWN_SENT -> state[p] = SUSPENDED; let_go(p)
   /* C asserts on an acknowledgement that it does not expect. */
   :: else -> assert(false)
   fi
@@ -554,7 +558,7 @@ resume_timeout:
 prepare:
       process[p] = PREPARING
     }
-  :: atomic { !dead[p] && process[p] == PREPARING && linked[p] && !tentative[p] && state[p] == NONE ->
+  :: atomic { !dead[p] && process[p] == PREPARING && linked[p] && !tentative[p] && state[p] == OPEN ->
 suspend:
       skip;
       start(p)
@@ -589,7 +593,7 @@ inline dies(p) {
 
 #define SETTLED(p) (dead[p] || process[p] == RUNNING || process[p] == ALLOWED)
 #define GOOD(p)    (dead[p] || (died && closed[p]) || \
-  (!died && linked[p] && !tentative[p] && state[p] == NONE && got[p] == MESSAGES && next[p] == MESSAGES && !closed[p]))
+  (!died && linked[p] && !tentative[p] && state[p] == OPEN && got[p] == MESSAGES && next[p] == MESSAGES && !closed[p]))
 
 proctype Operator() {
   byte p;

@@ -2,7 +2,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { AgedQueue } from '../../host/base/queue.js';
+import { AgedQueue } from '../../host/matching/aged-queue.js';
 import { timebox } from '../support/timebox.js';
 
 test(

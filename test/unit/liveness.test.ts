@@ -2,20 +2,18 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { IsthmusError } from '../../host/base/errors.js';
-import { type StallLimits, Stalls } from '../../host/connection/liveness.js';
+import { Liveness, type LivenessLimits } from '../../host/connection/liveness.js';
 import { timebox } from '../support/timebox.js';
 
 /** What happens, in order, to whoever is told. */
-function watched(limits: StallLimits): { stalls: Stalls; told: string[] } {
+function watched(limits: LivenessLimits): { stalls: Liveness; told: string[] } {
   const told: string[] = [];
-  const stalls = new Stalls(
-    {
-      log: (level, line) => told.push(`${level}: ${line}`),
-      silenceChanged: (event, silence) => told.push(`${event} ${silence}`),
-      timedOut: ({ code }) => told.push(code),
-    },
+  const stalls = new Liveness(
     limits,
+    (level, line) => told.push(`${level}: ${line}`),
+    (event, silence) => told.push(`${event} ${silence}`),
   );
+  stalls.onPeerTimeout = ({ code }) => told.push(code);
   return { stalls, told };
 }
 
@@ -56,7 +54,7 @@ test(
 test(
   'the two limits do not depend on each other, and 0 is for ever',
   timebox(5, () => {
-    const run = (limits: StallLimits) => {
+    const run = (limits: LivenessLimits) => {
       const { stalls, told } = watched(limits);
       for (let ms = 500; ms <= 2000; ms += 500) stalls.silent(ms);
       return told;

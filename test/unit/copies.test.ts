@@ -1,7 +1,7 @@
 /** Copies between the memory of a core and that of an application. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { CopyOut, copyIn, copyOut } from '../../host/channel/bound-link.js';
+import { CopyOut, copyIn, copyOut } from '../../host/link/copies.js';
 import { timebox } from '../support/timebox.js';
 
 const memory = new ArrayBuffer(4096);
