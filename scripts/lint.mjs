@@ -1,5 +1,6 @@
 /**
- * Lint and format with Biome: `node scripts/lint.mjs [--write]`. Warnings count as errors.
+ * Lint and format with Biome: `node scripts/lint.mjs [--write]`. Warnings count as errors. Also checks that the types of
+ * the core's exports agree with `assembly/` (`exports.mjs`).
  *
  * Biome reads AssemblyScript but for decorators on functions and variables, which are parse errors to it. So assembly/
  * is checked as a copy in which a line that holds nothing but such a decorator is a comment; lines keep their numbers,
@@ -11,6 +12,7 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { check as checkExports } from './exports.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const biome = createRequire(import.meta.url).resolve('@biomejs/biome/bin/biome');
@@ -53,5 +55,5 @@ function checkAssembly() {
   }
 }
 
-const results = [check(root, '.'), checkAssembly()];
+const results = [check(root, '.'), checkAssembly(), await checkExports(write)];
 if (results.includes(false)) process.exitCode = 1;

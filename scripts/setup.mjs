@@ -1,5 +1,6 @@
 /**
- * Makes a checkout ready: dependencies, native part, Wasm core, host bundle, declarations, and `npx isthmus`.
+ * Makes a checkout ready: dependencies, native part, types of the core's exports, Wasm core, host bundle, declarations,
+ * and `npx isthmus`.
  *
  * Runs before `npm start` and `npm test`, also on a fresh clone: it uses nothing but Node's builtins until the
  * dependencies are there. What each step read is hashed into build/.stamps, so that a step runs only when its inputs
@@ -146,6 +147,24 @@ const STEPS = [
     },
   },
   {
+    name: 'types of the core',
+    key: () =>
+      digest([
+        'assembly',
+        'bench/assembly',
+        'asconfig.json',
+        'scripts/exports.mjs',
+        'node_modules/assemblyscript/package.json',
+      ]),
+    ready: () =>
+      ['host/core/exports.ts', 'host/core/layout.ts', 'bench/micro/exports.ts'].every((path) => existsSync(at(path))),
+    applies: () => (existsSync(at('assembly/index.ts')) ? undefined : 'there is no assembly/index.ts'),
+    async run() {
+      // The files are committed: this writes only after a change of the core.
+      for (const path of await (await import('./exports.mjs')).update()) console.log(`setup: wrote ${path}`);
+    },
+  },
+  {
     name: `wasm core (${wasmTarget})`,
     key: () => digest(['assembly', 'asconfig.json', 'node_modules/assemblyscript/package.json']),
     ready: () => existsSync(at(`build/wasm/core.${wasmTarget}.wasm`)),
@@ -257,10 +276,11 @@ async function carryOutAll() {
   } catch {
     return false;
   }
+  const types = chain('types of the core');
   const ended = await Promise.allSettled([
     chain('native part'),
-    chain('wasm core', 'host bundle', 'npx isthmus'),
-    chain('declarations'),
+    types.then(() => chain('wasm core', 'host bundle', 'npx isthmus')),
+    types.then(() => chain('declarations')),
   ]);
   return ended.every(({ status }) => status === 'fulfilled');
 }

@@ -5,16 +5,12 @@ import { createPrivateCore, openPair } from '../../host/core/private.js';
 import { copyIn } from '../../host/link/copies.js';
 import { now } from '../clock.js';
 import { Times } from '../results.js';
+import type { RingExports } from './exports.js';
 
 /** Messages of a sample. */
 const COUNT = 10_000;
 /** Samples, the first half of them as a warm-up. */
 const SAMPLES = 60;
-
-/** The core with the loop of bench/assembly/ring.ts. */
-interface Pump {
-  pump(from: number, to: number, length: number, count: number): number;
-}
 
 /** @returns the median of what one of `count` takes, in nanoseconds */
 export function each(count: number, run: () => void): number {
@@ -35,7 +31,7 @@ function pair(): { core: Core; from: number; to: number } {
 
 export function ringInWasm(): number {
   const { core, from, to } = pair();
-  const { pump } = core.call as unknown as Pump;
+  const { pump } = core.call as RingExports;
   return each(COUNT, () => {
     if (pump(from, to, 8, COUNT) !== COUNT) throw new Error('the ring lost a message');
   });

@@ -1,8 +1,8 @@
 /**
- * The parts of the WebAssembly JavaScript interface that are used here, typed.
+ * Types of the WebAssembly JavaScript interface, as far as the host uses it.
  *
- * TypeScript knows them from the `dom` library alone; a package for Node that pulled that in would put `window` into the
- * global scope of its users' programs.
+ * TypeScript declares them in its `dom` library only, and the declarations of this package must not bring that in: it
+ * puts `window` into the global scope of an application.
  */
 
 export interface WasmMemory {

@@ -1,5 +1,6 @@
 /** A link under a connection, with what sender and receiver look up in it for every message. */
-import { type Core, type CoreExports, NOTHING } from '../core/core.js';
+import { type Core, NOTHING } from '../core/core.js';
+import type { CoreExports } from '../core/exports.js';
 import type { Link } from '../plugins/plugin.js';
 
 export class BoundLink {

@@ -172,16 +172,16 @@ function furnish(stage: Stage): void {
   const memory = dying.call.takeRun(30_000);
   dying.call.grant(memory, 1, 2, 0, 100, constant('GRANT_READ'));
   const adopted = dying.call.takeRun(20_000);
-  assert.is(other.fn.adopt(adopted, READER, 2, dying.generation), 6);
-  stage.letGo(() => other.fn.letGo(adopted, READER, 6));
+  assert.is(other.call.adopt(adopted, READER, 2, dying.generation), 6);
+  stage.letGo(() => other.call.letGo(adopted, READER, 6));
   // Given back, and let go of by the other side since: nobody has come by.
   const pending = dying.call.take(9, READER);
-  assert.is(other.fn.adopt(pending, WRITER, 2, dying.generation), 9);
-  dying.fn.giveBack(pending, 9, READER);
-  other.fn.letGo(pending, WRITER, 9);
+  assert.is(other.call.adopt(pending, WRITER, 2, dying.generation), 9);
+  dying.call.giveBack(pending, 9, READER);
+  other.call.letGo(pending, WRITER, 9);
   const lent = peer.call.takeRun(8000);
-  stage.letGo(() => peer.fn.giveBack(lent, 3, WRITER));
-  assert.is(dying.fn.adopt(lent, READER, 0, peer.generation), 3);
+  stage.letGo(() => peer.call.giveBack(lent, 3, WRITER));
+  assert.is(dying.call.adopt(lent, READER, 0, peer.generation), 3);
 }
 
 /** Somebody else who is dead already, and of whom nothing was taken back. */
@@ -190,8 +190,8 @@ function leaveRemains(stage: Stage): void {
   attach(dead, 3);
   dead.call.take(40, READER);
   const adopted = dead.call.take(5, WRITER);
-  assert.is(stage.other.fn.adopt(adopted, READER, 3, dead.generation), 5);
-  stage.letGo(() => stage.other.fn.letGo(adopted, READER, 5));
+  assert.is(stage.other.call.adopt(adopted, READER, 3, dead.generation), 5);
+  stage.letGo(() => stage.other.call.letGo(adopted, READER, 5));
 }
 
 interface Operation {
@@ -216,7 +216,7 @@ const OPERATIONS: readonly Operation[] = [
       ({ dying }) =>
       () => {
         const runs = [3, 20, 1, 9].map((frames) => ({ frames, frame: dying.call.take(frames, READER) }));
-        for (const { frame, frames } of runs) dying.fn.giveBack(frame, frames, READER);
+        for (const { frame, frames } of runs) dying.call.giveBack(frame, frames, READER);
       },
   },
   {
@@ -270,7 +270,7 @@ const OPERATIONS: readonly Operation[] = [
         const frame = dying.call.takeRun(20_000);
         dying.call.grant(frame, 1, 2, 0, 20_000, constant('GRANT_READ'));
         dying.call.revoke(frame, 0);
-        dying.fn.giveBack(frame, 6, WRITER);
+        dying.call.giveBack(frame, 6, WRITER);
       },
   },
   {
@@ -279,7 +279,7 @@ const OPERATIONS: readonly Operation[] = [
       const { dying, peer } = stage;
       const { mine } = connect(stage);
       const frame = peer.call.takeRun(20_000);
-      stage.letGo(() => peer.fn.giveBack(frame, 6, WRITER));
+      stage.letGo(() => peer.call.giveBack(frame, 6, WRITER));
       peer.call.grant(frame, 1, 2, 0, 20_000, constant('GRANT_READ'));
       return () => {
         assert.ok(dying.call.adoptGranted(mine, frame, 0, 1, 2, 20_000) > 0);

@@ -385,7 +385,7 @@ function flipping(seed: number): void {
         const offer = victim.half(frame, L.HALF_CONSUMER);
         const look = () => {
           victim.setU64(offer, tag(L.KIND_OFFERED, 3));
-          const count = victim.fn.adopt(frame, L.HALF_CONSUMER, peer.slot, peer.generation);
+          const count = victim.call.adopt(frame, L.HALF_CONSUMER, peer.slot, peer.generation);
           assert.ok(count === 0 || count === 3, `${count} frames`);
           assert.ok(victim.call.runLength(end.index, frame) <= 2 * L.FRAME);
           return count === 3;

@@ -48,15 +48,15 @@ function allocate(): never {
   setPriority(10);
   const core = new TestCore(MIBS * MIB);
   const mapping = mapInto(core, path);
-  const { call, fn } = core;
+  const { call } = core;
   const random = seeded(Number(workerSeed));
   for (let slot = 1; call.holdsSlot() === 0; slot = 1 + (slot % (core.slots - 1))) {
     if (call.slotState(slot) !== L.SLOT_FREE || !mapping.lock(slot)) continue;
     if (call.claimSlot(slot, 1)) assert.is(call.publishSlot(), 1);
     else mapping.unlock(slot);
   }
-  const box = fn.addressOf(Number(boxFrame));
-  const word = (frame: number, index: number) => fn.addressOf(frame) + index * 4;
+  const box = call.addressOf(Number(boxFrame));
+  const word = (frame: number, index: number) => call.addressOf(frame) + index * 4;
   const runs: Run[] = [];
   const adopted: Adopted[] = [];
   const counts = { taken: 0, refused: 0, adopted: 0, stale: 0 };
@@ -73,13 +73,13 @@ function allocate(): never {
     if (!run) return;
     check(run, markOf(run));
     core.setU32(word(run.frame, 0), 0);
-    fn.giveBack(run.frame, run.count, READER);
+    call.giveBack(run.frame, run.count, READER);
   };
   const letGo = () => {
     const run = adopted.splice(random(adopted.length), 1)[0];
     if (!run) return;
     check(run, run.mark);
-    fn.letGo(run.frame, WRITER, run.count);
+    call.letGo(run.frame, WRITER, run.count);
   };
   writeSync(1, 'going\n');
   while (core.u32(box) === 0) {
@@ -113,14 +113,14 @@ function allocate(): never {
         const frame = Math.floor(from / 256);
         const slot = from % 256;
         if (from === 0 || slot === core.slot) break;
-        const count = fn.adopt(frame, WRITER, slot, call.slotGeneration(slot));
+        const count = call.adopt(frame, WRITER, slot, call.slotGeneration(slot));
         if (count === 0) break;
         if (core.u32(word(frame, 0)) === told) {
           adopted.push({ frame, count, number: told, mark: core.u32(word(frame, 1)) });
           counts.adopted++;
         } else {
           counts.stale++;
-          fn.letGo(frame, WRITER, count);
+          call.letGo(frame, WRITER, count);
         }
         break;
       }
@@ -156,7 +156,7 @@ test(
     try {
       const free = core.unclaimed();
       const boxFrame = core.call.take(1, READER);
-      core.bytes.fill(0, core.fn.addressOf(boxFrame), core.fn.addressOf(boxFrame + 1));
+      core.bytes.fill(0, core.call.addressOf(boxFrame), core.call.addressOf(boxFrame + 1));
       const start = async () => {
         const child = spawn(
           process.execPath,
@@ -199,11 +199,11 @@ test(
       }
       await newcomer;
       await sleep(300);
-      core.setU32(core.fn.addressOf(boxFrame), 1);
+      core.setU32(core.call.addressOf(boxFrame), 1);
       while (children.size > 0) await Promise.race([...children].map((child) => once(child, 'close')));
       assert.equal(failures, []);
       reap();
-      core.fn.giveBack(boxFrame, 1, READER);
+      core.call.giveBack(boxFrame, 1, READER);
       core.call.collect();
       core.call.sweep();
       for (let slot = 1; slot < core.slots; slot++) assert.is(core.call.slotState(slot), L.SLOT_FREE, `slot ${slot}`);

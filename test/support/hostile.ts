@@ -2,7 +2,7 @@
  * What a hostile peer writes into a region that it shares with us: words chosen by what they mean, values at which
  * arithmetic goes wrong. One mutation is one store of four or eight bytes, or a few bytes of a payload.
  */
-import { constant, L, recordHeader, type TestCore } from './core.js';
+import { type ConstantName, constant, L, recordHeader, type TestCore } from './core.js';
 
 type Random = (n: number) => number;
 
@@ -33,8 +33,15 @@ export interface Forged {
 /** The nonce of a forged ring, and the token of a forged grant: the same word. */
 export const NONCE = [11, 12] as const;
 
-const SLOT_WORDS = ['SLOT_SLEEPING', 'SLOT_SUMMARY', 'SLOT_HEARTBEAT', 'SLOT_INSTANCE', 'SLOT_DEV', 'SLOT_INO'];
-const RING_WORDS = [
+const SLOT_WORDS: ConstantName[] = [
+  'SLOT_SLEEPING',
+  'SLOT_SUMMARY',
+  'SLOT_HEARTBEAT',
+  'SLOT_INSTANCE',
+  'SLOT_DEV',
+  'SLOT_INO',
+];
+const RING_WORDS: ConstantName[] = [
   'RING_NONCE',
   'RING_CAPACITY',
   'RING_READY',

@@ -167,10 +167,10 @@ export function act(end: End, random: Random, still = false): void {
     }
     case 12: {
       call.heat(index);
-      call.wantRoom(index, random(2));
+      call.wantRoom(index, random(2) ? 1 : 0);
       const found = call.poll(random(3)) - 1;
       assert.ok(found >= -1 && found < L.CONNECTIONS, `poll says ${found}`);
-      call.rest(random(2));
+      call.rest(random(2) ? 1 : 0);
       return;
     }
     default:
@@ -257,7 +257,7 @@ export function useRegion(
       assert.ok(frame + count <= at || at + size <= frame, `frames ${frame} to ${frame + count} are ours already`);
     }
     mine.set(frame, count);
-    core.bytes.fill(1, core.fn.addressOf(frame), core.fn.addressOf(frame) + count * L.FRAME);
+    core.bytes.fill(1, core.call.addressOf(frame), core.call.addressOf(frame) + count * L.FRAME);
   };
   switch (random(16)) {
     case 0:
@@ -288,9 +288,9 @@ export function useRegion(
       const slot = random(4);
       const generation = call.slotGeneration(slot);
       const which = random(2) ? L.HALF_CONSUMER : L.HALF_PRODUCER;
-      const count = core.fn.adopt(frame, which, slot, generation);
+      const count = core.call.adopt(frame, which, slot, generation);
       assert.ok(count === 0 || (count > 0 && frame + count <= frames), `adopted ${count} frames at ${frame}`);
-      if (count > 0) core.fn.letGo(frame, which, count);
+      if (count > 0) core.call.letGo(frame, which, count);
       return;
     }
     case 5: {
@@ -303,7 +303,7 @@ export function useRegion(
       const [low, high] = random(4) ? NONCE : [0, 0];
       // Where nothing is granted there is the token 0.
       const place = low === 0 ? 1 + random(100) : random(4) ? 0 : random(200);
-      const at = core.fn.granted(end.index, frame, place, low, high, offset, length, rights) >>> 0;
+      const at = core.call.granted(end.index, frame, place, low, high, offset, length, rights) >>> 0;
       if (at !== 0) assertRun(core, frame, at + length);
       return;
     }
@@ -400,7 +400,7 @@ export function useRegion(
     }
     default: {
       call.poll(random(3));
-      call.rest(random(2));
+      call.rest(random(2) ? 1 : 0);
     }
   }
 }

@@ -16,14 +16,15 @@ import {
 import { timebox } from '../support/timebox.js';
 
 const core = newCore();
-const { call, fn } = core;
+const { call } = core;
 const initial = core.freeFrames();
 
 const STATES = ['FREE', 'OPENING', 'OPEN', 'CLOSING', 'PEER_CLOSED', 'CLOSED', 'BROKEN'] as const;
 const EVENTS = ['OPEN', 'EOF_SENT', 'EOF_RECEIVED', 'FAIL'] as const;
+type State = (typeof STATES)[number];
 
 /** Every state and every event; a blank means that the event means nothing there. */
-const TABLE: Record<(typeof STATES)[number], readonly string[]> = {
+const TABLE: Record<State, readonly (State | '')[]> = {
   //            OPEN    EOF_SENT   EOF_RECEIVED   FAIL
   FREE: ['', '', '', ''],
   OPENING: ['OPEN', '', '', 'BROKEN'],
@@ -34,9 +35,9 @@ const TABLE: Record<(typeof STATES)[number], readonly string[]> = {
   BROKEN: ['', '', '', ''],
 };
 
-const stateNumber = (name: string) => constant(`STATE_${name}`);
+const stateNumber = (name: State) => constant(`STATE_${name}`);
 const stateName = (index: number) => STATES.find((name) => stateNumber(name) === core.state(index));
-const setState = (index: number, name: string) => core.setU32(call.entry(index) + L.C_STATE, stateNumber(name));
+const setState = (index: number, name: State) => core.setU32(call.entry(index) + L.C_STATE, stateNumber(name));
 
 test(
   'every event in every state',
@@ -46,7 +47,7 @@ test(
     for (const state of STATES) {
       for (const [i, event] of EVENTS.entries()) {
         const expected = TABLE[state][i] || state;
-        const found = fn.transition(stateNumber(state), constant(`EVENT_${event}`));
+        const found = call.transition(stateNumber(state), constant(`EVENT_${event}`));
         assert.is(found, stateNumber(expected), `${event} in ${state}`);
       }
     }
@@ -102,7 +103,7 @@ test(
       }
       assert.is(call.claimMore(a), BROKEN, 'no message is under way');
     }
-    for (const state of ['BROKEN', 'CLOSED']) {
+    for (const state of ['BROKEN', 'CLOSED'] as const) {
       setState(a, 'OPEN');
       assert.ok(call.claim(a, 0, 0, 5000) > 0);
       call.commit(a);

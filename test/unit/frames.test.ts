@@ -23,7 +23,7 @@ test(
   timebox(10, () => {
     for (const mib of [1, 4, 8]) {
       const core = newCore(mib);
-      const { call, fn } = core;
+      const { call } = core;
       const first = core.u32(L.HEADER_FIRST) * core.u32(L.HEADER_EXTENT);
       const free = core.freeFrames();
       assert.is(free, core.frames - first);
@@ -33,9 +33,9 @@ test(
           assert.ok(frame >= first && frame + count <= core.frames, `${count} frames at ${frame}`);
           assert.is(core.u64(core.half(frame, half)), core.tag(L.KIND_HELD, count));
           assert.is(core.u64(core.half(frame, otherOf(half))), core.tag(L.KIND_OFFERED, count));
-          assert.is(fn.addressOf(frame), L.WINDOW + frame * L.FRAME);
+          assert.is(call.addressOf(frame), L.WINDOW + frame * L.FRAME);
           assert.is(core.freeFrames(), free - count);
-          fn.giveBack(frame, count, half);
+          call.giveBack(frame, count, half);
           assert.is(core.freeFrames(), free);
           assertAllFree(core, free, `${count} frames`);
         }
@@ -67,17 +67,17 @@ test(
   'a hole is filled again by a run of its size, wherever its ends lie in the extents',
   timebox(10, () => {
     const core = newCore(8);
-    const { call, fn } = core;
+    const { call } = core;
     const free = core.freeFrames();
     for (const count of [2, 3, 5, 21, 65, 129]) {
       const runs: number[] = [];
       for (let frame = call.take(count, READER); frame !== 0; frame = call.take(count, READER)) runs.push(frame);
       assert.is(runs.length, Math.floor(free / count), `${count} frames each, one behind the other`);
       for (const hole of runs) {
-        fn.giveBack(hole, count, READER);
+        call.giveBack(hole, count, READER);
         assert.is(call.take(count, READER), hole);
       }
-      for (const frame of runs) fn.giveBack(frame, count, READER);
+      for (const frame of runs) call.giveBack(frame, count, READER);
       assertAllFree(core, free, `${count} frames`);
     }
   }),
@@ -124,7 +124,7 @@ test(
     const random = seeded(seed);
     for (let round = 0; round < 20; round++) {
       const core = round % 2 ? shareable4 : shareable1;
-      const { call, fn } = core;
+      const { call } = core;
       const free = core.freeFrames();
       const runs: { frame: number; count: number; half: number }[] = [];
       const owner = new Int32Array(core.frames);
@@ -144,7 +144,7 @@ test(
           used += count;
         } else if (runs.length > 0) {
           const { frame, count, half } = runs.splice(random(runs.length), 1)[0]!;
-          fn.giveBack(frame, count, half);
+          call.giveBack(frame, count, half);
           owner.fill(0, frame, frame + count);
           used -= count;
         }
@@ -160,7 +160,7 @@ test(
           }
         }
       }
-      for (const { frame, count, half } of runs) fn.giveBack(frame, count, half);
+      for (const { frame, count, half } of runs) call.giveBack(frame, count, half);
       assertAllFree(core, free, `round ${round}`);
     }
   }),
@@ -178,8 +178,8 @@ test(
       const b = one.call.take(5, READER);
       assert.is(b, a + 5, 'right behind it');
       assert.is(two.unclaimed(), free - 12);
-      one.fn.giveBack(a, 5, READER);
-      one.fn.giveBack(b, 5, READER);
+      one.call.giveBack(a, 5, READER);
+      one.call.giveBack(b, 5, READER);
       assertAllFree(two, free);
     });
   }),
@@ -196,24 +196,24 @@ test(
           const free = one.unclaimed();
           const frame = one.call.take(9, half);
           const theirs = otherOf(half);
-          assert.is(two.fn.adopt(frame, theirs, one.slot, one.generation), 9);
+          assert.is(two.call.adopt(frame, theirs, one.slot, one.generation), 9);
           assert.is(one.u64(one.half(frame, theirs)), two.tag(L.KIND_HELD, 9));
-          assert.is(two.fn.adopt(frame, theirs, one.slot, one.generation), 0, 'taken');
+          assert.is(two.call.adopt(frame, theirs, one.slot, one.generation), 0, 'taken');
           if (ownerFirst) {
-            one.fn.giveBack(frame, 9, half);
+            one.call.giveBack(frame, 9, half);
             assert.is(one.freeFrames(), free - 9, 'the other half is held');
             const next = one.call.take(9, half);
             assert.ok(next >= frame + 9 || next + 9 <= frame, 'not handed out again');
-            one.fn.giveBack(next, 9, half);
-            two.fn.letGo(frame, theirs, 9);
+            one.call.giveBack(next, 9, half);
+            two.call.letGo(frame, theirs, 9);
             assert.is(one.call.freeFrames(), free - 9, 'until its owner comes by');
             one.call.collect();
             assert.is(one.call.freeFrames(), free);
           } else {
-            two.fn.letGo(frame, theirs, 9);
-            two.fn.letGo(frame, theirs, 9);
+            two.call.letGo(frame, theirs, 9);
+            two.call.letGo(frame, theirs, 9);
             assert.is(one.freeFrames(), free - 9, 'the owner holds its half');
-            one.fn.giveBack(frame, 9, half);
+            one.call.giveBack(frame, 9, half);
             assert.is(one.call.freeFrames(), free);
           }
           assertAllFree(two, free);
@@ -229,14 +229,14 @@ test(
     shared(2, 1, (one, two) => {
       const free = one.unclaimed();
       const frame = one.call.take(free, READER);
-      assert.is(two.fn.adopt(frame, WRITER, one.slot, one.generation), free);
-      one.fn.giveBack(frame, free, READER);
+      assert.is(two.call.adopt(frame, WRITER, one.slot, one.generation), free);
+      one.call.giveBack(frame, free, READER);
       assert.is(one.call.take(1, READER), 0);
       assert.is(two.call.take(1, READER), 0);
-      two.fn.letGo(frame, WRITER, free);
+      two.call.letGo(frame, WRITER, free);
       assert.is(two.call.take(1, READER), 0, 'its extents are the owner’s');
       assert.is(one.call.take(free, READER), frame);
-      one.fn.giveBack(frame, free, READER);
+      one.call.giveBack(frame, free, READER);
       assertAllFree(two, free);
     });
   }),
@@ -250,12 +250,12 @@ test(
       const runs = [3, 1, 2, 4].map((count) => ({ count, frame: one.call.take(count, READER) }));
       for (const [i, { frame, count }] of runs.entries()) {
         if (i > 0) assert.is(frame, runs[i - 1]!.frame + runs[i - 1]!.count);
-        assert.is(two.fn.adopt(frame, WRITER, one.slot, one.generation), count);
-        one.fn.giveBack(frame, count, READER);
+        assert.is(two.call.adopt(frame, WRITER, one.slot, one.generation), count);
+        one.call.giveBack(frame, count, READER);
       }
       let left = free - 10;
       for (const i of [2, 0, 3, 1]) {
-        two.fn.letGo(runs[i]!.frame, WRITER, runs[i]!.count);
+        two.call.letGo(runs[i]!.frame, WRITER, runs[i]!.count);
         left += runs[i]!.count;
         assert.is(one.freeFrames(), left);
       }
@@ -271,7 +271,7 @@ test(
       const free = one.unclaimed();
       const frame = one.call.take(6, READER);
       const adopt = (at: number, half: number, slot: number, generation: number) =>
-        two.fn.adopt(at, half, slot, generation);
+        two.call.adopt(at, half, slot, generation);
       const { slot, generation } = one;
       for (const at of [0, 1, frame - 1, frame + 1, frame + 5, one.frames - 1, one.frames, 0x7fffffff, -1]) {
         assert.is(adopt(at, WRITER, slot, generation), 0, `frame ${at}`);
@@ -296,25 +296,25 @@ test(
       for (const half of HALVES) one.setU64(one.half(1, half), 0n);
 
       one.setU64(one.half(frame, WRITER), one.tag(L.KIND_OFFERED, 6));
-      one.fn.giveBack(frame, 6, READER);
+      one.call.giveBack(frame, 6, READER);
       assert.is(adopt(frame, WRITER, slot, generation), 0, 'given back');
       // Somebody else has it now: the old offer names the old owner.
       assert.is(three.call.take(6, READER), frame);
       assert.is(adopt(frame, WRITER, slot, generation), 0, 'another owner');
-      three.fn.giveBack(frame, 6, READER);
+      three.call.giveBack(frame, 6, READER);
       // The same owner in a later life.
       one.call.leave();
       one.join(0);
       assert.is(one.call.take(6, READER), frame);
       assert.is(adopt(frame, WRITER, slot, generation), 0, 'an earlier generation');
       // The same again, with another count: what was meant by the old offer is over.
-      one.fn.giveBack(frame, 6, READER);
+      one.call.giveBack(frame, 6, READER);
       assert.is(one.call.take(7, READER), frame);
       assert.is(adopt(frame, WRITER, slot, one.generation), 7);
-      two.fn.letGo(frame, WRITER, 6);
+      two.call.letGo(frame, WRITER, 6);
       assert.is(one.u64(one.half(frame, WRITER)), two.tag(L.KIND_HELD, 7), 'another count is another run');
-      two.fn.letGo(frame, WRITER, 7);
-      one.fn.giveBack(frame, 7, READER);
+      two.call.letGo(frame, WRITER, 7);
+      one.call.giveBack(frame, 7, READER);
       assertAllFree(two, free);
     });
   }),
@@ -330,11 +330,11 @@ test(
       const long = one.call.take(11, READER);
       const short = one.call.take(2, READER);
       const unadopted = one.call.take(30, READER);
-      assert.is(two.fn.adopt(long, WRITER, 0, one.generation), 11);
-      assert.is(three.fn.adopt(short, WRITER, 0, one.generation), 2);
+      assert.is(two.call.adopt(long, WRITER, 0, one.generation), 11);
+      assert.is(three.call.adopt(short, WRITER, 0, one.generation), 2);
       const generation = one.generation;
       one.call.leave();
-      assert.is(two.fn.adopt(unadopted, WRITER, 0, generation), 0, 'no offer is left');
+      assert.is(two.call.adopt(unadopted, WRITER, 0, generation), 0, 'no offer is left');
       const held = free - two.unclaimed();
       assert.ok(held >= 13 && held <= 16, `${held} frames in the extents of both runs`);
       two.call.sweep();
@@ -346,14 +346,14 @@ test(
       for (const frame of rest) {
         assert.ok(frame < long || frame >= long + 11);
         assert.ok(frame < short || frame >= short + 2);
-        two.fn.giveBack(frame, 1, READER);
+        two.call.giveBack(frame, 1, READER);
       }
       // A new owner in the same slot changes nothing.
       one.join(0);
-      two.fn.letGo(long, WRITER, 11);
+      two.call.letGo(long, WRITER, 11);
       const behind = free - two.unclaimed();
       assert.is(behind, 4 * (((short + 1) >> 2) - (short >> 2) + 1), 'the extents of the short one');
-      three.fn.letGo(short, WRITER, 2);
+      three.call.letGo(short, WRITER, 2);
       assertAllFree(two, free);
     });
   }),
@@ -371,13 +371,13 @@ test(
           const frame = one.call.take(count, READER);
           const behind = one.call.take(5, READER);
           assert.is(behind, frame + count);
-          assert.is(two.fn.adopt(frame, WRITER, 0, one.generation), count);
+          assert.is(two.call.adopt(frame, WRITER, 0, one.generation), count);
           one.call.leave();
           const from = frame >> 2;
           const to = (frame + count - 1) >> 2;
           assert.is(two.unclaimed(), free - (to - from + 1) * 4, `${before} + ${count}`);
           for (let extent = from; extent <= to; extent++) assert.ok(two.u64(two.extent(extent)) !== 0n);
-          two.fn.letGo(frame, WRITER, count);
+          two.call.letGo(frame, WRITER, count);
           assertAllFree(two, free, `${before} + ${count}`);
           one.join(0);
         });
@@ -411,7 +411,7 @@ test(
         const own = one.call.take(10, READER);
         const spare = one.call.take(3, READER);
         const theirs = two.call.take(7, WRITER);
-        assert.is(one.fn.adopt(theirs, READER, 1, two.generation), 7);
+        assert.is(one.call.adopt(theirs, READER, 1, two.generation), 7);
         const before = one.extents();
         // An extent of its own in which it holds nothing at this moment: it may be about to take something there.
         one.setU64(one.half(spare, READER), 0n);
@@ -430,7 +430,7 @@ test(
         assert.equal(two.extents(), before, 'nobody else gets its extents');
         assert.is(two.u64(two.half(own, READER)), one.tag(L.KIND_HELD, 10, 0, generation));
         assert.is(three.call.claimSlot(0, 0), 0, 'nor its slot');
-        two.fn.giveBack(theirs, 7, WRITER);
+        two.call.giveBack(theirs, 7, WRITER);
         if (end === 'leaves') one.call.leave();
         else {
           assert.is(three.call.declareDead(0, generation), 1);
@@ -453,23 +453,23 @@ test(
       const own = one.call.take(10, READER);
       const offered = one.call.take(3, WRITER);
       const theirs = two.call.take(7, WRITER);
-      assert.is(two.fn.adopt(own, WRITER, 0, one.generation), 10);
-      assert.is(one.fn.adopt(theirs, READER, 1, two.generation), 7);
+      assert.is(two.call.adopt(own, WRITER, 0, one.generation), 10);
+      assert.is(one.call.adopt(theirs, READER, 1, two.generation), 7);
       const { generation } = one;
       assert.is(three.call.declareDead(0, generation), 1);
       // Its extents are not free as long as its halves stand, even if somebody sweeps now.
       two.call.sweep();
-      assert.is(two.fn.adopt(offered, READER, 0, generation), 3, 'an offer is good until it is reclaimed');
-      two.fn.letGo(offered, READER, 3);
+      assert.is(two.call.adopt(offered, READER, 0, generation), 3, 'an offer is good until it is reclaimed');
+      two.call.letGo(offered, READER, 3);
       three.call.reclaim(0, generation);
       assert.is(three.u64(three.half(own, READER)), 0n);
       assert.is(three.u64(three.half(own, WRITER)), two.tag(L.KIND_HELD, 10));
       assert.is(three.u64(three.half(theirs, WRITER)), two.tag(L.KIND_HELD, 7));
       assert.is(three.u64(three.half(theirs, READER)), 0n);
       assert.is(three.call.slotState(0), L.SLOT_FREE);
-      two.fn.giveBack(theirs, 7, WRITER);
+      two.call.giveBack(theirs, 7, WRITER);
       assert.is(two.freeFrames(), free - 12, 'three extents of the dead one, under the run that we hold');
-      two.fn.letGo(own, WRITER, 10);
+      two.call.letGo(own, WRITER, 10);
       assertAllFree(three, free);
     });
   }),
@@ -485,12 +485,12 @@ test(
       assert.is(two.call.declareDead(0, generation), 1);
       two.call.reclaim(0, generation);
       assert.is(three.call.take(6, READER), frame);
-      one.fn.giveBack(frame, 6, READER);
+      one.call.giveBack(frame, 6, READER);
       one.call.leave();
       assert.is(three.u64(three.half(frame, READER)), three.tag(L.KIND_HELD, 6));
       assert.is(three.u64(three.half(frame, WRITER)), three.tag(L.KIND_OFFERED, 6));
       assert.is(three.unclaimed(), free - 8);
-      three.fn.giveBack(frame, 6, READER);
+      three.call.giveBack(frame, 6, READER);
       assertAllFree(two, free);
     });
   }),
@@ -507,7 +507,7 @@ test(
       one.setU64(one.call.slotAddress(0), BigInt(one.generation) << 32n);
       assert.is(two.unclaimed(), 0);
       assert.is(two.call.take(free, READER), frame);
-      two.fn.giveBack(frame, free, READER);
+      two.call.giveBack(frame, free, READER);
       assertAllFree(two, free);
     });
   }),
@@ -565,20 +565,20 @@ test(
           } else if (what < 60) {
             const run = runs[random(runs.length)];
             if (!run || run.owner === index) continue;
-            const found = view.fn.adopt(run.frame, otherOf(run.half), run.slot, run.generation);
+            const found = view.call.adopt(run.frame, otherOf(run.half), run.slot, run.generation);
             const may = run.owned && run.adopter < 0;
             assert.is(found, may ? run.count : 0, `round ${round}, step ${step}: adopt`);
             if (may) Object.assign(run, { adopter: index, adopted: true });
           } else if (what < 78) {
             const run = runs.filter(({ owner, owned }) => owned && owner === index)[random(8)];
             if (!run) continue;
-            view.fn.giveBack(run.frame, run.count, run.half);
+            view.call.giveBack(run.frame, run.count, run.half);
             run.owned = false;
             settle(run);
           } else if (what < 95) {
             const run = runs.filter(({ adopter, adopted }) => adopted && adopter === index)[random(8)];
             if (!run) continue;
-            view.fn.letGo(run.frame, otherOf(run.half), run.count);
+            view.call.letGo(run.frame, otherOf(run.half), run.count);
             run.adopted = false;
             settle(run);
           } else if (what < 97) {
@@ -634,12 +634,12 @@ test(
             break;
           }
           case 1: {
-            const count = two.fn.adopt(random(300), HALVES[random(2)]!, random(20), random(3));
+            const count = two.call.adopt(random(300), HALVES[random(2)]!, random(20), random(3));
             assert.ok(count >= 0 && count < two.frames);
             break;
           }
           case 2:
-            two.fn.letGo(8 + random(240), HALVES[random(2)]!, 1 + random(8));
+            two.call.letGo(8 + random(240), HALVES[random(2)]!, 1 + random(8));
             break;
           case 3:
             two.call.sweep();
@@ -650,7 +650,7 @@ test(
           case 5: {
             const [frame] = owned;
             if (frame !== undefined) {
-              two.fn.giveBack(frame, 1, READER);
+              two.call.giveBack(frame, 1, READER);
               // It may wait for a half that is rubbish.
               owned.delete(frame);
             }

@@ -3,8 +3,11 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { machines } from '../../host/core/core.js';
 import { Migration } from '../../host/runtime/migration.js';
-import { constant } from '../support/core.js';
+import { type ConstantName, constant } from '../support/core.js';
 import { timebox } from '../support/timebox.js';
+
+/** A constant whose name is put together. */
+const number = (...parts: string[]) => constant(parts.join('_') as ConstantName);
 
 type Table = Readonly<Record<string, Readonly<Record<string, string>>>>;
 
@@ -43,8 +46,8 @@ for (const [name, table, events, first] of [
       for (const state of states) {
         for (const event of events) {
           const expected = table[state]?.[event] ?? state;
-          const found = machine(constant(`${name}_${state}`), constant(`${name}_EVENT_${event}`));
-          assert.is(found, constant(`${name}_${expected}`), `${event} in ${state}`);
+          const found = machine(number(name, state), number(name, 'EVENT', event));
+          assert.is(found, number(name, expected), `${event} in ${state}`);
         }
       }
     }),
@@ -68,8 +71,8 @@ test(
   'two ends, whatever the order in which they ask and hear: both are suspended, and no ACK comes unexpected',
   timebox(10, () => {
     const { suspension } = machines();
-    const event = (name: string) => constant(`SUSPENSION_EVENT_${name}`);
-    const is = (state: number, name: string) => state === constant(`SUSPENSION_${name}`);
+    const event = (name: string) => number('SUSPENSION_EVENT', name);
+    const is = (state: number, name: string) => state === number('SUSPENSION', name);
     interface End {
       state: number;
       /** Asks in the end. */

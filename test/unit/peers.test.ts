@@ -110,8 +110,8 @@ test(
       assert.is(two.call.alive(0, -1), 1);
       const frame = one.call.take(3, L.HALF_CONSUMER);
       assert.ok(frame > 0);
-      assert.is(two.fn.adopt(frame, L.HALF_PRODUCER, 0, -1), 3);
-      two.fn.letGo(frame, L.HALF_PRODUCER, 3);
+      assert.is(two.call.adopt(frame, L.HALF_PRODUCER, 0, -1), 3);
+      two.call.letGo(frame, L.HALF_PRODUCER, 3);
       one.call.leave();
       one.join(0);
       assert.is(one.generation, 1, '0 means none');
@@ -339,8 +339,8 @@ test(
   'sleep: who finds us asleep rings, and only one of them; who was faster keeps us awake',
   timebox(5, () => {
     const [first, second] = [new Pair(core), new Pair(core)];
-    const [POLLED, TOLD, ASLEEP] = ['COMMIT_POLLED', 'COMMIT_TOLD', 'COMMIT_ASLEEP'].map(constant);
-    const [BUSY, QUIET, RESTS] = ['REST_BUSY', 'REST_QUIET', 'REST_ASLEEP'].map(constant);
+    const { COMMIT_POLLED: POLLED, COMMIT_TOLD: TOLD, COMMIT_ASLEEP: ASLEEP } = L;
+    const { REST_BUSY: BUSY, REST_QUIET: QUIET, REST_ASLEEP: RESTS } = L;
     const sleeping = () => core.u32(call.slotAddress(0) + constant('SLOT_SLEEPING'));
     const send = (pair: Pair) => {
       assert.ok(call.claim(pair.a, 0, 0, 4) > 0);

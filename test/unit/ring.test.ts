@@ -41,9 +41,9 @@ const spanOf = (body: number) => (body + L.NET_HEADER + L.RECORD_HEADER + 7) & ~
 function seek(pair: Pair, position: number): void {
   const near = call.entry(pair.a);
   const far = call.entry(pair.b);
-  for (const name of ['TX_TAIL', 'TX_HEAD']) core.setU32(near + constant(name), position);
-  for (const name of ['RX_READ', 'RX_HEAD']) core.setU32(far + constant(name), position);
-  for (const name of ['RX_SPAN', 'RX_ARMED', 'RX_HOLDS']) core.setU32(far + constant(name), 0);
+  for (const name of ['TX_TAIL', 'TX_HEAD'] as const) core.setU32(near + constant(name), position);
+  for (const name of ['RX_READ', 'RX_HEAD'] as const) core.setU32(far + constant(name), position);
+  for (const name of ['RX_SPAN', 'RX_ARMED', 'RX_HOLDS'] as const) core.setU32(far + constant(name), 0);
   core.setU64(near + constant('TX_REST'), 0n);
   core.setU64(far + constant('RX_REST'), 0n);
   for (const entry of [near, far]) {
@@ -770,7 +770,7 @@ test(
             call.heat(b);
             break;
           default:
-            call.wantRoom(a, random(2));
+            call.wantRoom(a, random(2) ? 1 : 0);
             call.peekSpin(b, random(4));
             call.claimMoreSpin(b, 0);
         }

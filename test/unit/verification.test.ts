@@ -8,7 +8,18 @@ import * as assert from 'uvu/assert';
 import { identityHash } from '../../host/device/backing.js';
 import type { Finding, Glimpse } from '../../host/region/region-view.js';
 import { verifyOnce } from '../../host/region/verification.js';
-import { constant, L, MIB, openEntry, pattern, recordHeader, Sender, Shared, TestCore } from '../support/core.js';
+import {
+  type ConstantName,
+  constant,
+  L,
+  MIB,
+  openEntry,
+  pattern,
+  recordHeader,
+  Sender,
+  Shared,
+  TestCore,
+} from '../support/core.js';
 import { timebox } from '../support/timebox.js';
 
 const SIZE = 4 * MIB;
@@ -103,7 +114,7 @@ function make(): Scene {
     a.call.grant(memory, 1, 2, 0, 20_000, constant('GRANT_READ'));
     a.call.grant(memory, 3, 4, 100, 200, constant('GRANT_WRITE'));
     const adopted = a.call.takeRun(300_000);
-    assert.is(b.fn.adopt(adopted, READER, 0, a.generation), 75);
+    assert.is(b.call.adopt(adopted, READER, 0, a.generation), 75);
     const core = new TestCore(SIZE);
     core.call.geometry(SIZE);
     core.bytes.set(a.bytes.subarray(WINDOW, WINDOW + SIZE), WINDOW);
@@ -252,7 +263,7 @@ const extent =
   ({ core }: Scene) =>
     core.setU64(core.extent(index(core)), typeof tag === 'bigint' ? tag : tag(core));
 const slotAt =
-  (slot: number, field: string) =>
+  (slot: number, field: ConstantName) =>
   ({ core }: Scene) =>
     core.call.slotAddress(slot) + constant(field);
 const ringAt =
@@ -263,7 +274,7 @@ const recordAt = (scene: Scene, position: number) => WINDOW + (scene.ring + 1) *
 const record = (position: (scene: Scene) => number, header: (position: number) => bigint) => (scene: Scene) =>
   scene.core.setU64(recordAt(scene, position(scene)), header(position(scene)));
 const grantAt =
-  (place: number, field: string) =>
+  (place: number, field: ConstantName) =>
   ({ memory }: Scene) =>
     WINDOW + memory * L.FRAME + place * constant('GRANT_SIZE') + constant(field);
 /** An extent that nobody has, and one of slot 0. */
