@@ -237,7 +237,7 @@ export function dropReceive(index: u32): void {
 /** Free the entry; its rings as well. */
 export function free(index: u32): void {
   const c = at(index);
-  peers.cool(index);
+  peers.removeFromPollSet(index);
   dropTransmit(index);
   dropReceive(index);
   store<u32>(c, STATE_FREE, C_STATE);

@@ -465,7 +465,7 @@ export function extentGeneration(extent: u32): u32 {
 }
 
 /** Whether the tag of a taken extent is as claimExtents() writes it, whoever it names. */
-export function extentPlain(extent: u32): bool {
+export function extentTagValid(extent: u32): bool {
   if (extent >= extentCount) return false;
   const tag = atomic.load<u64>(extentWord(extent));
   return tagKind(tag) == KIND_HELD && tagCount(tag) == 0;

@@ -12,7 +12,7 @@ import {
   C_STATE,
   COMMIT_ASLEEP,
   COMMIT_POLLED,
-  COMMIT_TOLD,
+  COMMIT_READY_SET,
   COUNT_RECEIVED,
   COUNT_RECEIVED_BYTES,
   COUNT_SENT,
@@ -112,7 +112,7 @@ export function claimMore(index: u32): u32 {
 
 /**
  * Publish what was claimed, and tell the peer if it is not polling.
- * @returns COMMIT_POLLED: it looks by itself; COMMIT_TOLD: it will find our ready bit; COMMIT_ASLEEP: ring its doorbell
+ * @returns COMMIT_POLLED: it looks by itself; COMMIT_READY_SET: it will find our ready bit; COMMIT_ASLEEP: ring its doorbell
  */
 export function commit(index: u32): u32 {
   const c = connection.at(index);
@@ -123,7 +123,7 @@ export function commit(index: u32): u32 {
     store<u64>(c, load<u64>(c, COUNT_SENT_BYTES) + load<u32>(c, TX_CLAIMED), COUNT_SENT_BYTES);
   }
   if (!ring.commit(c)) return COMMIT_POLLED;
-  return peers.setReady(c) ? COMMIT_ASLEEP : COMMIT_TOLD;
+  return peers.setReady(c) ? COMMIT_ASLEEP : COMMIT_READY_SET;
 }
 
 /**
@@ -292,7 +292,7 @@ export function decoded(index: u32, length: u32): u32 {
 }
 
 /** Whether the stream stands between two messages. */
-export function atBorder(index: u32): bool {
+export function atMessageBoundary(index: u32): bool {
   const c = connection.at(index);
   return load<u32>(c, DECODE_HAVE) == 0;
 }

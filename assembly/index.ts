@@ -7,8 +7,8 @@ import {
   collect,
   extentFrames,
   extentGeneration,
-  extentPlain,
   extentSlot,
+  extentTagValid,
   extentUse,
   freeFrames,
   giveBack,
@@ -40,7 +40,7 @@ import {
   RX_READ,
   RX_RING,
   TX_RING,
-  TX_WANTS,
+  TX_WANTS_ROOM,
 } from './layout';
 import * as peers from './peers';
 import * as ring from './ring';
@@ -53,7 +53,7 @@ export {
   beginFormat,
   finishFormat,
   format,
-  formatter,
+  formattingKernel,
   frames as regionFrames,
   geometry,
   inspect,
@@ -68,23 +68,23 @@ export function fits(): bool {
 // ─── peers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 export {
+  addToPollSet,
   alive,
   beat,
   claimSlot,
-  cool,
   declareDead,
   fence,
   heartbeat,
-  heat,
   holdsSlot,
-  hot,
   poll,
+  pollSetSize,
   publishSlot,
-  rest,
+  removeFromPollSet,
   slotAddress,
   slotGeneration,
   slotKernel,
   slotState,
+  trySleep,
 } from './peers';
 
 export function mySlot(): u32 {
@@ -103,8 +103,8 @@ export {
   collect,
   extentFrames,
   extentGeneration,
-  extentPlain,
   extentSlot,
+  extentTagValid,
   extentUse,
   freeFrames,
   giveBack,
@@ -185,11 +185,23 @@ export {
 
 // ─── messages ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-export { atBorder, claim, claimMore, commit, decode, decoded, drain, drained, peek, release, sendEof } from './framing';
+export {
+  atMessageBoundary,
+  claim,
+  claimMore,
+  commit,
+  decode,
+  decoded,
+  drain,
+  drained,
+  peek,
+  release,
+  sendEof,
+} from './framing';
 
 /** Whether poll() should report room for the last refused claim. */
 export function wantRoom(index: u32, on: bool): void {
-  store<u32>(connections.at(index), on ? 1 : 0, TX_WANTS);
+  store<u32>(connections.at(index), on ? 1 : 0, TX_WANTS_ROOM);
 }
 
 export function readable(index: u32): bool {
@@ -206,8 +218,8 @@ export function unread(index: u32): u32 {
 }
 
 /** Whether the peer is waiting, at this moment, for what it will copy out. */
-export function awaited(index: u32): bool {
-  return ring.awaited(connections.at(index));
+export function receiverWaits(index: u32): bool {
+  return ring.consumerWaits(connections.at(index));
 }
 
 /** Whether the peer wants to see a message with so long a body in one piece, and it would not be so in the ring. */
@@ -215,9 +227,9 @@ export function wantsRun(index: u32, body: u32): bool {
   return ring.wantsRun(connections.at(index), body);
 }
 
-/** Say to the peer how we take messages: TAKES_…. */
-export function takes(index: u32, how: u32): void {
-  ring.takes(connections.at(index), how);
+/** Say to the peer how we take messages: RECEIVE_MODE_…. */
+export function setReceiveMode(index: u32, mode: u32): void {
+  ring.setReceiveMode(connections.at(index), mode);
 }
 
 /** As claimMore(), looking up to `rounds` times for room: for a peer that is taking fragments out at this moment. */

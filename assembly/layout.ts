@@ -11,7 +11,7 @@
 //   │ statics of the module                          < PRIVATE   │ asc puts them there; init() checks it
 //   ├────────────────────────────────────────────────────────────┤
 //   │ PRIVATE   result of the last peek or claim                 │ read by the host
-//   │ HOT       indexes of the connections that poll() looks at  │
+//   │ POLL_SET  indexes of the connections that poll() looks at  │
 //   │ TABLE     the connection table                             │ private: no peer can reach it
 //   │ OWNED     bitmap: frames of extents that are ours          │
 //   │ USED      bitmap: frames of ours that a run occupies       │
@@ -22,7 +22,7 @@
 //   │ WINDOW    the region                          <= 2 GiB     │ shared pages, or our own for loop and tcp
 //   ╘════════════════════════════════════════════════════════════╛
 export const PRIVATE: u32 = 0x010000;
-export const HOT: u32 = 0x011000;
+export const POLL_SET: u32 = 0x011000;
 export const TABLE: u32 = 0x020000;
 export const OWNED: u32 = 0x120000;
 export const USED: u32 = 0x130000;
@@ -195,7 +195,7 @@ export const HALVES: u32 = 16;
 //   │  256 u32 head          │ consumer: all before it may be reused │
 //   ├────────────────────────┼───────────────────────────────────────┤
 //   │  384 u32 armed         │ consumer: set my ready bit            │
-//   │  388 u32 takes         │ consumer: how, TAKES_…                │
+//   │  388 u32 receive mode  │ consumer: RECEIVE_MODE_…              │
 //   ├────────────────────────┼───────────────────────────────────────┤
 //   │ 4096 records           │                                       │
 //   ╘════════════════════════╧═══════════════════════════════════════╛
@@ -208,11 +208,11 @@ export const RING_START: u32 = 16;
 export const RING_TAIL: u32 = 128;
 export const RING_HEAD: u32 = 256;
 export const RING_ARMED: u32 = 384;
-export const RING_TAKES: u32 = 388;
+export const RING_RECEIVE_MODE: u32 = 388;
 /** Copies out: pieces will do. */
-export const TAKES_COPIES: u32 = 1;
+export const RECEIVE_MODE_COPY: u32 = 1;
 /** Looks at messages where they lie: they should be in one piece. */
-export const TAKES_IN_PLACE: u32 = 2;
+export const RECEIVE_MODE_IN_PLACE: u32 = 2;
 export const RING_DATA: u32 = FRAME;
 export const RING_MIN: u32 = 4096;
 export const RING_MAX: u32 = 0x4000000;
@@ -281,7 +281,7 @@ export const REQUEST_SIZE: u32 = 28;
 
 //   ╒═══════════════════ connection (private) ════════════════════╕
 //   │   0 u32 state          │   4 u32 failure   │ 8 u32 ignored  │ connection.ts
-//   │  12 u32 place in HOT + 1, or 0                              │ peers.ts
+//   │  12 u32 place in POLL_SET + 1, or 0                         │ peers.ts
 //   ├── transmit: we are the producer ────────────────────────────┤
 //   │  16 u32 ring           │  20 u32 mask (capacity - 1)        │
 //   │  24 u32 tail           │  28 u32 cached head                │
@@ -318,7 +318,7 @@ export const CONNECTION_SIZE: u32 = 256;
 export const C_STATE: u32 = 0;
 export const C_FAILURE: u32 = 4;
 export const C_IGNORED: u32 = 8;
-export const C_HOT: u32 = 12;
+export const C_POLL_PLACE: u32 = 12;
 export const TX_RING: u32 = 16;
 export const TX_MASK: u32 = 20;
 export const TX_TAIL: u32 = 24;
@@ -329,7 +329,7 @@ export const TX_REST: u32 = 40;
 export const TX_SLOT: u32 = 48;
 export const TX_READY: u32 = 52;
 export const TX_KIND: u32 = 56;
-export const TX_WANTS: u32 = 60;
+export const TX_WANTS_ROOM: u32 = 60;
 export const RX_RING: u32 = 64;
 export const RX_MASK: u32 = 68;
 export const RX_READ: u32 = 72;
@@ -450,13 +450,13 @@ export const BROKEN: u32 = 0xffffffff;
 
 /** What commit() tells: see framing.ts. */
 export const COMMIT_POLLED: u32 = 0;
-export const COMMIT_TOLD: u32 = 1;
+export const COMMIT_READY_SET: u32 = 1;
 export const COMMIT_ASLEEP: u32 = 2;
 
-/** What rest() tells: see peers.ts. */
-export const REST_BUSY: u32 = 0;
-export const REST_QUIET: u32 = 1;
-export const REST_ASLEEP: u32 = 2;
+/** What trySleep() tells: see peers.ts. */
+export const SLEEP_BUSY: u32 = 0;
+export const SLEEP_QUIET: u32 = 1;
+export const SLEEP_ASLEEP: u32 = 2;
 
 // What decoded() says of the bytes of a stream.
 export const DECODED_RECORD: u32 = 1;

@@ -5,16 +5,16 @@
  * (slot, generation) names one attachment for ever.
  */
 import {
-  C_HOT,
+  C_POLL_PLACE,
   C_STATE,
   CONNECTION_SIZE,
   CONNECTIONS,
-  HOT,
   NOTHING,
-  REST_ASLEEP,
-  REST_BUSY,
-  REST_QUIET,
+  POLL_SET,
   RX_RING,
+  SLEEP_ASLEEP,
+  SLEEP_BUSY,
+  SLEEP_QUIET,
   SLOT_ATTACHED,
   SLOT_CLAIMED,
   SLOT_DEAD,
@@ -30,7 +30,7 @@ import {
   TABLE,
   TX_READY,
   TX_SLOT,
-  TX_WANTS,
+  TX_WANTS_ROOM,
   WINDOW,
 } from './layout';
 import { slots, slotsAt } from './region';
@@ -174,7 +174,7 @@ export function heartbeat(index: u32): u32 {
 /**
  * Tell the peer that this ring has something. Bit before summary, so that a summary bit never comes too early.
  *
- * wake.pml: set_ready, set_summary, look_at_sleeping. The summary is set before `sleeping` is read, and rest() does it the
+ * wake.pml: set_ready, set_summary, load_sleeping. The summary is set before `sleeping` is read, and trySleep() does it the
  * other way round, all of it sequentially consistent: either we see that he sleeps, or he sees the summary and does not. Of
  * several who see it one has to ring.
  * @returns whether the peer sleeps, and we have to ring
@@ -205,7 +205,7 @@ function takeReady(): void {
       // Any peer may set any bit; one that means nothing does nothing.
       if (polled(c)) {
         ring.disarm(c);
-        heat(index);
+        addToPollSet(index);
       }
     }
   }
@@ -213,7 +213,7 @@ function takeReady(): void {
 
 // ─── hot connections ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-let hotCount: u32 = 0;
+let pollSetCount: u32 = 0;
 let cursor: u32 = 0;
 
 // @ts-ignore: decorator
@@ -223,26 +223,26 @@ function polled(c: usize): bool {
 }
 
 /** Let poll() look at the connection. */
-export function heat(index: u32): void {
+export function addToPollSet(index: u32): void {
   const c = TABLE + index * CONNECTION_SIZE;
-  if (load<u32>(c, C_HOT) != 0) return;
-  store<u16>(HOT + (hotCount << 1), <u16>index);
-  store<u32>(c, ++hotCount, C_HOT);
+  if (load<u32>(c, C_POLL_PLACE) != 0) return;
+  store<u16>(POLL_SET + (pollSetCount << 1), <u16>index);
+  store<u32>(c, ++pollSetCount, C_POLL_PLACE);
 }
 
 /** Let poll() look at it no more. The caller arms the ring if it is to come back by itself. */
-export function cool(index: u32): void {
+export function removeFromPollSet(index: u32): void {
   const c = TABLE + index * CONNECTION_SIZE;
-  const place = load<u32>(c, C_HOT);
+  const place = load<u32>(c, C_POLL_PLACE);
   if (place == 0) return;
-  const moved = <u32>load<u16>(HOT + (--hotCount << 1));
-  store<u16>(HOT + ((place - 1) << 1), <u16>moved);
-  store<u32>(TABLE + moved * CONNECTION_SIZE, place, C_HOT);
-  store<u32>(c, 0, C_HOT);
+  const moved = <u32>load<u16>(POLL_SET + (--pollSetCount << 1));
+  store<u16>(POLL_SET + ((place - 1) << 1), <u16>moved);
+  store<u32>(TABLE + moved * CONNECTION_SIZE, place, C_POLL_PLACE);
+  store<u32>(c, 0, C_POLL_PLACE);
 }
 
-export function hot(): u32 {
-  return hotCount;
+export function pollSetSize(): u32 {
+  return pollSetCount;
 }
 
 /**
@@ -250,34 +250,34 @@ export function hot(): u32 {
  * Those that wait for room stay hot. Where there are none of those, announce that we sleep: whoever sets a ready bit from
  * here on has to ring.
  *
- * wake.pml: rest, sleep, look_at_summary. Announce, then look at the summary once more (see setReady).
- * @param sleep whether all peers can ring
- * @returns REST_BUSY: one of them has a record after all; REST_QUIET: there is nothing, but nobody would ring; REST_ASLEEP
+ * wake.pml: try_sleep, sleep, recheck_summary. Announce, then look at the summary once more (see setReady).
+ * @param canRing whether all peers can ring
+ * @returns SLEEP_BUSY: one of them has a record after all; SLEEP_QUIET: there is nothing, but nobody would ring; SLEEP_ASLEEP
  */
-export function rest(sleep: bool): u32 {
+export function trySleep(canRing: bool): u32 {
   let quiet = true;
-  // From the end: cool() moves the last one into the gap.
-  for (let i = hotCount; i > 0; --i) {
-    const index = <u32>load<u16>(HOT + ((i - 1) << 1));
+  // From the end: removeFromPollSet() moves the last one into the gap.
+  for (let i = pollSetCount; i > 0; --i) {
+    const index = <u32>load<u16>(POLL_SET + ((i - 1) << 1));
     const c = TABLE + index * CONNECTION_SIZE;
     if (!ring.arm(c)) quiet = false;
-    else if (load<u32>(c, TX_WANTS) == 0) cool(index);
+    else if (load<u32>(c, TX_WANTS_ROOM) == 0) removeFromPollSet(index);
   }
-  if (!quiet) return REST_BUSY;
-  if (!sleep || hotCount != 0 || generation == 0) return REST_QUIET;
+  if (!quiet) return SLEEP_BUSY;
+  if (!canRing || pollSetCount != 0 || generation == 0) return SLEEP_QUIET;
   const at = slotAddress(slot);
   atomic.store<u32>(at + SLOT_SLEEPING, 1);
   asleep = true;
-  if (atomic.load<u64>(at + SLOT_SUMMARY) == 0) return REST_ASLEEP;
-  rouse();
-  return REST_BUSY;
+  if (atomic.load<u64>(at + SLOT_SUMMARY) == 0) return SLEEP_ASLEEP;
+  cancelSleep();
+  return SLEEP_BUSY;
 }
 
 /** Whether we have announced that we sleep. */
 let asleep = false;
 
-/** Nobody has to ring any more. (wake.pml: rouse) */
-function rouse(): void {
+/** Nobody has to ring any more. (wake.pml: cancel_sleep) */
+function cancelSleep(): void {
   asleep = false;
   atomic.store<u32>(slotAddress(slot) + SLOT_SLEEPING, 0);
 }
@@ -289,16 +289,16 @@ function rouse(): void {
  */
 export function poll(rounds: u32): u32 {
   const mine = slotAddress(slot);
-  if (asleep) rouse();
+  if (asleep) cancelSleep();
   let round: u32 = 0;
   do {
     if (generation != 0 && atomic.load<u64>(mine + SLOT_SUMMARY) != 0) takeReady();
-    for (let i: u32 = 0; i < hotCount; ++i) {
-      if (++cursor >= hotCount) cursor = 0;
-      const index = <u32>load<u16>(HOT + (cursor << 1));
+    for (let i: u32 = 0; i < pollSetCount; ++i) {
+      if (++cursor >= pollSetCount) cursor = 0;
+      const index = <u32>load<u16>(POLL_SET + (cursor << 1));
       const c = TABLE + index * CONNECTION_SIZE;
       if (ring.readable(c)) return index + 1;
-      if (load<u32>(c, TX_WANTS) != 0 && ring.hasRoom(c)) return index + 1;
+      if (load<u32>(c, TX_WANTS_ROOM) != 0 && ring.hasRoom(c)) return index + 1;
     }
   } while (round++ < rounds);
   return NOTHING;

@@ -115,7 +115,7 @@ export function beginFormat(kernel: u32): bool {
 }
 
 /** Which kernel the one who formats runs on (24 bits), or 0. */
-export function formatter(): u32 {
+export function formattingKernel(): u32 {
   const state = atomic.load<u32>(HEADER_STATE);
   return (state & 0xff) == REGION_FORMATTING ? state >> 8 : 0;
 }

@@ -17,6 +17,8 @@ import {
   PIECE_MIN,
   PIECE_SHIFT,
   PUBLISH_SHIFT,
+  RECEIVE_MODE_COPY,
+  RECEIVE_MODE_IN_PLACE,
   RECORD_EXTRA,
   RECORD_HEADER,
   RECORD_PAD,
@@ -27,9 +29,9 @@ import {
   RING_HEAD,
   RING_NONCE,
   RING_READY,
+  RING_RECEIVE_MODE,
   RING_START,
   RING_TAIL,
-  RING_TAKES,
   RX_ARMED,
   RX_HEAD,
   RX_HOLDS,
@@ -37,8 +39,6 @@ import {
   RX_READ,
   RX_RING,
   RX_SPAN,
-  TAKES_COPIES,
-  TAKES_IN_PLACE,
   TX_CLAIMED,
   TX_HEAD,
   TX_KIND,
@@ -86,7 +86,7 @@ export function create(ring: usize, capacity: u32, readyIndex: u32, start: u32):
   store<u32>(ring, start, RING_TAIL);
   store<u32>(ring, start, RING_HEAD);
   store<u32>(ring, 0, RING_ARMED);
-  store<u32>(ring, 0, RING_TAKES);
+  store<u32>(ring, 0, RING_RECEIVE_MODE);
   atomic.store<u64>(ring + RING_DATA + (start & (capacity - 1)), 0);
 }
 
@@ -155,7 +155,7 @@ export function refreshHead(c: usize, tail: u32): bool {
 /**
  * Publish the claimed record.
  *
- * wake.pml: clear_next, publish, look_at_armed. The store of the header and the load of `armed` behind it are both
+ * wake.pml: clear_next, publish, load_armed. The store of the header and the load of `armed` behind it are both
  * sequentially consistent; with the same on the consumer's side (arm) one of the two sees the other.
  * @returns whether the consumer is armed: it no longer polls, and wants its ready bit
  */
@@ -191,9 +191,9 @@ export function hasRoom(c: usize): bool {
  * Whether the consumer is at this moment waiting for what it will copy out: it says that it copies, it is not armed, and it
  * has taken everything. A hint: whatever it says, and whatever it does then, only the time that a message takes depends on it.
  */
-export function awaited(c: usize): bool {
+export function consumerWaits(c: usize): bool {
   const ring = load<u32>(c, TX_RING);
-  if (ring == 0 || atomic.load<u32>(ring + RING_TAKES) != TAKES_COPIES) return false;
+  if (ring == 0 || atomic.load<u32>(ring + RING_RECEIVE_MODE) != RECEIVE_MODE_COPY) return false;
   if (atomic.load<u32>(ring + RING_ARMED) != 0) return false;
   const tail = load<u32>(c, TX_TAIL);
   // A head that cannot be is found by the claim.
@@ -202,18 +202,22 @@ export function awaited(c: usize): bool {
 
 /**
  * Whether the consumer looks at messages where they lie, and this one would have to go in more than one record. A hint, as
- * awaited() is one.
+ * consumerWaits() is one.
  */
 export function wantsRun(c: usize, body: u64): bool {
   const ring = load<u32>(c, TX_RING);
-  return ring != 0 && body > <u64>(recordMax(c) - NET_HEADER) && atomic.load<u32>(ring + RING_TAKES) == TAKES_IN_PLACE;
+  return (
+    ring != 0 &&
+    body > <u64>(recordMax(c) - NET_HEADER) &&
+    atomic.load<u32>(ring + RING_RECEIVE_MODE) == RECEIVE_MODE_IN_PLACE
+  );
 }
 
 /** Most bytes of a body that go into one record, of `most` that may. */
 // @ts-ignore: decorator
 @inline
 export function pieceOf(c: usize, body: u64, most: u32): u32 {
-  if (body <= 2 * PIECE_MIN || !awaited(c)) return most;
+  if (body <= 2 * PIECE_MIN || !consumerWaits(c)) return most;
   // Whole lines, so that each piece begins where a copy is fast.
   const piece = <u64>max<u64>(body >> PIECE_SHIFT, PIECE_MIN) & ~63;
   return piece < <u64>most ? <u32>piece : most;
@@ -306,7 +310,7 @@ export function publishHead(c: usize, head: u32): void {
 /**
  * Stop polling: from here on the producer sets our ready bit.
  *
- * wake.pml: arm, look_again. Announce, then look once more: a record that was published before the announcement is found
+ * wake.pml: arm, recheck_record. Announce, then look once more: a record that was published before the announcement is found
  * here, one published after it sees the announcement.
  * @returns false if there is a record; the ring is then not armed
  */
@@ -322,10 +326,10 @@ export function arm(c: usize): bool {
   return true;
 }
 
-/** Say how we take messages: TAKES_…. */
-export function takes(c: usize, how: u32): void {
+/** Say how we take messages: RECEIVE_MODE_…. */
+export function setReceiveMode(c: usize, mode: u32): void {
   const ring = load<u32>(c, RX_RING);
-  if (ring != 0) atomic.store<u32>(ring + RING_TAKES, how);
+  if (ring != 0) atomic.store<u32>(ring + RING_RECEIVE_MODE, mode);
 }
 
 /** wake.pml: disarm. */

@@ -60,7 +60,7 @@ export class Carrier {
 
   /** Whether the peer waits, at this moment, for what it will copy out. */
   get awaited(): boolean {
-    return this.polled && this.call.awaited(this.index) === 1;
+    return this.polled && this.call.receiverWaits(this.index) === 1;
   }
 
   /** Bytes of the ring that we write to. */

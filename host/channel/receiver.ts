@@ -194,8 +194,8 @@ export class Inbound {
     this.#copies = copies;
     const on = this.#on;
     if (!on?.polled) return;
-    const { TAKES_COPIES, TAKES_IN_PLACE } = on.core.layout;
-    on.call.takes(on.index, copies ? TAKES_COPIES : TAKES_IN_PLACE);
+    const { RECEIVE_MODE_COPY, RECEIVE_MODE_IN_PLACE } = on.core.layout;
+    on.call.setReceiveMode(on.index, copies ? RECEIVE_MODE_COPY : RECEIVE_MODE_IN_PLACE);
   }
 
   /** Take everything out of the ring; a message that has begun will come again from its beginning. (suspend.pml: PARTIAL_KEPT) */

@@ -19,13 +19,13 @@ const NAMES = [
   'SLOT_SLEEPING', 'SLOT_SUMMARY', 'SLOT_READY', 'RING_READY', 'RING_START', 'RING_DATA',
   'RECORD_HEADER', 'RECORD_PAD', 'RECORD_FIRST', 'RECORD_MORE', 'RECORD_SHIFT', 'RECORD_EXTRA', 'NET_HEADER',
   'GRANTS', 'GRANT_SIZE', 'GRANT_TOKEN', 'GRANT_OFFSET', 'GRANT_LENGTH', 'GRANT_RIGHTS',
-  'RING_MIN', 'RING_MAX', 'RING_CAPACITY', 'RING_TAIL', 'RING_HEAD', 'RING_ARMED', 'RING_TAKES', 'TAKES_COPIES', 'TAKES_IN_PLACE', 'CONNECTIONS', 'MESSAGE_USER', 'MESSAGE_RMA_WRITE', 'MESSAGE_RMA_READ', 'MESSAGE_RMA_READ_ANSWER', 'MESSAGE_RENDEZVOUS_REQ', 'MESSAGE_RENDEZVOUS_FIN',
+  'RING_MIN', 'RING_MAX', 'RING_CAPACITY', 'RING_TAIL', 'RING_HEAD', 'RING_ARMED', 'RING_RECEIVE_MODE', 'RECEIVE_MODE_COPY', 'RECEIVE_MODE_IN_PLACE', 'CONNECTIONS', 'MESSAGE_USER', 'MESSAGE_RMA_WRITE', 'MESSAGE_RMA_READ', 'MESSAGE_RMA_READ_ANSWER', 'MESSAGE_RENDEZVOUS_REQ', 'MESSAGE_RENDEZVOUS_FIN',
   'MESSAGE_BCAST', 'MESSAGE_BARRIER', 'MESSAGE_EOF', 'MESSAGE_SHUTDOWN_REQ', 'MESSAGE_SHUTDOWN_ACK', 'MESSAGE_SUSPEND',
   'COUNT_SENT', 'COUNT_SENT_BYTES', 'COUNT_RECEIVED', 'COUNT_RECEIVED_BYTES', 'COUNT_FULL', 'TX_MASK', 'C_FAILURE', 'C_IGNORED',
   'STATE_FREE', 'STATE_OPENING', 'STATE_OPEN', 'STATE_CLOSING', 'STATE_PEER_CLOSED', 'STATE_CLOSED', 'STATE_BROKEN',
   'FAILURE_HEAD', 'FAILURE_RECORD', 'FAILURE_MESSAGE', 'FAILURE_LOST',
   'INSPECT_READY', 'INSPECT_BLANK', 'INSPECT_FORMATTING', 'INSPECT_VERSION', 'INSPECT_FOREIGN', 'INSPECT_CORRUPT', 'INSPECT_SIZE',
-  'DECODED_RECORD', 'DECODED_EMPTY', 'COMMIT_ASLEEP', 'REST_BUSY', 'REST_ASLEEP',
+  'DECODED_RECORD', 'DECODED_EMPTY', 'COMMIT_ASLEEP', 'SLEEP_BUSY', 'SLEEP_ASLEEP',
   'GRANT_READ', 'GRANT_WRITE', 'REQUEST_SIZE',
   'SUSPENSION_NONE', 'SUSPENSION_SUSPENDING', 'SUSPENSION_SENT', 'SUSPENSION_RECEIVED', 'SUSPENSION_SUSPENDED', 'SUSPENSION_RESUMING',
   'SUSPENSION_EVENT_SUSPEND', 'SUSPENSION_EVENT_SENT', 'SUSPENSION_EVENT_REQ', 'SUSPENSION_EVENT_ACK', 'SUSPENSION_EVENT_RESUME', 'SUSPENSION_EVENT_UP',
@@ -42,7 +42,7 @@ export interface CoreExports {
   geometry(bytes: number): number;
   inspect(): number;
   beginFormat(kernel: number): number;
-  formatter(): number;
+  formattingKernel(): number;
   format(kernel: number): void;
   finishFormat(): void;
   alive(slot: number, generation: number): number;
@@ -59,11 +59,11 @@ export interface CoreExports {
   slotKernel(slot: number): number;
   mySlot(): number;
   myGeneration(): number;
-  heat(index: number): void;
-  cool(index: number): void;
-  hot(): number;
+  addToPollSet(index: number): void;
+  removeFromPollSet(index: number): void;
+  pollSetSize(): number;
   poll(rounds: number): number;
-  rest(sleep: number): number;
+  trySleep(canRing: number): number;
   take(frames: number, half: number): number;
   freeFrames(): number;
   tableBytes(): number;
@@ -71,7 +71,7 @@ export interface CoreExports {
   extentUse(extent: number): number;
   extentSlot(extent: number): number;
   extentGeneration(extent: number): number;
-  extentPlain(extent: number): number;
+  extentTagValid(extent: number): number;
   halfFree(frame: number, which: number): number;
   halfKind(frame: number, which: number): number;
   halfSlot(frame: number, which: number): number;
@@ -109,9 +109,9 @@ export interface CoreExports {
   claim(index: number, type: number, xlength: number, dlength: number): number;
   claimMore(index: number): number;
   claimMoreSpin(index: number, rounds: number): number;
-  awaited(index: number): number;
+  receiverWaits(index: number): number;
   wantsRun(index: number, body: number): number;
-  takes(index: number, how: number): void;
+  setReceiveMode(index: number, mode: number): void;
   commit(index: number): number;
   sendEof(index: number): number;
   peek(index: number): number;
@@ -121,7 +121,7 @@ export interface CoreExports {
   drained(index: number): void;
   decode(index: number, available: number): number;
   decoded(index: number, length: number): number;
-  atBorder(index: number): number;
+  atMessageBoundary(index: number): number;
   wantRoom(index: number, on: number): void;
   readable(index: number): number;
   unread(index: number): number;

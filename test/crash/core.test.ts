@@ -250,8 +250,8 @@ const OPERATIONS: readonly Operation[] = [
       const { dying, peer } = stage;
       return () => {
         for (const length of [10, 900, 2000, 0]) {
-          dying.call.heat(mine);
-          dying.call.rest(1);
+          dying.call.addToPollSet(mine);
+          dying.call.trySleep(1);
           assert.ok(new Sender(peer, its, pattern(length, length)).go());
           dying.call.poll(1);
           assert.ok(receive(dying, mine));
@@ -396,7 +396,7 @@ test(
       steps.arm(0);
       const found = next.call.inspect();
       if (found === L.INSPECT_BLANK) assert.is(next.call.beginFormat(identity.hash), 1);
-      else if (found === L.INSPECT_FORMATTING) assert.is(next.call.formatter(), identity.hash, `step ${at}`);
+      else if (found === L.INSPECT_FORMATTING) assert.is(next.call.formattingKernel(), identity.hash, `step ${at}`);
       else assert.is(found, L.INSPECT_READY, `step ${at}`);
       if (found !== L.INSPECT_READY) format(next);
       assert.is(next.call.inspect(), L.INSPECT_READY);

@@ -25,8 +25,8 @@ const seconds = 60 + MUTATIONS / 2000;
 /** Private parts of a core that nobody writes: the gaps, and all entries but those of the given connections. */
 function privates(core: TestCore): () => number[] {
   const gaps: (readonly [number, number])[] = [
-    [constant('PRIVATE') + 64, constant('HOT')],
-    [constant('HOT') + 2 * L.CONNECTIONS, L.TABLE],
+    [constant('PRIVATE') + 64, constant('POLL_SET')],
+    [constant('POLL_SET') + 2 * L.CONNECTIONS, L.TABLE],
   ];
   const before = gaps.map(([from, to]) => core.bytes.slice(from, to));
   const table = core.bytes.slice(L.TABLE, L.TABLE + L.CONNECTIONS * L.CONNECTION_SIZE);
@@ -207,7 +207,7 @@ run(
     const shared = new Shared(2);
     const [one, two] = shared.cores as [TestCore, TestCore];
     const onlooker = shared.add();
-    assert.is(onlooker.call.rest(1), constant('REST_QUIET'), 'without a slot nobody rings');
+    assert.is(onlooker.call.trySleep(1), constant('SLEEP_QUIET'), 'without a slot nobody rings');
     assert.is(onlooker.call.claimSlot(5, 0), 1);
     const word = two.call.slotAddress(5);
     two.setU64(word, two.u64(word) + (1n << 32n));

@@ -43,7 +43,7 @@ const roles: Record<string, () => Promise<void>> = {
         const { core, index } = connection as RuntimeConnection;
         // As one who copies out, until then: nobody else of this process looks meanwhile.
         core.call.disarm(index);
-        core.call.takes(index, core.layout.TAKES_COPIES);
+        core.call.setReceiveMode(index, core.layout.RECEIVE_MODE_COPY);
         const end = performance.now() + 30_000;
         let taken = 0;
         while (taken < bytes && performance.now() < end) {
@@ -53,7 +53,7 @@ const roles: Record<string, () => Promise<void>> = {
           // So that the sender has to wait for each, and never in vain.
           for (const next = performance.now() + 0.002; performance.now() < next; );
         }
-        core.call.takes(index, 0);
+        core.call.setReceiveMode(index, 0);
         return taken;
       },
     });
@@ -587,7 +587,7 @@ async function main(seed: number): Promise<void> {
       // One that is interrupted for a moment gives up anyway: several, so that some are not.
       for (let i = 0; i < 20; i++) {
         const taken = child.call('take', bytes.length);
-        await until(() => near.core.call.awaited(near.index) === 1);
+        await until(() => near.core.call.receiverWaits(near.index) === 1);
         const sent = near.send(bytes);
         assert.is(near.stats().pendingSends, 1, 'all of it in one call');
         await sent;

@@ -42,7 +42,7 @@ const RING_WORDS = [
   'RING_TAIL',
   'RING_HEAD',
   'RING_ARMED',
-  'RING_TAKES',
+  'RING_RECEIVE_MODE',
 ];
 const slotWords = SLOT_WORDS.map(constant);
 const ringWords = RING_WORDS.map(constant);

@@ -166,11 +166,11 @@ export function act(end: End, random: Random, still = false): void {
       return;
     }
     case 12: {
-      call.heat(index);
+      call.addToPollSet(index);
       call.wantRoom(index, random(2));
       const found = call.poll(random(3)) - 1;
       assert.ok(found >= -1 && found < L.CONNECTIONS, `poll says ${found}`);
-      call.rest(random(2));
+      call.trySleep(random(2));
       return;
     }
     default:
@@ -345,7 +345,7 @@ export function useRegion(
       return;
     case 11:
       assert.ok(call.inspect() <= L.INSPECT_SIZE);
-      call.formatter();
+      call.formattingKernel();
       return;
     case 12: {
       const frame = some();
@@ -400,7 +400,7 @@ export function useRegion(
     }
     default: {
       call.poll(random(3));
-      call.rest(random(2));
+      call.trySleep(random(2));
     }
   }
 }

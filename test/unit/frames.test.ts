@@ -110,9 +110,9 @@ test(
     call.trim();
     assert.is(call.takeRun(8), held + 2);
     // Nobody is there whom one could ask for.
-    const { extentPlain, extentSlot, extentUse, extentGeneration, halfFree, halfFrames, halfKind, halfGeneration } =
+    const { extentTagValid, extentSlot, extentUse, extentGeneration, halfFree, halfFrames, halfKind, halfGeneration } =
       call;
-    for (const ask of [extentPlain, extentSlot, extentUse, extentGeneration]) assert.is(ask(0xffffffff), 0);
+    for (const ask of [extentTagValid, extentSlot, extentUse, extentGeneration]) assert.is(ask(0xffffffff), 0);
     assert.is(halfFree(core.frames, READER), 1);
     for (const ask of [halfFrames, halfKind, halfGeneration]) assert.is(ask(core.frames, READER), 0);
   }),

@@ -222,10 +222,10 @@ test(
         assert.equal(recordsOf(pair, body), [body], why);
         peek(core, pair.b); // Its head is published at a look that finds nothing.
       };
-      assert.is(call.awaited(pair.a), 0);
+      assert.is(call.receiverWaits(pair.a), 0);
       whole(200_000, 'nothing was said');
-      call.takes(pair.b, L.TAKES_COPIES);
-      assert.is(call.awaited(pair.a), 1);
+      call.setReceiveMode(pair.b, L.RECEIVE_MODE_COPY);
+      assert.is(call.receiverWaits(pair.a), 1);
       whole(2 * PIECE_MIN, 'too short');
       for (const body of [2 * PIECE_MIN + 1, 65_536, 200_000]) {
         const piece = Math.max(body >> PIECE_SHIFT, PIECE_MIN) & ~63;
@@ -239,37 +239,37 @@ test(
       assert.is(core.result(L.RESULT_LENGTH), pair.recordMax - L.NET_HEADER);
     });
     withPair(1 << 20, 0, (pair) => {
-      call.takes(pair.b, L.TAKES_COPIES);
+      call.setReceiveMode(pair.b, L.RECEIVE_MODE_COPY);
       assert.ok(pair.send(pattern(100, 1)));
-      assert.is(call.awaited(pair.a), 0, 'one is unread');
+      assert.is(call.receiverWaits(pair.a), 0, 'one is unread');
       call.claim(pair.a, 0, 0, 200_000);
       assert.is(core.result(L.RESULT_LENGTH), 200_000);
     });
     withPair(1 << 20, 0, (pair) => {
-      call.takes(pair.b, L.TAKES_COPIES);
+      call.setReceiveMode(pair.b, L.RECEIVE_MODE_COPY);
       assert.is(call.arm(pair.b), 1);
-      assert.is(call.awaited(pair.a), 0, 'it sleeps');
+      assert.is(call.receiverWaits(pair.a), 0, 'it sleeps');
       call.disarm(pair.b);
-      assert.is(call.awaited(pair.a), 1);
+      assert.is(call.receiverWaits(pair.a), 1);
       const { capacity, recordMax } = pair;
       const wantsRun = (body: number) => call.wantsRun(pair.a, body);
       assert.equal([capacity, 200].map(wantsRun), [0, 0], 'it copies');
-      call.takes(pair.b, L.TAKES_IN_PLACE);
-      assert.is(call.awaited(pair.a), 0, 'it looks in place');
+      call.setReceiveMode(pair.b, L.RECEIVE_MODE_IN_PLACE);
+      assert.is(call.receiverWaits(pair.a), 0, 'it looks in place');
       assert.equal([recordMax - 8, recordMax - 7, capacity, 0x8000_0000, -1].map(wantsRun), [0, 1, 1, 1, 1]);
       // Words that nobody says.
       for (const value of [0, 3, 0x8000_0000, 0xffff_ffff]) {
-        core.setU32(pair.ring + L.RING_TAKES, value);
-        assert.equal([call.awaited(pair.a), wantsRun(capacity)], [0, 0]);
+        core.setU32(pair.ring + L.RING_RECEIVE_MODE, value);
+        assert.equal([call.receiverWaits(pair.a), wantsRun(capacity)], [0, 0]);
       }
-      call.takes(pair.b, L.TAKES_COPIES);
+      call.setReceiveMode(pair.b, L.RECEIVE_MODE_COPY);
       core.setU32(pair.ring + L.RING_HEAD, 4);
-      assert.is(call.awaited(pair.a), 0, 'a head that cannot be');
+      assert.is(call.receiverWaits(pair.a), 0, 'a head that cannot be');
     });
     const lonely = call.open() - 1;
-    assert.is(call.awaited(lonely), 0, 'without a ring nobody waits');
+    assert.is(call.receiverWaits(lonely), 0, 'without a ring nobody waits');
     assert.is(call.wantsRun(lonely, 1 << 20), 0);
-    call.takes(lonely, 1);
+    call.setReceiveMode(lonely, 1);
     call.free(lonely);
   }),
 );
@@ -289,8 +289,8 @@ test(
           for (let turn = 0; received < lengths.length; turn++) {
             assert.ok(turn < 20_000, 'does not move');
             const what = turns[turn % turns.length]!;
-            if (what < 2) call.takes(pair.b, what + 1);
-            if (what === 2) core.setU32(pair.ring + L.RING_TAKES, Math.imul(turn, 0x9e3779b1) >>> 0);
+            if (what < 2) call.setReceiveMode(pair.b, what + 1);
+            if (what === 2) core.setU32(pair.ring + L.RING_RECEIVE_MODE, Math.imul(turn, 0x9e3779b1) >>> 0);
             if (what === 3 || turn % 13 === 0) {
               if (!sender && sending < lengths.length) {
                 sender = new Sender(core, pair.a, pattern(lengths[sending]!, sending), 0, 0);
@@ -558,7 +558,7 @@ test(
       for (let first = 0; first <= stream.length; first++) {
         for (let second = first; second <= stream.length; second += first % 3 ? 5 : 1) {
           decodes(pair, [stream.subarray(0, first), stream.subarray(first, second), stream.subarray(second)], plan);
-          assert.is(call.atBorder(pair.a), 1);
+          assert.is(call.atMessageBoundary(pair.a), 1);
           reopen(pair);
         }
       }
@@ -574,7 +574,7 @@ test(
 );
 
 test(
-  'atBorder: between two messages and nowhere else',
+  'atMessageBoundary: between two messages and nowhere else',
   timebox(5, () => {
     const stream = streamOf(plan);
     const borders = new Set([0]);
@@ -586,10 +586,10 @@ test(
     withPair(4096, 0, (pair) => {
       const feeder = new Feeder(core, pair.a);
       for (let i = 0; i < stream.length; i++) {
-        assert.is(call.atBorder(pair.a), borders.has(i) ? 1 : 0, `at ${i}`);
+        assert.is(call.atMessageBoundary(pair.a), borders.has(i) ? 1 : 0, `at ${i}`);
         assert.ok(feeder.feed(stream.subarray(i, i + 1)));
       }
-      assert.is(call.atBorder(pair.a), 1);
+      assert.is(call.atMessageBoundary(pair.a), 1);
     });
   }),
 );

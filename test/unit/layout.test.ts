@@ -27,7 +27,7 @@ test(
     const bitmap = constant('BITMAP');
     check(0, L.WINDOW, [
       ['PRIVATE', 24],
-      ['HOT', 2 * L.CONNECTIONS],
+      ['POLL_SET', 2 * L.CONNECTIONS],
       ['TABLE', L.CONNECTIONS * L.CONNECTION_SIZE],
       ['OWNED', bitmap],
       ['USED', bitmap],
@@ -47,7 +47,7 @@ test(
   'results, header, slot, ring and connection: fields in order, aligned, inside',
   timebox(5, () => {
     const words = (...names: string[]) => names.map((name) => [name, 4] as const);
-    check(constant('PRIVATE'), constant('HOT') - constant('PRIVATE'), [
+    check(constant('PRIVATE'), constant('POLL_SET') - constant('PRIVATE'), [
       ...words('RESULT_TYPE', 'RESULT_XLENGTH', 'RESULT_DLENGTH', 'RESULT_OFFSET', 'RESULT_LENGTH', 'RESULT_FLAGS'),
     ]);
     check(L.WINDOW, L.FRAME, [
@@ -76,13 +76,21 @@ test(
     ]);
     check(0, L.RING_DATA, [
       ['RING_NONCE', 8],
-      ...words('RING_CAPACITY', 'RING_READY', 'RING_START', 'RING_TAIL', 'RING_HEAD', 'RING_ARMED', 'RING_TAKES'),
+      ...words(
+        'RING_CAPACITY',
+        'RING_READY',
+        'RING_START',
+        'RING_TAIL',
+        'RING_HEAD',
+        'RING_ARMED',
+        'RING_RECEIVE_MODE',
+      ),
     ]);
     check(0, L.CONNECTION_SIZE, [
-      ...words('C_STATE', 'C_FAILURE', 'C_IGNORED', 'C_HOT'),
+      ...words('C_STATE', 'C_FAILURE', 'C_IGNORED', 'C_POLL_PLACE'),
       ...words('TX_RING', 'TX_MASK', 'TX_TAIL', 'TX_HEAD', 'TX_CLAIMED', 'TX_PAD'),
       ['TX_REST', 8],
-      ...words('TX_SLOT', 'TX_READY', 'TX_KIND', 'TX_WANTS'),
+      ...words('TX_SLOT', 'TX_READY', 'TX_KIND', 'TX_WANTS_ROOM'),
       ...words('RX_RING', 'RX_MASK', 'RX_READ', 'RX_HEAD', 'RX_SPAN', 'RX_ARMED'),
       ['RX_REST', 8],
       ['RX_NET', 8],
@@ -127,7 +135,7 @@ test(
     assert.ok(constant('SLOTS_MAX') <= 2 ** 10, 'slot in a tag');
     assert.ok(L.KIND_HELD !== L.KIND_OFFERED && L.KIND_HELD > 0 && L.KIND_OFFERED < 3, 'kind in a tag');
     assert.is(L.CONNECTIONS, 64 * 64, 'a summary word of 64 words of ready bits');
-    assert.ok(L.CONNECTIONS <= 2 ** 16, 'an index in HOT');
+    assert.ok(L.CONNECTIONS <= 2 ** 16, 'an index in POLL_SET');
     const locks = ['SLOTS_MAX', 'LOCK_FORMAT', 'LOCK_SERVER', 'LOCK_LIFECYCLE'].map(constant);
     assert.equal(
       locks,
@@ -190,7 +198,7 @@ test(
     ];
     same('slot', 0, ['SLOT_'], states);
     same('ring: a run', 0, ['RING_'], ['RING_MIN', 'RING_MAX', 'RING_DATA']);
-    same('connection (private)', 0, ['C_', 'TX_', 'RX_', 'DECODE_', 'COUNT_'], ['C_HOT']);
+    same('connection (private)', 0, ['C_', 'TX_', 'RX_', 'DECODE_', 'COUNT_'], ['C_POLL_PLACE']);
   }),
 );
 

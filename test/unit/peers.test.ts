@@ -224,9 +224,9 @@ test(
       assert.is(bits[index >> 6], 1n << BigInt(index & 63));
       assert.ok(bits.every((word, i) => i === index >> 6 || word === 0n));
       assert.is(summaryOf(core, 0), 1n << BigInt(index >> 6));
-      assert.is(call.hot(), 0);
+      assert.is(call.pollSetSize(), 0);
       assert.is(call.poll(0), index + 1);
-      assert.is(call.hot(), 1);
+      assert.is(call.pollSetSize(), 1);
       assert.is(summaryOf(core, 0), 0n);
       assert.is(bitsOf(core, 0)[index >> 6], 0n);
       assert.is(core.u32(call.ringAddress(index) + L.RING_ARMED), 0, 'polled from here on');
@@ -235,7 +235,7 @@ test(
       call.release(index);
       assert.is(call.poll(3), NOTHING);
       for (const entry of [index, sender]) {
-        call.cool(entry);
+        call.removeFromPollSet(entry);
         call.dropTransmit(entry);
         call.dropReceive(entry);
         core.setU32(call.entry(entry), L.STATE_OPENING);
@@ -259,24 +259,24 @@ test(
     const opening = openEntry(core, 4096);
     spoil();
     assert.is(call.poll(2), NOTHING);
-    assert.is(call.hot(), 2, 'the pair and nobody else');
+    assert.is(call.pollSetSize(), 2, 'the pair and nobody else');
     assert.ok(bitsOf(core, 0).every((word) => word === 0n));
     assert.is(summaryOf(core, 0), 0n);
     spoil();
     assert.is(call.poll(2), NOTHING);
-    assert.is(call.hot(), 2, 'nobody twice');
+    assert.is(call.pollSetSize(), 2, 'nobody twice');
     // A bit without its summary waits for one.
-    call.cool(pair.a);
-    call.cool(pair.b);
+    call.removeFromPollSet(pair.a);
+    call.removeFromPollSet(pair.b);
     core.setU64(call.slotAddress(0) + L.SLOT_READY + (pair.b >> 6) * 8, 1n << BigInt(pair.b & 63));
     assert.is(call.poll(2), NOTHING);
-    assert.is(call.hot(), 0);
+    assert.is(call.pollSetSize(), 0);
     core.setU64(call.slotAddress(0) + L.SLOT_SUMMARY, 1n << BigInt(pair.b >> 6));
     assert.is(call.poll(2), NOTHING);
-    assert.is(call.hot(), 1);
+    assert.is(call.pollSetSize(), 1);
     pair.free();
     for (const index of [lonely, opening]) call.free(index);
-    assert.is(call.hot(), 0);
+    assert.is(call.pollSetSize(), 0);
     assert.is(core.freeFrames(), initial);
   }),
 );
@@ -304,11 +304,11 @@ test(
     const pairs = [0, 1, 2, 3].map(() => new Pair(core));
     const [quiet, full, waiting, other] = pairs as [Pair, Pair, Pair, Pair];
     const armed = (pair: Pair) => core.u32(pair.ring + L.RING_ARMED);
-    for (const { b } of pairs) call.heat(b);
+    for (const { b } of pairs) call.addToPollSet(b);
     call.wantRoom(waiting.b, 1);
     assert.ok(full.send(pattern(9, 1)));
-    assert.is(call.rest(0), 0, 'there is a record');
-    assert.is(call.hot(), 2);
+    assert.is(call.trySleep(0), 0, 'there is a record');
+    assert.is(call.pollSetSize(), 2);
     assert.equal(pairs.map(armed), [1, 0, 1, 1]);
     // Those that wait for room have got it, as far as is known.
     assert.equal(
@@ -316,19 +316,19 @@ test(
       true,
     );
     assertBytes(full.receive()!.body, pattern(9, 1));
-    assert.is(call.rest(0), 1);
-    assert.is(call.hot(), 1);
+    assert.is(call.trySleep(0), 1);
+    assert.is(call.pollSetSize(), 1);
     call.wantRoom(waiting.b, 0);
-    assert.is(call.rest(0), 1);
-    assert.is(call.hot(), 0);
+    assert.is(call.trySleep(0), 1);
+    assert.is(call.pollSetSize(), 0);
     assert.equal(pairs.map(armed), [1, 1, 1, 1]);
     for (const pair of pairs) {
       assert.ok(pair.send(pattern(3, 3)));
       assert.is(call.poll(0), pair.b + 1, 'the bit arrives');
       assertBytes(pair.receive()!.body, pattern(3, 3));
     }
-    assert.is(call.hot(), 4);
-    assert.is(call.rest(0), 1);
+    assert.is(call.pollSetSize(), 4);
+    assert.is(call.trySleep(0), 1);
     assert.ok(quiet && other);
     for (const pair of pairs) pair.free();
     assert.is(core.freeFrames(), initial);
@@ -339,8 +339,8 @@ test(
   'sleep: who finds us asleep rings, and only one of them; who was faster keeps us awake',
   timebox(5, () => {
     const [first, second] = [new Pair(core), new Pair(core)];
-    const [POLLED, TOLD, ASLEEP] = ['COMMIT_POLLED', 'COMMIT_TOLD', 'COMMIT_ASLEEP'].map(constant);
-    const [BUSY, QUIET, RESTS] = ['REST_BUSY', 'REST_QUIET', 'REST_ASLEEP'].map(constant);
+    const [POLLED, TOLD, ASLEEP] = ['COMMIT_POLLED', 'COMMIT_READY_SET', 'COMMIT_ASLEEP'].map(constant);
+    const [BUSY, QUIET, RESTS] = ['SLEEP_BUSY', 'SLEEP_QUIET', 'SLEEP_ASLEEP'].map(constant);
     const sleeping = () => core.u32(call.slotAddress(0) + constant('SLOT_SLEEPING'));
     const send = (pair: Pair) => {
       assert.ok(call.claim(pair.a, 0, 0, 4) > 0);
@@ -352,28 +352,28 @@ test(
         assert.ok(pair.receive());
       }
     };
-    for (const { b } of [first, second]) call.heat(b);
+    for (const { b } of [first, second]) call.addToPollSet(b);
     assert.is(send(first), POLLED, 'it is looked at');
-    assert.is(call.rest(1), BUSY, 'there is a record');
+    assert.is(call.trySleep(1), BUSY, 'there is a record');
     drain();
-    assert.is(call.rest(0), QUIET, 'somebody could not ring');
+    assert.is(call.trySleep(0), QUIET, 'somebody could not ring');
     assert.is(sleeping(), 0);
     assert.is(send(first), TOLD);
-    assert.is(call.rest(1), BUSY, 'the bit was there before we slept');
+    assert.is(call.trySleep(1), BUSY, 'the bit was there before we slept');
     assert.is(sleeping(), 0);
     drain();
-    assert.is(call.rest(1), RESTS);
+    assert.is(call.trySleep(1), RESTS);
     assert.is(sleeping(), 1);
     assert.is(send(second), ASLEEP);
     assert.is(sleeping(), 0);
     assert.is(send(first), TOLD, 'somebody rings already');
     drain();
-    assert.is(call.rest(1), RESTS);
+    assert.is(call.trySleep(1), RESTS);
     assert.is(call.poll(0), NOTHING);
     assert.is(sleeping(), 0, 'a look ends it');
     call.wantRoom(first.b, 1);
-    call.heat(first.b);
-    assert.is(call.rest(1), QUIET, 'nobody tells of room');
+    call.addToPollSet(first.b);
+    assert.is(call.trySleep(1), QUIET, 'nobody tells of room');
     for (const pair of [first, second]) pair.free();
   }),
 );
@@ -392,7 +392,7 @@ test(
       assertBytes(pair.receive()!.body, pattern(4, received++));
       return true;
     };
-    call.heat(pair.b);
+    call.addToPollSet(pair.b);
     for (let i = 0; i < 20_000; i++) {
       switch (random(4)) {
         case 0:
@@ -402,12 +402,12 @@ test(
           look();
           break;
         case 2:
-          call.rest(0);
+          call.trySleep(0);
           break;
         default:
           // Somebody polls past us: it says so by heating.
           if (received < sent && random(4) === 0) {
-            call.heat(pair.b);
+            call.addToPollSet(pair.b);
             assertBytes(pair.receive()!.body, pattern(4, received++));
           }
       }
@@ -436,7 +436,7 @@ test(
     for (const pair of pairs) assert.ok(pair.send(pattern(1, 1)));
     const all = pairs.map(({ b }) => b);
     const check = (hot: ReadonlySet<number>) => {
-      assert.is(call.hot(), hot.size);
+      assert.is(call.pollSetSize(), hot.size);
       const found = [...hot].map(() => call.poll(0) - 1);
       assert.equal([...found].sort(), [...hot].sort(), 'each once a round');
       assert.equal(
@@ -450,14 +450,14 @@ test(
       for (const cools of permutations(all)) {
         const hot = new Set<number>();
         for (const index of heats) {
-          call.heat(index);
-          call.heat(index);
+          call.addToPollSet(index);
+          call.addToPollSet(index);
           hot.add(index);
         }
         check(hot);
         for (const index of cools) {
-          call.cool(index);
-          call.cool(index);
+          call.removeFromPollSet(index);
+          call.removeFromPollSet(index);
           hot.delete(index);
           check(hot);
         }
@@ -473,7 +473,7 @@ test(
   timebox(20, () => {
     const count = 12;
     const step = fc.record({
-      what: fc.constantFrom('heat', 'cool', 'fill', 'empty', 'rest'),
+      what: fc.constantFrom('add', 'remove', 'fill', 'empty', 'sleep'),
       which: fc.nat(count - 1),
     });
     const pairs = Array.from({ length: count }, () => new Pair(core));
@@ -482,11 +482,11 @@ test(
       const full = new Set<number>();
       for (const { what, which } of steps) {
         const pair = pairs[which]!;
-        if (what === 'heat') {
-          call.heat(pair.b);
+        if (what === 'add') {
+          call.addToPollSet(pair.b);
           hot.add(which);
-        } else if (what === 'cool') {
-          call.cool(pair.b);
+        } else if (what === 'remove') {
+          call.removeFromPollSet(pair.b);
           hot.delete(which);
         } else if (what === 'fill') {
           // One that is armed comes back by itself.
@@ -498,21 +498,21 @@ test(
           full.delete(which);
         } else {
           const quiet = [...hot].every((n) => !full.has(n));
-          assert.is(call.rest(0), quiet ? 1 : 0);
+          assert.is(call.trySleep(0), quiet ? 1 : 0);
           for (const n of [...hot]) if (!full.has(n)) hot.delete(n);
         }
         const expected = [...hot].filter((n) => full.has(n)).map((n) => pairs[n]!.b);
         const found = expected.map(() => call.poll(0) - 1);
         assert.equal(found.sort(), expected.sort());
         if (expected.length === 0) assert.is(call.poll(0), NOTHING);
-        assert.is(call.hot(), hot.size);
+        assert.is(call.pollSetSize(), hot.size);
       }
       for (const pair of pairs) {
         while (pair.receive());
         call.disarm(pair.b);
       }
       call.poll(0);
-      for (const pair of pairs) call.cool(pair.b);
+      for (const pair of pairs) call.removeFromPollSet(pair.b);
     });
     fc.assert(property, { seed: seed | 0, numRuns: 300 });
     for (const pair of pairs) pair.free();
@@ -524,7 +524,7 @@ test(
   'poll tells of room for who waits for it, and only then',
   timebox(5, () => {
     const pair = new Pair(core);
-    call.heat(pair.a);
+    call.addToPollSet(pair.a);
     let sent = 0;
     while (pair.send(pattern(200, sent))) sent++;
     assert.is(call.poll(3), NOTHING, 'nobody asked');

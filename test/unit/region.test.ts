@@ -99,19 +99,19 @@ test(
     // What lies behind the header does not matter: it is cleared.
     core.bytes.fill(0xee, L.WINDOW + 4096, L.WINDOW + MIB);
     assert.is(call.inspect(), L.INSPECT_BLANK);
-    assert.is(call.formatter(), 0);
+    assert.is(call.formattingKernel(), 0);
     assert.is(call.beginFormat(0xabcdef), 1);
     assert.is(call.inspect(), L.INSPECT_FORMATTING);
-    assert.is(call.formatter(), 0xabcdef);
+    assert.is(call.formattingKernel(), 0xabcdef);
     assert.is(call.beginFormat(0x123456), 0, 'one decides');
-    assert.is(call.formatter(), 0xabcdef);
+    assert.is(call.formattingKernel(), 0xabcdef);
     call.format(0xabcdef);
     assert.is(call.inspect(), L.INSPECT_FORMATTING);
     core.setText(constant('HEADER_HOST'), constant('HEADER_HOST_LENGTH'), 'a-host');
     assert.is(call.inspect(), L.INSPECT_FORMATTING);
     call.finishFormat();
     assert.is(call.inspect(), L.INSPECT_READY);
-    assert.is(call.formatter(), 0);
+    assert.is(call.formattingKernel(), 0);
     assert.is(call.beginFormat(1), 0, 'it is formatted');
     assert.is(call.inspect(), L.INSPECT_READY);
 
@@ -139,10 +139,10 @@ test(
       // finishFormat() is two stores: magic, state.
       if (step > 1) core.setU64(L.HEADER_MAGIC, constantMagic);
       assert.is(call.inspect(), L.INSPECT_FORMATTING, `step ${step}`);
-      assert.is(call.formatter(), 1);
+      assert.is(call.formattingKernel(), 1);
       call.format(2);
       assert.is(call.inspect(), L.INSPECT_FORMATTING);
-      assert.is(call.formatter(), 2);
+      assert.is(call.formattingKernel(), 2);
       call.finishFormat();
       assert.is(call.inspect(), L.INSPECT_READY);
     }
@@ -245,7 +245,7 @@ test(
         [two, three].map((view) => view.call.beginFormat(view === two ? 2 : 3)),
         [1, 0],
       );
-      assert.is(one.call.formatter(), 2);
+      assert.is(one.call.formattingKernel(), 2);
       two.call.format(2);
       assert.is(three.call.inspect(), L.INSPECT_FORMATTING);
       two.call.finishFormat();

@@ -30,7 +30,7 @@ const LATE = [0xfffff000, 0xffffff00, 0xfffffff8, 0x7ffffff8, 0x7fffff00, 0xfc00
 
 /** What else may change where connections are armed and polled. */
 const polling: readonly [number, number][] = [
-  [constant('HOT'), constant('HOT') + 2 * L.CONNECTIONS],
+  [constant('POLL_SET'), constant('POLL_SET') + 2 * L.CONNECTIONS],
   [call.slotAddress(0), call.slotAddress(1)],
 ];
 
@@ -331,7 +331,7 @@ test(
         assert.is(core.failure(pair.a) | core.failure(pair.b), 0);
         unchanged();
         call.poll(0); // Takes the ready bits.
-        call.cool(pair.b);
+        call.removeFromPollSet(pair.b);
       });
     }
   }),
@@ -461,7 +461,7 @@ test(
         assert.is(pair.head, pair.read);
         for (let i = 0; i <= more; i++) assertBytes(pair.receive()!.body, pattern(300, 100 + i));
         call.poll(0);
-        call.cool(pair.b);
+        call.removeFromPollSet(pair.b);
       });
     }
   }),
@@ -603,11 +603,11 @@ test(
             'poll',
             () => {
               call.wantRoom(pair.a, 1);
-              call.heat(pair.a);
+              call.addToPollSet(pair.a);
               assert.is(call.poll(0), pair.a + 1);
               assert.is(call.claim(pair.a, 0, 0, 0), BROKEN);
               call.wantRoom(pair.a, 0);
-              call.cool(pair.a);
+              call.removeFromPollSet(pair.a);
             },
           ],
         ];
@@ -676,8 +676,8 @@ test(
     const random = seeded(seed ^ 0x52494e47);
     const pair = new Pair(core, 4096, 0xfffff800);
     const { a, b, ring, data, capacity } = pair;
-    call.heat(a);
-    call.heat(b);
+    call.addToPollSet(a);
+    call.addToPollSet(b);
     const end = data + capacity;
     const entry = (index: number): [number, number] => [call.entry(index), call.entry(index) + L.CONNECTION_SIZE];
     // The ring itself is ours to spoil; the other direction is not used.
@@ -767,7 +767,7 @@ test(
           case 7:
             call.arm(b);
             call.poll(random(3));
-            call.heat(b);
+            call.addToPollSet(b);
             break;
           default:
             call.wantRoom(a, random(2));
@@ -790,8 +790,8 @@ test(
       outcomes.records > 10_000 && outcomes.claims > 10_000 && outcomes.broken > 1000,
       JSON.stringify(outcomes),
     );
-    call.cool(a);
-    call.cool(b);
+    call.removeFromPollSet(a);
+    call.removeFromPollSet(b);
     pair.free();
     assert.is(core.freeFrames(), initial);
   }),

@@ -502,7 +502,11 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /^error: ring at frame \d+: its ready bit is 1 of slot 1, as that of the ring at/,
   ],
   ['the word armed', u32(ringAt(L.RING_ARMED), 3), /^error: ring at frame \d+: its word 'armed' is 3/],
-  ['the word takes', u32(ringAt(L.RING_TAKES), 3), /^error: ring at frame \d+: its word 'takes' is 3/],
+  [
+    'the word receive mode',
+    u32(ringAt(L.RING_RECEIVE_MODE), 3),
+    /^error: ring at frame \d+: its word 'receive mode' is 3/,
+  ],
   [
     'a start between the words',
     u32(ringAt(L.RING_START), 4),
