@@ -1,4 +1,4 @@
-/** The layouts: nothing overlaps, everything is aligned, and every number fits where it is kept. */
+/** The layouts: nothing overlaps, every field is aligned, and every number fits into its field. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
@@ -9,7 +9,7 @@ import { timebox } from '../support/timebox.js';
 
 const core = newCore();
 
-/** Fields as [name, bytes] in order: none overlaps the next, each is aligned to its size (or to 8), all end before `end`. */
+/** Fields as [name, bytes] in order: no overlap, each aligned to its size (or to 8), all end before `end`. */
 function check(base: number, end: number, fields: readonly (readonly [string, number])[]): void {
   let free = 0;
   for (const [name, size] of fields) {
@@ -18,7 +18,7 @@ function check(base: number, end: number, fields: readonly (readonly [string, nu
     assert.is(at % Math.min(size, 8), 0, `${name} at ${at} is not aligned`);
     free = at + size;
   }
-  assert.ok(free <= end, `${fields.at(-1)![0]} ends at ${free}, behind ${end}`);
+  assert.ok(free <= end, `${fields.at(-1)![0]} ends at ${free}, after ${end}`);
 }
 
 test(
@@ -108,7 +108,7 @@ test(
 );
 
 test(
-  'what different sides write lies a line apart',
+  'words that different sides write are LINE bytes apart',
   timebox(5, () => {
     const line = constant('LINE');
     assert.is(line, 128);
@@ -142,14 +142,14 @@ test(
       [...new Set(locks)].sort((a, b) => a - b),
       'slots first, a byte for each, the lifecycle last',
     );
-    // 24 bits of position / 8 tell at least two laps of the largest ring apart.
+    // 24 bits of position / 8 distinguish at least two laps of the largest ring.
     assert.ok(2 ** 27 >= 2 * L.RING_MAX);
     assert.ok(L.RING_MAX + L.RING_DATA < L.REGION_MAX);
     assert.ok(L.RING_MIN / L.FRAME >= 1, 'a ring is made of frames');
-    // A fragment, the padding in front of it and the word behind it fit into an empty ring.
+    // A fragment, the padding before it and the word after it fit into an empty ring.
     const record = (L.RING_MIN >> constant('RECORD_SHIFT')) + L.RECORD_EXTRA;
     assert.ok(2 * record + L.RECORD_HEADER <= L.RING_MIN);
-    // What the consumer keeps to itself does not take the room that a refused claim waits for.
+    // Released records that the consumer has not published do not take the room that a refused claim waits for.
     assert.ok(2 * record + L.RECORD_HEADER + (L.RING_MIN >> constant('PUBLISH_SHIFT')) <= L.RING_MIN);
     assert.is(1 << constant('FRAME_SHIFT'), L.FRAME);
     assert.is(L.HALF_PRODUCER ^ L.HALF_PRODUCER, L.HALF_CONSUMER);
