@@ -1,6 +1,6 @@
 /**
- * Cores under test: on private memory, or several on one file, as several processes have them; pairs of connections
- * with rings of a given capacity and start; messages on them; and watches over the bytes that nobody may touch.
+ * Cores under test: on private memory, or several on one file, as in several processes; pairs of connections with rings
+ * of a given capacity and start; messages on them; and watches over bytes that must not change.
  */
 
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
@@ -11,7 +11,7 @@ import { BROKEN, Core, type CoreExports, NOTHING } from '../../host/core/core.js
 import { wasm } from '../../host/core/webassembly.js';
 import { type Mapping, mapper } from '../../host/native/native.js';
 
-/** Functions that the host does not need. */
+/** Functions that the host does not use. */
 interface Exports extends CoreExports {
   addressOf(frame: number): number;
   /** @returns the frames of the run, 0: refused */
@@ -21,7 +21,7 @@ interface Exports extends CoreExports {
   transition(state: number, event: number): number;
 }
 
-/** Every constant of assembly/layout.ts, as the module exports it. */
+/** Every constant of assembly/layout.ts, as exported by the module. */
 export type Constants = Readonly<Record<string, number>>;
 
 function constants(): Constants {
@@ -48,7 +48,7 @@ export const constantNames: readonly string[] = Object.keys(all);
 const pick = <T extends string>(...names: readonly T[]) =>
   Object.fromEntries(names.map((name) => [name, constant(name)])) as Readonly<Record<T, number>>;
 
-/** Those that tests use much. */
+/** Constants that tests use often. */
 export const L = pick(
   'WINDOW',
   'FRAME',
@@ -169,7 +169,7 @@ export const L = pick(
 export { BROKEN, NOTHING };
 export const MIB = 0x100000;
 
-/** A core, with what tests want to know besides. */
+/** A core, with additional accessors for tests. */
 export class TestCore extends Core {
   get fn(): Exports {
     return this.call as Exports;
@@ -216,14 +216,14 @@ export class TestCore extends Core {
     return L.WINDOW + this.u32(L.HEADER_EXTENTS_AT) + index * 8;
   }
 
-  /** Tags of all extents behind the tables: 0 for a free one. */
+  /** Tags of all extents after the tables: 0 for a free one. */
   extents(): bigint[] {
     const tags: bigint[] = [];
     for (let i = this.u32(L.HEADER_FIRST); i < this.u32(L.HEADER_EXTENTS); i++) tags.push(this.u64(this.extent(i)));
     return tags;
   }
 
-  /** Frames in free extents: what a process that holds nothing could take. */
+  /** Frames in free extents: those that a process without extents could take. */
   unclaimed(): number {
     return this.extents().filter((tag) => tag === 0n).length * this.u32(L.HEADER_EXTENT);
   }
@@ -259,13 +259,13 @@ export class TestCore extends Core {
   }
 
   join(slot: number, kernel = 0): this {
-    assert.is(this.call.claimSlot(slot, kernel), 1, `slot ${slot} is taken`);
+    assert.is(this.call.claimSlot(slot, kernel), 1, `slot ${slot} is in use`);
     assert.is(this.call.publishSlot(), 1);
     return this;
   }
 }
 
-/** A core on private memory, formatted, with slot 0 taken. */
+/** A core on private memory, formatted, attached in slot 0. */
 export function newCore(mib = 1): TestCore {
   const core = new TestCore(mib * MIB);
   assert.is(core.call.geometry(mib * MIB), 1);
@@ -274,7 +274,7 @@ export function newCore(mib = 1): TestCore {
   return core.join(0);
 }
 
-/** Folders of those that were not closed, because their test failed. */
+/** Folders of views that were not closed, because their test failed. */
 const left = new Set<string>();
 process.on('exit', () => {
   for (const folder of left) rmSync(folder, { recursive: true, force: true });
@@ -399,7 +399,7 @@ export class Pair {
     return this.core.u32(this.ring + L.RING_HEAD);
   }
 
-  /** Put a record header where the consumer looks next. */
+  /** Write a record header at the next read position of the consumer. */
   forge(header: bigint, position = this.read): void {
     this.core.setU64(this.at(position), header);
   }
@@ -418,7 +418,7 @@ export function recordHeader(length: number, kind: number, position: number): bi
   return BigInt(length >>> 0) | (BigInt((position >>> 3) & 0xffffff) << 32n) | (BigInt(kind) << 56n);
 }
 
-/** `length` bytes that tell where they belong. */
+/** `length` bytes that depend on their offset and on the salt. */
 export function pattern(length: number, salt: number): Uint8Array {
   const result = new Uint8Array(length);
   let x = Math.imul(salt + 1, 0x9e3779b1) | 1;
@@ -449,7 +449,7 @@ export class Sender {
     this.#xlength = xlength;
   }
 
-  /** Put in what fits. @returns whether all of it is in */
+  /** Write the part that fits. @returns whether all of it is in the ring */
   go(): boolean {
     const { call, bytes } = this.#core;
     while (this.done < this.#body.length) {
@@ -489,7 +489,7 @@ export interface Peeked {
   readonly flags: number;
 }
 
-/** Look at the next record. */
+/** Check the next record. */
 export function peek(core: TestCore, index: number): Peeked | 'nothing' | 'broken' {
   const offset = core.call.peek(index);
   if (offset === NOTHING) return 'nothing';
@@ -505,7 +505,7 @@ export function peek(core: TestCore, index: number): Peeked | 'nothing' | 'broke
   };
 }
 
-/** Take fragments out until a message is whole. */
+/** Read fragments until a message is complete. */
 export class Receiver {
   broken = false;
   #parts: Uint8Array[] = [];
@@ -536,7 +536,7 @@ export class Receiver {
   }
 }
 
-/** The next message, which is in the ring as a whole. */
+/** The next message, which is in the ring completely. */
 export function receive(core: TestCore, index: number): Message | undefined {
   return new Receiver(core, index).next();
 }
@@ -544,10 +544,10 @@ export function receive(core: TestCore, index: number): Message | undefined {
 export function assertBytes(found: Uint8Array, expected: Uint8Array, what = 'bytes'): void {
   if (Buffer.compare(found, expected) === 0) return;
   const at = expected.findIndex((byte, i) => found[i] !== byte);
-  assert.unreachable(`${what} differ at ${at} of ${expected.length} (${found.length} came)`);
+  assert.unreachable(`${what} differ at ${at} of ${expected.length} (${found.length} received)`);
 }
 
-/** Watch over all memory of a core but the given ranges: `[from, to)` each. @returns a check that nothing changed */
+/** Watch all memory of a core except the given ranges: `[from, to)` each. @returns a check that nothing changed */
 export function watch(core: TestCore, ...allowed: readonly (readonly [number, number])[]): () => void {
   const edges = [...allowed].sort((a, b) => a[0] - b[0]);
   const ranges: [number, number][] = [];
@@ -568,7 +568,7 @@ export function watch(core: TestCore, ...allowed: readonly (readonly [number, nu
   };
 }
 
-/** What a connection may change: statics and results of the core, its own entry, and the rings of a pair. */
+/** Memory that a connection may change: statics and results of the core, its own entry, and the rings of a pair. */
 export function allowedTo(pair: Pair): [number, number][] {
   const { core, a, b, capacity } = pair;
   const entry = (index: number): [number, number] => [

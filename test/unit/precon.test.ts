@@ -156,7 +156,7 @@ test(
 
     const flooded = acceptingSide([fakeTcp()]);
     for (let i = 0; i < 16; i++) flooded.precon.receive(filler);
-    assert.is(flooded.end, 'under way');
+    assert.is(flooded.end, 'in progress');
     flooded.precon.receive(encodeFrame(0x777777));
     assert.is(flooded.end, 'ERR_ISTHMUS_HANDSHAKE');
 
@@ -303,7 +303,7 @@ test(
     assert.match(connecting.message, 'tcp: refused by the peer; shm: disabled');
     assert.is(tcp.held, 0);
     // The ARCH_OK right after the refused ARCH_REQ is no violation.
-    assert.is(accepting.end, 'under way');
+    assert.is(accepting.end, 'in progress');
     accepting.precon.socketEnded();
     assert.is(accepting.end, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
   }),
@@ -362,9 +362,9 @@ test(
     connecting.precon.receive(Buffer.concat([ANSWER, STEP]));
     assert.is(connecting.hex, hex(HELLO, encodeArchReq(204), STEP, NEXT, REQ_TCP, OK));
     connecting.precon.receive(Buffer.concat([STEP, OK]));
-    assert.is(connecting.end, 'under way');
+    assert.is(connecting.end, 'in progress');
     connecting.precon.receive(NEXT);
-    assert.is(connecting.end, 'under way');
+    assert.is(connecting.end, 'in progress');
     assert.equal(tcp.events, ['begin']);
     connecting.precon.receive(OK);
     assert.is(agreed(connecting).why, 'shm: another nonce');
@@ -605,7 +605,7 @@ test(
     const accepting = acceptingSide([fakeTcp()]);
     accepting.precon.receive(HELLO);
     for (let i = 0; i < 32; i++) accepting.precon.receive(encodeArchReq(1));
-    assert.is(accepting.end, 'under way');
+    assert.is(accepting.end, 'in progress');
     accepting.precon.receive(encodeArchReq(1));
     assert.is(accepting.end, 'ERR_ISTHMUS_HANDSHAKE');
 

@@ -102,7 +102,7 @@ test(
     }
     console.log(Object.fromEntries([...ends].sort()));
     // The fuzz reaches the outcomes that it is meant to reach.
-    for (const end of ['agreed', 'ERR_ISTHMUS_HANDSHAKE', 'ERR_ISTHMUS_HANDSHAKE_VERSION', 'under way']) {
+    for (const end of ['agreed', 'ERR_ISTHMUS_HANDSHAKE', 'ERR_ISTHMUS_HANDSHAKE_VERSION', 'in progress']) {
       assert.ok(STREAMS < 100 || ends.has(end), end);
     }
     assert.ok(process.memoryUsage().arrayBuffers - before < 64 * MIB);
@@ -180,7 +180,7 @@ test(
         a.precon.start();
         deliverMutated(a, b, random);
         for (const { outcome } of [a, b]) {
-          const end = outcome?.kind === 'agreed' ? outcome.plugin.name : (outcome?.kind ?? 'under way');
+          const end = outcome?.kind === 'agreed' ? outcome.plugin.name : (outcome?.kind ?? 'in progress');
           agreed.set(end, (agreed.get(end) ?? 0) + 1);
         }
         checkEnd(a);
