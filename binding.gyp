@@ -16,15 +16,15 @@
             'native/watch.cc',
           ],
           'defines': [
-            # In every Node.js that we support; and finalizers run where JavaScript objects may be touched.
+            # Every supported Node.js has it; and its finalizers may use JavaScript objects.
             'NAPI_VERSION=8',
             'NODE_ADDON_API_CPP_EXCEPTIONS',
             'NODE_ADDON_API_DISABLE_DEPRECATED',
-            # A worker that is terminated in the middle of a call takes no exception any more: that must not end the process.
+            # A worker that is terminated during a call accepts no exceptions any more: that must not end the process.
             'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
             '_FILE_OFFSET_BITS=64',
           ],
-          # node-addon-api is not ours to warn about, hence a system folder.
+          # A system folder: no warnings about node-addon-api.
           'cflags_cc': [
             '-std=c++17',
             '-fexceptions',
@@ -36,7 +36,7 @@
           'cflags_cc!': ['-fno-exceptions', '-std=gnu++17', '-std=gnu++20', '-Wno-unused-parameter'],
           'cflags!': ['-fno-exceptions', '-Wno-unused-parameter'],
         }, {
-          # Regions need Linux. Elsewhere there is nothing to build, and installing must not fail for it.
+          # Regions need Linux. Elsewhere there is nothing to build, and the installation must not fail.
           'type': 'none',
         }],
       ],

@@ -1,7 +1,7 @@
 /**
  * The connection table and the state machine of a connection.
  *
- * Every event is defined in every state; one that means nothing in a state is counted and ignored.
+ * Every event is defined in every state; an event without a meaning in a state is counted and ignored.
  */
 
 import * as frames from './frames';
@@ -94,13 +94,13 @@ export function at(index: u32): usize {
   return TABLE + index * CONNECTION_SIZE;
 }
 
-/** What the event makes of the state; the same state if it means nothing there. */
+/** @returns the state after the event; the same state if the event has no meaning there */
 export function transition(state: u32, event: u32): u32 {
   const next = unchecked(TRANSITIONS[state * EVENTS + event]);
   return next == NONE ? state : <u32>next;
 }
 
-/** An event at a connection. @returns the state behind it */
+/** Apply an event to a connection. @returns the new state */
 export function handle(c: usize, event: u32): u32 {
   const state = load<u32>(c, C_STATE);
   const next = transition(state, event);
@@ -109,7 +109,7 @@ export function handle(c: usize, event: u32): u32 {
   return next;
 }
 
-/** Break the connection. The first reason stays. */
+/** Break the connection. The first failure stays recorded. */
 export function fail(c: usize, failure: u32): u32 {
   if (load<u32>(c, C_FAILURE) == FAILURE_NONE) store<u32>(c, failure, C_FAILURE);
   return handle(c, EVENT_FAIL);
@@ -131,18 +131,18 @@ export function open(): u32 {
   return 0;
 }
 
-/** Whether a ring can have that capacity and start. */
-function fitting(capacity: u32, start: u32): bool {
+/** Whether a ring can have this capacity and start position. */
+function validShape(capacity: u32, start: u32): bool {
   return capacity >= RING_MIN && capacity <= RING_MAX && (capacity & (capacity - 1)) == 0 && (start & 7) == 0;
 }
 
 /**
- * Allocate the ring that the connection reads from.
- * @returns the address of the ring, or 0 if there is no room
+ * Allocate the receive ring of the connection.
+ * @returns the address of the ring, or 0 if the region has no room
  */
 export function createRing(index: u32, capacity: u32, start: u32): u32 {
   const c = at(index);
-  if (!fitting(capacity, start)) return 0;
+  if (!validShape(capacity, start)) return 0;
   const frame = frames.take(1 + (capacity >> FRAME_SHIFT), HALF_CONSUMER);
   if (frame == 0) return 0;
   const r = frames.addressOf(frame);
@@ -152,14 +152,16 @@ export function createRing(index: u32, capacity: u32, start: u32): u32 {
   return r;
 }
 
-/** Write the proof that the handshake asks for into our receive ring. */
+/** Write the nonce of the handshake into the receive ring: the peer checks it there. */
 export function setNonce(index: u32, low: u32, high: u32): void {
   atomic.store<u64>(load<u32>(at(index), RX_RING) + RING_NONCE, ((<u64>high) << 32) | <u64>low);
 }
 
 /**
- * Attach to the ring that the peer reads from, and check that it is what the peer says, in our own mapping.
- * @param offset of the ring in the region, as the peer sent it: a frame border is checked by the caller
+ * Attach to the peer's receive ring. All that the peer said of it is checked against the ring in this mapping.
+ * @param frame first frame of the ring, from the offset that the peer sent; the caller checks that it lies on a frame
+ * boundary
+ * @returns ATTACH_…
  */
 export function attachRing(
   index: u32,
@@ -173,7 +175,7 @@ export function attachRing(
   const c = at(index);
   if (frames.offered(frame, HALF_PRODUCER, ownerSlot, ownerGeneration) == 0) return ATTACH_OFFER;
   const r = frames.addressOf(frame);
-  // First of all, because adopting uses the offer up: it may be a later one, for somebody else.
+  // Checked before adopting, which uses up the offer: it may be a later offer, made to another process.
   if (atomic.load<u64>(r + RING_NONCE) != (((<u64>high) << 32) | <u64>low)) return ATTACH_NONCE;
   const count = frames.adopt(frame, HALF_PRODUCER, ownerSlot, ownerGeneration);
   if (count == 0) return ATTACH_OFFER;
@@ -183,7 +185,7 @@ export function attachRing(
   let result = ATTACH_OK;
   if (nonce != (((<u64>high) << 32) | <u64>low)) result = ATTACH_NONCE;
   else if (
-    !fitting(capacity, start) ||
+    !validShape(capacity, start) ||
     load<u32>(r, RING_CAPACITY) != capacity ||
     1 + (capacity >> FRAME_SHIFT) != count ||
     readyIndex >= CONNECTIONS
@@ -203,7 +205,7 @@ export function attachRing(
   return ATTACH_OK;
 }
 
-/** Join two entries of this memory: each reads what the other writes (loop; and tcp, whose far end is a pump). */
+/** Join two entries of this memory: each reads what the other writes (loop; and tcp, where the far end is a pump). */
 export function join(a: u32, b: u32): void {
   bindTo(at(a), at(b));
   bindTo(at(b), at(a));
@@ -216,7 +218,7 @@ function bindTo(producer: usize, consumer: usize): void {
   store<u32>(producer, peers.slot, TX_SLOT);
 }
 
-/** Let go of the transmit ring, after our last write to it. */
+/** Release the transmit ring, after the last write to it. */
 export function dropTransmit(index: u32): void {
   const c = at(index);
   const frame = load<u32>(c, TX_FRAME);
@@ -225,7 +227,7 @@ export function dropTransmit(index: u32): void {
   store<u32>(c, 0, TX_RING);
 }
 
-/** Let go of the receive ring, after our last read from it. */
+/** Release the receive ring, after the last read from it. */
 export function dropReceive(index: u32): void {
   const c = at(index);
   const frame = load<u32>(c, RX_FRAME);
@@ -234,10 +236,10 @@ export function dropReceive(index: u32): void {
   if (frame != 0) frames.giveBack(frame, 1 + ((load<u32>(c, RX_MASK) + 1) >> FRAME_SHIFT), HALF_CONSUMER);
 }
 
-/** Free the entry; its rings as well. */
+/** Free the entry and its rings. */
 export function free(index: u32): void {
   const c = at(index);
-  peers.cool(index);
+  peers.removeFromPollSet(index);
   dropTransmit(index);
   dropReceive(index);
   store<u32>(c, STATE_FREE, C_STATE);

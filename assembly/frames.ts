@@ -1,16 +1,16 @@
 /**
- * Frames of 4 KiB: extents that a process takes from the region, runs that it cuts from them, and who holds a run.
+ * Frames of 4 KiB: extents that a process takes from the region, runs that it cuts from them, and the holders of a run.
  *
- * An extent belongs to the (slot, generation) in its tag: one compare-and-swap takes it, one gives it back, and a
- * process that dies between any two instructions leaves a tag that says whose it was. Which frames of an extent are in
- * use is its owner's private business (OWNED, USED), so a peer that scribbles over the tables cannot make us hand out a
- * frame twice.
+ * An extent belongs to the (slot, generation) in its tag. One compare-and-swap takes it, one gives it back; a process
+ * that dies between any two instructions leaves a tag that names it. Which frames of an extent are in use is recorded
+ * in the owner's private memory (OWNED, USED), so a peer that corrupts the tables cannot cause a frame to be handed out
+ * twice.
  *
  * A run has two halves in the frame map, at its first frame: the consumer's (it reads) and the producer's (it writes).
- * Its owner holds one and offers the other; the other side adopts the offer. Frames are free again when both are gone.
- * Each side clears its own half after its last access. For the dead, anybody may clear: it compares the whole tag, and
- * generations are never used twice, so any number of reclaimers do no harm. What a dead one offered to read stays as long
- * as somebody alive reads a ring that it wrote (reclaim).
+ * The owner holds one half and offers the other; the other side adopts the offer. The frames are free again when both
+ * halves are clear. Each side clears its own half after its last access. The halves of a dead peer may be cleared by
+ * any process: it compares the whole tag, and generations are never used twice, so any number of reclaimers do no harm.
+ * Memory that a dead peer offered for reading stays while a live peer reads a ring that the dead peer wrote (reclaim).
  */
 import {
   BITMAP,
@@ -27,7 +27,7 @@ import {
   USED,
   WINDOW,
 } from './layout';
-import { alive, freeDead, freeSlot, generation, holdsSlot, keeps, slot } from './peers';
+import { alive, freeDead, freeSlot, generation, holdsSlot, ownsFrames, slot } from './peers';
 import { extentCount, extentShift, extentsAt, firstExtent, frames, mapAt, slots } from './region';
 
 // @ts-ignore: decorator
@@ -54,10 +54,10 @@ function tagCount(tag: u64): u32 {
   return <u32>tag & 0xfffff;
 }
 
-/** Whether the tag names this slot and generation, in whatever kind. */
+/** Whether the tag, of any kind, names this slot and generation. */
 // @ts-ignore: decorator
 @inline
-function names(tag: u64, slot: u32, generation: u32): bool {
+function belongsTo(tag: u64, slot: u32, generation: u32): bool {
   return tag != 0 && tag != TAG_RESERVED && tagSlot(tag) == slot && <u32>(tag >> 32) == generation;
 }
 
@@ -86,15 +86,15 @@ export function addressOf(frame: u32): u32 {
   return WINDOW + (frame << FRAME_SHIFT);
 }
 
-/** A process keeps at most this part of the frames in extents that no run of its lies in. */
+/** Spare frames (in extents of a process, in none of its runs) are at most this part of all frames: frames >> this. */
 const SPARE_SHIFT: u32 = 4;
 
-/** Between these lie all extents that are ours: so much of the bitmaps is looked through. */
-let lowest: u32 = 0xffffffff;
-let behind: u32 = 0;
-/** Runs in PENDING. */
+/** All own extents lie in [firstOwned, ownedEnd): searches of the bitmaps are limited to this range. */
+let firstOwned: u32 = 0xffffffff;
+let ownedEnd: u32 = 0;
+/** Number of runs in PENDING. */
 let pending: u32 = 0;
-/** Frames of our extents, and those of them that are in runs. */
+/** Frames of the own extents, and those of them that are in runs. */
 let owned: u32 = 0;
 let used: u32 = 0;
 
@@ -116,30 +116,30 @@ function mark(map: usize, from: u32, count: u32, on: bool): void {
   let i = from;
   const end = from + count;
   for (; i < end && (i & 7) != 0; ++i) markOne(map, i, on);
-  // memory.fill() costs more than what it would do here.
+  // For so few bytes the call of memory.fill() costs more than the stores.
   for (; i + 8 <= end; i += 8) store<u8>(map + (i >> 3), on ? 0xff : 0);
   for (; i < end; ++i) markOne(map, i, on);
 }
 
 function anyUsed(from: u32, count: u32): bool {
   for (let i = from, end = from + count; i < end; ++i) {
-    // A byte at a time where nothing of it is used.
+    // Whole bytes of unused frames are skipped at once.
     if ((i & 7) == 0 && end - i >= 8 && load<u8>(USED + (i >> 3)) == 0) i += 7;
     else if (bit(USED, i)) return true;
   }
   return false;
 }
 
-/** First of `count` frames in a row that are ours and in no run; 0 if there are none (frame 0 is the header). */
+/** First of `count` consecutive own frames that are in no run; 0 if there are none (frame 0 is the header). */
 function findFree(count: u32): u32 {
-  if (lowest >= behind) return 0;
+  if (firstOwned >= ownedEnd) return 0;
   let run: u32 = 0;
-  for (let base = (lowest << extentShift) & ~63, end = behind << extentShift; base < end; base += 64) {
+  for (let base = (firstOwned << extentShift) & ~63, end = ownedEnd << extentShift; base < end; base += 64) {
     const at = base >> 3;
     const free = load<u64>(OWNED + at) & ~load<u64>(USED + at);
     const begins = <u32>ctz(~free);
     if (run + begins >= count) return base - run;
-    // Within the word.
+    // Inside this word.
     if (count < 64 && free != 0) {
       let row: u32 = 0;
       let rest = free;
@@ -156,9 +156,9 @@ function findFree(count: u32): u32 {
 // ─── extents ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Find `count` frames in a row, in free extents, in no run of ours in extents that we have, or in both, and take the
- * extents that are not ours yet.
- * @returns the first of them, or 0 if there are not so many
+ * Find `count` consecutive frames, in free extents, unused in own extents, or both, and take those extents that are not
+ * own yet.
+ * @returns the first frame, or 0 if there are not so many
  */
 function claimRow(count: u32): u32 {
   const each: u32 = 1 << extentShift;
@@ -166,7 +166,7 @@ function claimRow(count: u32): u32 {
   for (let extent = firstExtent; extent < extentCount; ++extent) {
     const from = extent << extentShift;
     if (bit(OWNED, from)) {
-      // A row within extents of ours has been looked for: this one ends or begins here, or goes on.
+      // findFree() has searched inside own extents; here a row only ends, begins or passes through.
       let begins: u32 = 0;
       while (begins < each && !bit(USED, from + begins)) ++begins;
       if (row + begins >= count) {
@@ -191,7 +191,7 @@ function claimRow(count: u32): u32 {
   return 0;
 }
 
-/** Take those extents under the frames that are not ours. @returns false: somebody was faster, and nothing is taken */
+/** Take the extents under these frames that are not own yet. @returns false if a peer was faster; then none is taken */
 function claimExtents(frame: u32, count: u32): bool {
   const mine = tagOf(KIND_HELD, slot, generation, 0);
   const first = frame >> extentShift;
@@ -202,16 +202,16 @@ function claimExtents(frame: u32, count: u32): bool {
     if (atomic.cmpxchg<u64>(extentWord(extent), 0, mine) != 0) break;
     mark(OWNED, extent << extentShift, 1 << extentShift, true);
     owned += 1 << extentShift;
-    lowest = min<u32>(lowest, extent);
-    behind = max<u32>(behind, extent + 1);
+    firstOwned = min<u32>(firstOwned, extent);
+    ownedEnd = max<u32>(ownedEnd, extent + 1);
   }
   if (extent > last) return true;
-  // Ours before, and in use by runs of ours, or just taken: the latter go.
+  // Undo: extents with own runs in them stay, those just taken go back.
   returnExtents(first << extentShift, (extent - first) << extentShift);
   return false;
 }
 
-/** Give back those of our extents in the range of frames that hold no run any more. */
+/** Give back the own extents under these frames that hold no run any more. */
 function returnExtents(frame: u32, count: u32): void {
   if (count == 0) return;
   const mine = tagOf(KIND_HELD, slot, generation, 0);
@@ -223,15 +223,15 @@ function returnExtents(frame: u32, count: u32): void {
     owned -= 1 << extentShift;
     atomic.cmpxchg<u64>(extentWord(extent), mine, 0);
   }
-  while (lowest < behind && !bit(OWNED, lowest << extentShift)) ++lowest;
-  while (lowest < behind && !bit(OWNED, (behind - 1) << extentShift)) --behind;
+  while (firstOwned < ownedEnd && !bit(OWNED, firstOwned << extentShift)) ++firstOwned;
+  while (firstOwned < ownedEnd && !bit(OWNED, (ownedEnd - 1) << extentShift)) --ownedEnd;
 }
 
 // ─── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Take a run of `count` frames as the side `which`, and offer its other half. (halves.pml: take)
- * @returns its first frame, or 0 if the region has no such run
+ * Allocate a run of `count` frames, hold its half `which` and offer the other half. (halves.pml: take)
+ * @returns its first frame, or 0 if the region has no room for the run
  */
 export function take(count: u32, which: u32): u32 {
   if (count == 0 || count >= frames || !holdsSlot()) return 0;
@@ -242,7 +242,7 @@ export function take(count: u32, which: u32): u32 {
   }
   if (frame == 0) frame = claimRow(count);
   if (frame == 0) {
-    // Somebody may have died between leaving and sweeping.
+    // A peer may have died after leaving, before it swept its extents.
     sweep();
     frame = claimRow(count);
     if (frame == 0) return 0;
@@ -255,7 +255,7 @@ export function take(count: u32, which: u32): u32 {
   return frame;
 }
 
-/** Frames of the run of which (`ownerSlot`, `ownerGeneration`) offers the half `which`, or 0 if there is no such offer. */
+/** @returns frames of the run whose half `which` is offered by (`ownerSlot`, `ownerGeneration`), or 0: no such offer */
 export function offered(frame: u32, which: u32, ownerSlot: u32, ownerGeneration: u32): u32 {
   if (frame < firstExtent << extentShift || frame >= frames || ownerSlot >= slots) return 0;
   const owner = atomic.load<u64>(half(frame, other(which)));
@@ -267,7 +267,7 @@ export function offered(frame: u32, which: u32, ownerSlot: u32, ownerGeneration:
 
 /**
  * Adopt the half `which` of a run that (`ownerSlot`, `ownerGeneration`) offers. (halves.pml: offered, adopt)
- * @returns its frames, or 0 if there is no such offer
+ * @returns the length of the run in frames, or 0 if there is no such offer
  */
 export function adopt(frame: u32, which: u32, ownerSlot: u32, ownerGeneration: u32): u32 {
   const count = offered(frame, which, ownerSlot, ownerGeneration);
@@ -278,21 +278,21 @@ export function adopt(frame: u32, which: u32, ownerSlot: u32, ownerGeneration: u
 }
 
 /**
- * Our last access to a run of our own is over. Its frames are free at once if nobody adopted the other half, else when
- * that is let go of and collect() comes by. (halves.pml: give_back, free_run)
- * @returns whether nobody had adopted it
+ * Give back an own run, after the last access to it. If the other half was not adopted, the frames are free at once;
+ * else collect() frees them after the peer has released its half. (halves.pml: give_back, free_run)
+ * @returns whether no peer had adopted it
  */
 export function giveBack(frame: u32, count: u32, which: u32): bool {
-  return putBack(frame, count, which, false);
+  return giveBackHalf(frame, count, which, false);
 }
 
-/** As giveBack(), of a run that is likely to be taken again soon: its extents stay ours, as spare ones, until trim(). */
+/** As giveBack(), for a run that is likely to be needed again soon: its extents are kept as spare ones until trim(). */
 export function giveBackSpare(frame: u32, count: u32, which: u32): bool {
-  return putBack(frame, count, which, true);
+  return giveBackHalf(frame, count, which, true);
 }
 
-function putBack(frame: u32, count: u32, which: u32, keep: bool): bool {
-  // The whole tag is compared: were we declared dead, the frames may be somebody else's by now.
+function giveBackHalf(frame: u32, count: u32, which: u32, keep: bool): bool {
+  // Compare the whole tag: if this process was declared dead, the frames may belong to another by now.
   atomic.cmpxchg<u64>(half(frame, which), tagOf(KIND_HELD, slot, generation, count), 0);
   const offer = tagOf(KIND_OFFERED, slot, generation, count);
   const rest = atomic.cmpxchg<u64>(half(frame, other(which)), offer, 0);
@@ -311,24 +311,24 @@ function freeRun(frame: u32, count: u32, keep: bool): void {
   if (!keep || owned - used > frames >> SPARE_SHIFT) returnExtents(frame, count);
 }
 
-/** Give back all extents that no run lies in. */
+/** Give back all own extents that hold no run. */
 export function trim(): void {
   collect();
-  if (owned != used) returnExtents(lowest << extentShift, (behind - lowest) << extentShift);
+  if (owned != used) returnExtents(firstOwned << extentShift, (ownedEnd - firstOwned) << extentShift);
 }
 
-/** Our last access to a run of somebody else is over. (halves.pml: let_go) */
+/** Release an adopted half of a peer's run, after the last access to it. (halves.pml: let_go) */
 export function letGo(frame: u32, which: u32, count: u32): void {
   const mine = tagOf(KIND_HELD, slot, generation, count);
   if (atomic.cmpxchg<u64>(half(frame, which), mine, 0) != mine) return;
-  // Its owner may be gone already, and then nobody else comes by.
+  // If the owner is gone, no other process will free the extents.
   const owner = atomic.load<u64>(extentWord(frame >> extentShift));
-  if (owner != 0 && keeps(tagSlot(owner), <u32>(owner >> 32))) return;
+  if (owner != 0 && ownsFrames(tagSlot(owner), <u32>(owner >> 32))) return;
   const last = (frame + count - 1) >> extentShift;
   for (let extent = frame >> extentShift; extent <= last; ++extent) sweepExtent(extent);
 }
 
-/** Free those runs that we gave back and whose other half is gone by now. (halves.pml: collect) */
+/** Free the own runs that were given back and whose other half has been cleared since. (halves.pml: collect) */
 export function collect(): void {
   if (pending == 0) return;
   for (let base: u32 = 0; base < frames; base += 64) {
@@ -338,7 +338,7 @@ export function collect(): void {
       heads &= heads - 1;
       if (atomic.load<u64>(half(frame, HALF_CONSUMER)) != 0 || atomic.load<u64>(half(frame, HALF_PRODUCER)) != 0)
         continue;
-      // The length comes from our own books; the map is written by others too.
+      // The length comes from the private bitmaps: peers write to the map.
       let count: u32 = 1;
       while (frame + count < frames && bit(USED, frame + count) && !bit(HEADS, frame + count)) ++count;
       mark(PENDING, frame, 1, false);
@@ -348,12 +348,15 @@ export function collect(): void {
   }
 }
 
-/** Let go of all that is ours, and of our slot (halves.pml: leave). What others still hold in our extents frees itself with their last half. */
+/**
+ * Release everything that this process holds, and its slot. (halves.pml: leave) Runs of which peers still hold a half
+ * are freed when the last half is released.
+ */
 export function leave(): void {
   for (let frame: u32 = 0; frame < frames; ++frame) clearHalves(frame, slot, generation);
   memory.fill(OWNED, 0, BITMAP * 4);
-  lowest = 0xffffffff;
-  behind = 0;
+  firstOwned = 0xffffffff;
+  ownedEnd = 0;
   pending = 0;
   owned = 0;
   used = 0;
@@ -361,29 +364,29 @@ export function leave(): void {
   sweep();
 }
 
-// ─── the dead and the gone ───────────────────────────────────────────────────────────────────────────────────────────
+// ─── peers that died or left ─────────────────────────────────────────────────────────────────────────────────────────
 
 /** halves.pml: clear_halves. */
 function clearHalves(frame: u32, ofSlot: u32, ofGeneration: u32): void {
   for (let which: u32 = 0; which < HALVES; which += HALF_PRODUCER) {
     const tag = atomic.load<u64>(half(frame, which));
-    if (names(tag, ofSlot, ofGeneration)) atomic.cmpxchg<u64>(half(frame, which), tag, 0);
+    if (belongsTo(tag, ofSlot, ofGeneration)) atomic.cmpxchg<u64>(half(frame, which), tag, 0);
   }
 }
 
 /**
- * Free an extent whose owner is gone, if nobody holds anything in it any more. Nobody can begin to: no offer is left.
- * (halves.pml: sweep)
+ * Free an extent whose owner is gone, if no half in it is held any more. No process can adopt one meanwhile: no offer
+ * is left. (halves.pml: sweep)
  */
 function sweepExtent(extent: u32): void {
   const tag = atomic.load<u64>(extentWord(extent));
-  if (tag == 0 || tag == TAG_RESERVED || keeps(tagSlot(tag), <u32>(tag >> 32))) return;
+  if (tag == 0 || tag == TAG_RESERVED || ownsFrames(tagSlot(tag), <u32>(tag >> 32))) return;
   const from = extent << extentShift;
   const end = min<u32>(from + (1 << extentShift), frames);
   for (let frame = from; frame < end; ++frame) {
     if (atomic.load<u64>(half(frame, HALF_CONSUMER)) != 0 || atomic.load<u64>(half(frame, HALF_PRODUCER)) != 0) return;
   }
-  // A run that began in the extent before and reaches into this one is still held there.
+  // A run that begins in an earlier extent may reach into this one, and its halves lie there.
   for (let frame = from; frame > 0; ) {
     --frame;
     const reader = atomic.load<u64>(half(frame, HALF_CONSUMER));
@@ -398,50 +401,51 @@ function sweepExtent(extent: u32): void {
   atomic.cmpxchg<u64>(extentWord(extent), tag, 0);
 }
 
-/** Whether the run is a ring that the dead one wrote and that somebody reads who is alive. */
-function isRead(frame: u32, ofSlot: u32, ofGeneration: u32): bool {
+/** Whether the run is a ring that the dead peer wrote and that a live peer reads. */
+function isReadRing(frame: u32, ofSlot: u32, ofGeneration: u32): bool {
   const writer = atomic.load<u64>(half(frame, HALF_PRODUCER));
-  if (!names(writer, ofSlot, ofGeneration) || tagKind(writer) != KIND_HELD) return false;
-  // Of a ring the reader has the extent; in the dead one's own lies memory of his, which somebody has taken over.
-  if (names(atomic.load<u64>(extentWord(frame >> extentShift)), ofSlot, ofGeneration)) return false;
+  if (!belongsTo(writer, ofSlot, ofGeneration) || tagKind(writer) != KIND_HELD) return false;
+  // The extent of a ring belongs to its reader. A run in an extent of the dead peer is memory that a reader has
+  // adopted.
+  if (belongsTo(atomic.load<u64>(extentWord(frame >> extentShift)), ofSlot, ofGeneration)) return false;
   const reader = atomic.load<u64>(half(frame, HALF_CONSUMER));
   return reader != 0 && tagKind(reader) == KIND_HELD && alive(tagSlot(reader), <u32>(reader >> 32));
 }
 
-/** Whether the run is memory of the dead one that a reader may take over. */
-function isLent(frame: u32, ofSlot: u32, ofGeneration: u32): bool {
+/** Whether the run is memory of the dead peer that a reader may still adopt. */
+function isOfferedToRead(frame: u32, ofSlot: u32, ofGeneration: u32): bool {
   const writer = atomic.load<u64>(half(frame, HALF_PRODUCER));
-  if (!names(writer, ofSlot, ofGeneration) || tagKind(writer) != KIND_HELD) return false;
+  if (!belongsTo(writer, ofSlot, ofGeneration) || tagKind(writer) != KIND_HELD) return false;
   const offer = atomic.load<u64>(half(frame, HALF_CONSUMER));
-  return names(offer, ofSlot, ofGeneration) && tagKind(offer) == KIND_OFFERED;
+  return belongsTo(offer, ofSlot, ofGeneration) && tagKind(offer) == KIND_OFFERED;
 }
 
 /**
- * Clear every half that a dead peer held or offered, free what nobody else holds anything in, and free its slot.
- * (halves.pml: declare_dead)
+ * Clear every half that a dead peer held or offered, free the extents in which no other half is held, and free its
+ * slot. (halves.pml: declare_dead)
  *
- * As long as somebody reads a ring that the dead one wrote, what was committed there may point to memory that is yet to be
- * taken over: that stays, and so do slot and ring, which tell the next who looks that there is something left to do.
+ * While a live peer reads a ring that the dead peer wrote, records committed there may announce memory that the reader
+ * has yet to adopt. That memory stays, and so do the slot and the ring: they tell a later reclaimer that work is left.
  */
 export function reclaim(ofSlot: u32, ofGeneration: u32): void {
   let read = false;
   for (let frame: u32 = 0; frame < frames; ++frame) {
-    if (isRead(frame, ofSlot, ofGeneration)) read = true;
-    else if (!isLent(frame, ofSlot, ofGeneration)) clearHalves(frame, ofSlot, ofGeneration);
+    if (isReadRing(frame, ofSlot, ofGeneration)) read = true;
+    else if (!isOfferedToRead(frame, ofSlot, ofGeneration)) clearHalves(frame, ofSlot, ofGeneration);
   }
   if (!read) for (let frame: u32 = 0; frame < frames; ++frame) clearHalves(frame, ofSlot, ofGeneration);
   sweep();
   if (!read) freeDead(ofSlot, ofGeneration);
 }
 
-/** Free all extents whose owner is gone and that nobody holds anything in. */
+/** Free all extents whose owner is gone and in which no half is held. */
 export function sweep(): void {
   for (let extent = firstExtent; extent < extentCount; ++extent) sweepExtent(extent);
 }
 
-// ─── for onlookers, who hold no slot and look at a copy of the tables ────────────────────────────────────────────────
+// ─── for inspection: works on a copy of the tables, without a slot ───────────────────────────────────────────────────
 
-/** Bytes of header and tables: what lies in front of the frames to take. */
+/** Bytes of header and tables: all that lies before the first frame that can be taken. */
 export function tableBytes(): u32 {
   return firstExtent << (extentShift + FRAME_SHIFT);
 }
@@ -464,19 +468,19 @@ export function extentGeneration(extent: u32): u32 {
   return extent < extentCount ? <u32>(atomic.load<u64>(extentWord(extent)) >> 32) : 0;
 }
 
-/** Whether the tag of a taken extent is as claimExtents() writes it, whoever it names. */
-export function extentPlain(extent: u32): bool {
+/** Whether the tag of a taken extent has the form that claimExtents() writes, whatever owner it names. */
+export function extentTagValid(extent: u32): bool {
   if (extent >= extentCount) return false;
   const tag = atomic.load<u64>(extentWord(extent));
   return tagKind(tag) == KIND_HELD && tagCount(tag) == 0;
 }
 
-/** Whether nobody has that half of a run that begins at the frame. */
+/** Whether this half of the run that begins at the frame is clear. */
 export function halfFree(frame: u32, which: u32): bool {
   return frame >= frames || atomic.load<u64>(half(frame, which)) == 0;
 }
 
-/** @returns KIND_… of one half of the run that begins at the frame, or 0 */
+/** @returns KIND_… of one half of the run that begins at the frame, or 0 if the half is clear */
 export function halfKind(frame: u32, which: u32): u32 {
   return frame < frames ? <u32>atomic.load<u64>(half(frame, which)) >> 30 : 0;
 }
@@ -495,7 +499,7 @@ export function halfFrames(frame: u32, which: u32): u32 {
 
 // ─── counting ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Frames that could be taken: those of free extents, and those of our own in no run. */
+/** Frames that can be allocated: those of free extents, and own frames in no run. */
 export function freeFrames(): u32 {
   let count: u32 = 0;
   for (let extent = firstExtent; extent < extentCount; ++extent) {

@@ -2,8 +2,8 @@
  * Messages on rings: the net header, fragments, and a byte stream cut into records.
  *
  * The first record of a message begins with its net header; what follows, there and in MORE records, is the body:
- * xheader, then data, cut anywhere. So the payloads of the records one behind the other are the byte stream of the wire
- * (PROTOCOL.md, phase 2), and tcp pumps them without looking.
+ * xheader, then data, cut anywhere. The payloads of consecutive records are therefore the byte stream of the wire
+ * (docs/protocol.md, phase 2), and tcp copies them without parsing.
  */
 
 import * as connection from './connection';
@@ -12,7 +12,7 @@ import {
   C_STATE,
   COMMIT_ASLEEP,
   COMMIT_POLLED,
-  COMMIT_TOLD,
+  COMMIT_READY_SET,
   COUNT_RECEIVED,
   COUNT_RECEIVED_BYTES,
   COUNT_SENT,
@@ -70,8 +70,8 @@ function bodyOf(net: u64): u64 {
 // ─── sending ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Begin a message: room for its first record. No message may be under way.
- * @returns where the first RESULT_LENGTH bytes of the body go, NOTHING or BROKEN
+ * Begin a message: claim its first record. BROKEN if the message before is not complete.
+ * @returns address for the first RESULT_LENGTH bytes of the body; NOTHING if the ring is full; BROKEN
  */
 export function claim(index: u32, type: u32, xlength: u32, dlength: u32): u32 {
   const c = connection.at(index);
@@ -93,12 +93,12 @@ export function claim(index: u32, type: u32, xlength: u32, dlength: u32): u32 {
   return offset + NET_HEADER;
 }
 
-/** The next record of the message under way. @returns where its RESULT_LENGTH bytes go, NOTHING or BROKEN */
+/** Claim the next record of the message. @returns address for its RESULT_LENGTH bytes; NOTHING: ring full; BROKEN */
 export function claimMore(index: u32): u32 {
   const c = connection.at(index);
   if (load<u32>(c, C_STATE) >= STATE_CLOSED) return BROKEN;
   const rest = load<u64>(c, TX_REST);
-  // No message is under way: a record without a byte would break the rules.
+  // No message is incomplete, and a MORE record without a byte violates the protocol.
   if (rest == 0) return BROKEN;
   const most = load<u32>(c, TX_PIECE);
   const here = rest <= <u64>most ? <u32>rest : most;
@@ -111,8 +111,9 @@ export function claimMore(index: u32): u32 {
 }
 
 /**
- * Publish what was claimed, and tell the peer if it is not polling.
- * @returns COMMIT_POLLED: it looks by itself; COMMIT_TOLD: it will find our ready bit; COMMIT_ASLEEP: ring its doorbell
+ * Publish the claimed record, and set the peer's ready bit if its ring is armed.
+ * @returns COMMIT_POLLED: the peer polls this ring; COMMIT_READY_SET: the peer will find the ready bit; COMMIT_ASLEEP:
+ * the peer sleeps, and the caller has to ring its doorbell
  */
 export function commit(index: u32): u32 {
   const c = connection.at(index);
@@ -123,12 +124,12 @@ export function commit(index: u32): u32 {
     store<u64>(c, load<u64>(c, COUNT_SENT_BYTES) + load<u32>(c, TX_CLAIMED), COUNT_SENT_BYTES);
   }
   if (!ring.commit(c)) return COMMIT_POLLED;
-  return peers.setReady(c) ? COMMIT_ASLEEP : COMMIT_TOLD;
+  return peers.setReady(c) ? COMMIT_ASLEEP : COMMIT_READY_SET;
 }
 
 /**
- * The end of our direction.
- * @returns COMMIT_… + 1, or NOTHING if the ring is full: call again, or BROKEN
+ * Send EOF: the end of this direction.
+ * @returns COMMIT_… + 1; NOTHING if the ring is full: call again; BROKEN
  */
 export function sendEof(index: u32): u32 {
   const offset = claim(index, MESSAGE_EOF, 0, 0);
@@ -146,16 +147,16 @@ function broken(c: usize): u32 {
 // ─── receiving ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Look at the next record. Fills RESULT_…: type and lengths of the message, offset and length of the body bytes in this
- * record, FIRST and LAST. Looking again gives the same.
- * @returns offset of the body bytes, NOTHING or BROKEN
+ * Check the next record. Fills RESULT_…: type and lengths of the message, address and length of the body bytes in this
+ * record, FIRST and LAST. A second call without release() gives the same.
+ * @returns address of the body bytes; NOTHING if there is no record; BROKEN
  */
 export function peek(index: u32): u32 {
   const c = connection.at(index);
   const header = ring.peek(c);
   if (header == 0) return NOTHING;
   if (~header == 0) return broken(c);
-  // A look by somebody who polls: the producer need not set our ready bit.
+  // The receiver polls: the producer need not set the ready bit.
   if (load<u32>(c, RX_ARMED) != 0) ring.disarm(c);
   let length = <u32>header;
   let offset = ring.payloadAt(c);
@@ -164,7 +165,7 @@ export function peek(index: u32): u32 {
   let flags: u32 = 0;
   if (<u32>(header >> 56) == RECORD_FIRST) {
     if (rest != 0 || length < NET_HEADER) return protocol(c);
-    // One load: checked, used and kept from here.
+    // One load: the same value is checked, used and kept.
     net = atomic.load<u64>(offset);
     store<u64>(c, net, RX_NET);
     rest = bodyOf(net);
@@ -192,7 +193,7 @@ function protocol(c: usize): u32 {
   return BROKEN;
 }
 
-/** Step over the record that was peeked. */
+/** Release the peeked record. */
 export function release(index: u32): void {
   const c = connection.at(index);
   advance(c);
@@ -216,8 +217,8 @@ function advance(c: usize): void {
 // ─── a byte stream ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * The next record as bytes of the stream, without looking into it. RESULT_LENGTH tells how many.
- * @returns their offset, NOTHING or BROKEN
+ * The next record as RESULT_LENGTH bytes of the stream, not parsed.
+ * @returns their address; NOTHING if there is no record; BROKEN
  */
 export function drain(index: u32): u32 {
   const c = connection.at(index);
@@ -228,22 +229,22 @@ export function drain(index: u32): u32 {
   return ring.payloadAt(c);
 }
 
-/** The drained record is on its way. */
+/** Release the record that drain() gave. */
 export function drained(index: u32): void {
   const c = connection.at(index);
   ring.release(c);
-  // The pump is the only consumer and its producer never polls: what it took is free at once.
+  // The pump is the only consumer, and its producer never polls: publish the head at once.
   ring.publishHead(c, load<u32>(c, RX_READ));
 }
 
 /**
- * Where the next bytes of an incoming stream go, of which `available` have come.
- * @returns the offset of room for RESULT_LENGTH (1 to `available`) bytes, NOTHING if the ring is full, or BROKEN
+ * Room for the next bytes of an incoming stream, of which `available` have arrived.
+ * @returns address for RESULT_LENGTH (1 to `available`) bytes; NOTHING if the ring is full; BROKEN
  */
 export function decode(index: u32, available: u32): u32 {
   const c = connection.at(index);
   const state = load<u32>(c, C_STATE);
-  // Nothing comes behind an EOF.
+  // Nothing may follow an EOF.
   if (state <= STATE_OPENING || state == STATE_CLOSING || state >= STATE_CLOSED) return BROKEN;
   const have = load<u32>(c, DECODE_HAVE);
   if (have < NET_HEADER) {
@@ -265,9 +266,9 @@ export function decode(index: u32, available: u32): u32 {
 }
 
 /**
- * `length` bytes were put where decode() said.
- * @returns DECODED_RECORD if a record was published, DECODED_EMPTY if a message without a body came: its record takes no
- * more bytes, so call decode() with none
+ * `length` bytes were written to the address that decode() gave.
+ * @returns DECODED_RECORD if a record was published; DECODED_EMPTY if the header of a message without a body is
+ * complete: its record takes no more bytes, so call decode() with 0 available; else 0
  */
 export function decoded(index: u32, length: u32): u32 {
   const c = connection.at(index);
@@ -291,8 +292,8 @@ export function decoded(index: u32, length: u32): u32 {
   return DECODED_RECORD;
 }
 
-/** Whether the stream stands between two messages. */
-export function atBorder(index: u32): bool {
+/** Whether the stream is between two messages. */
+export function atMessageBoundary(index: u32): bool {
   const c = connection.at(index);
   return load<u32>(c, DECODE_HAVE) == 0;
 }

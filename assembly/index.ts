@@ -7,8 +7,8 @@ import {
   collect,
   extentFrames,
   extentGeneration,
-  extentPlain,
   extentSlot,
+  extentTagValid,
   extentUse,
   freeFrames,
   giveBack,
@@ -40,7 +40,7 @@ import {
   RX_READ,
   RX_RING,
   TX_RING,
-  TX_WANTS,
+  TX_WANTS_ROOM,
 } from './layout';
 import * as peers from './peers';
 import * as ring from './ring';
@@ -53,14 +53,14 @@ export {
   beginFormat,
   finishFormat,
   format,
-  formatter,
+  formattingKernel,
   frames as regionFrames,
   geometry,
   inspect,
   slots as regionSlots,
 } from './region';
 
-/** Whether the statics end below the private part that layout.ts draws. */
+/** Whether the statics of the module end below PRIVATE (layout.ts). */
 export function fits(): bool {
   return __heap_base <= PRIVATE;
 }
@@ -68,23 +68,23 @@ export function fits(): bool {
 // ─── peers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 export {
+  addToPollSet,
   alive,
   beat,
   claimSlot,
-  cool,
   declareDead,
   fence,
   heartbeat,
-  heat,
   holdsSlot,
-  hot,
   poll,
+  pollSetSize,
   publishSlot,
-  rest,
+  removeFromPollSet,
   slotAddress,
   slotGeneration,
   slotKernel,
   slotState,
+  trySleep,
 } from './peers';
 
 export function mySlot(): u32 {
@@ -103,8 +103,8 @@ export {
   collect,
   extentFrames,
   extentGeneration,
-  extentPlain,
   extentSlot,
+  extentTagValid,
   extentUse,
   freeFrames,
   giveBack,
@@ -136,12 +136,12 @@ export {
   transition,
 } from './connection';
 
-/** The rings are there: messages may flow. */
+/** Both rings are bound: messages may be sent and received. */
 export function start(index: u32): void {
   connections.handle(connections.at(index), EVENT_OPEN);
 }
 
-/** The peer is gone. */
+/** Break the connection: the peer is gone. */
 export function lose(index: u32): void {
   connections.fail(connections.at(index), FAILURE_LOST);
 }
@@ -150,16 +150,17 @@ export function state(index: u32): u32 {
   return load<u32>(connections.at(index), C_STATE);
 }
 
-/** Address of the ring that the connection reads from, and its capacity. */
+/** Address of the receive ring. */
 export function ringAddress(index: u32): u32 {
   return load<u32>(connections.at(index), RX_RING);
 }
 
+/** Capacity of the receive ring in bytes. */
 export function ringCapacity(index: u32): u32 {
   return load<u32>(connections.at(index), RX_MASK) + 1;
 }
 
-/** Address of the entry, for its counters. */
+/** Address of the entry in the connection table: its counters are read there. */
 export function entry(index: u32): u32 {
   return <u32>connections.at(index);
 }
@@ -168,7 +169,7 @@ export function entry(index: u32): u32 {
 
 export { migration, suspension } from './migration';
 
-// ─── an application's memory ─────────────────────────────────────────────────────────────────────────────────────────
+// ─── memory of an application ────────────────────────────────────────────────────────────────────────────────────────
 
 export {
   adoptAnnounced,
@@ -185,18 +186,30 @@ export {
 
 // ─── messages ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-export { atBorder, claim, claimMore, commit, decode, decoded, drain, drained, peek, release, sendEof } from './framing';
+export {
+  atMessageBoundary,
+  claim,
+  claimMore,
+  commit,
+  decode,
+  decoded,
+  drain,
+  drained,
+  peek,
+  release,
+  sendEof,
+} from './framing';
 
-/** Whether poll() should report room for the last refused claim. */
+/** Whether poll() is to report room for the last refused claim. */
 export function wantRoom(index: u32, on: bool): void {
-  store<u32>(connections.at(index), on ? 1 : 0, TX_WANTS);
+  store<u32>(connections.at(index), on ? 1 : 0, TX_WANTS_ROOM);
 }
 
 export function readable(index: u32): bool {
   return ring.readable(connections.at(index));
 }
 
-/** Bytes of the ring that the peer has not consumed, BROKEN if it says what cannot be. */
+/** Bytes of the ring that the peer has not consumed; BROKEN if its head is invalid. */
 export function unread(index: u32): u32 {
   const c = connections.at(index);
   if (load<u32>(c, TX_RING) == 0) return 0;
@@ -205,22 +218,22 @@ export function unread(index: u32): u32 {
   return positions;
 }
 
-/** Whether the peer is waiting, at this moment, for what it will copy out. */
-export function awaited(index: u32): bool {
-  return ring.awaited(connections.at(index));
+/** Whether the peer, at this moment, waits for a message that it will copy out. */
+export function receiverWaits(index: u32): bool {
+  return ring.consumerWaits(connections.at(index));
 }
 
-/** Whether the peer wants to see a message with so long a body in one piece, and it would not be so in the ring. */
+/** Whether the peer reads messages in place, and a body of this length does not fit into one record. */
 export function wantsRun(index: u32, body: u32): bool {
   return ring.wantsRun(connections.at(index), body);
 }
 
-/** Say to the peer how we take messages: TAKES_…. */
-export function takes(index: u32, how: u32): void {
-  ring.takes(connections.at(index), how);
+/** Tell the peer how this side receives messages: RECEIVE_MODE_…. */
+export function setReceiveMode(index: u32, mode: u32): void {
+  ring.setReceiveMode(connections.at(index), mode);
 }
 
-/** As claimMore(), looking up to `rounds` times for room: for a peer that is taking fragments out at this moment. */
+/** As claimMore(), checking up to `rounds` times for room: for a peer that is copying fragments out at this moment. */
 export function claimMoreSpin(index: u32, rounds: u32): u32 {
   const c = connections.at(index);
   let offset = framing.claimMore(index);
@@ -236,14 +249,14 @@ export function disarm(index: u32): void {
   ring.disarm(connections.at(index));
 }
 
-// Borrowed records: their bytes stay because the head that the producer sees stays.
+// Borrowed records: their bytes stay because the published head stays.
 
-/** Position of the peeked record: what hold() and publish() speak of. */
+/** Position of the peeked record, for hold() and publish(). */
 export function position(index: u32): u32 {
   return load<u32>(connections.at(index), RX_READ);
 }
 
-/** Keep the published head where it is until it is moved by publish(). */
+/** Keep the published head in place until publish() moves it. */
 export function hold(index: u32): void {
   const c = connections.at(index);
   const holds = load<u32>(c, RX_HOLDS);
@@ -251,7 +264,7 @@ export function hold(index: u32): void {
   store<u32>(c, holds + 1, RX_HOLDS);
 }
 
-/** One hold less; the oldest borrowed record that is left begins at `head`. */
+/** End one hold. @param head position of the oldest record still borrowed, or the read position */
 export function publish(index: u32, head: u32): void {
   const c = connections.at(index);
   const holds = load<u32>(c, RX_HOLDS) - 1;
@@ -260,7 +273,7 @@ export function publish(index: u32, head: u32): void {
   store<u32>(c, holds, RX_HOLDS);
 }
 
-/** Look many times for a record, inside the core. @returns as peek() */
+/** Check up to `rounds` times for a record, inside the core. @returns as peek() */
 export function peekSpin(index: u32, rounds: u32): u32 {
   const c = connections.at(index);
   while (rounds != 0 && !ring.readable(c)) --rounds;

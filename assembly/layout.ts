@@ -1,28 +1,29 @@
 /**
- * Every offset and constant of the memory that the core works on, drawn.
+ * Every offset and constant of the memory that the core works on, with drawings.
  *
- * Little-endian throughout. A word that another process reads or writes is naturally aligned. What one side writes
- * often lies LINE bytes from what the other side writes: twice the cache line, because x86 fetches lines in pairs.
+ * Little-endian throughout. A word that another process reads or writes is naturally aligned. Words that one side
+ * writes often lie LINE bytes from words that the other side writes: twice the cache line, because x86 fetches lines in
+ * pairs.
  *
- * The host reads these constants from the module's exports and never repeats one.
+ * The host reads these constants from the module's exports and repeats none of them.
  */
 
 //   ╒════════════════ the memory of an instance ═════════════════╕
-//   │ statics of the module                          < PRIVATE   │ asc puts them there; init() checks it
+//   │ statics of the module                          < PRIVATE   │ placed by asc; fits() checks the limit
 //   ├────────────────────────────────────────────────────────────┤
 //   │ PRIVATE   result of the last peek or claim                 │ read by the host
-//   │ HOT       indexes of the connections that poll() looks at  │
-//   │ TABLE     the connection table                             │ private: no peer can reach it
-//   │ OWNED     bitmap: frames of extents that are ours          │
-//   │ USED      bitmap: frames of ours that a run occupies       │
+//   │ POLL_SET  indexes of the connections that poll() checks    │
+//   │ TABLE     the connection table                             │ private: no peer can access it
+//   │ OWNED     bitmap: frames of own extents                    │
+//   │ USED      bitmap: own frames that are in a run             │
 //   │ HEADS     bitmap: first frames of those runs               │
-//   │ PENDING   bitmap: heads of runs that we gave back while    │
-//   │           the other half was still held                    │
+//   │ PENDING   bitmap: heads of runs given back while           │
+//   │           their other half was still held                  │
 //   ├────────────────────────────────────────────────────────────┤
-//   │ WINDOW    the region                          <= 2 GiB     │ shared pages, or our own for loop and tcp
+//   │ WINDOW    the region                          <= 2 GiB     │ shared pages; private ones for loop and tcp
 //   ╘════════════════════════════════════════════════════════════╛
 export const PRIVATE: u32 = 0x010000;
-export const HOT: u32 = 0x011000;
+export const POLL_SET: u32 = 0x011000;
 export const TABLE: u32 = 0x020000;
 export const OWNED: u32 = 0x120000;
 export const USED: u32 = 0x130000;
@@ -31,7 +32,7 @@ export const PENDING: u32 = 0x150000;
 export const BITMAP: u32 = 0x010000;
 export const WINDOW: u32 = 0x160000;
 
-/** The window ends at 2 GiB at the latest, so that every address is positive as i32, which is how Wasm hands it over. */
+/** The window ends at or below 2 GiB: Wasm passes addresses as i32, and each is to be positive. */
 export const REGION_MAX: u32 = 0x80000000 - WINDOW;
 export const REGION_MIN: u32 = 0x100000;
 
@@ -42,11 +43,11 @@ export const LINE: u32 = 128;
 //   │  0 TYPE     net header: message type               │
 //   │  4 XLENGTH  net header: bytes of the xheader       │
 //   │  8 DLENGTH  net header: bytes of the data          │
-//   │ 12 OFFSET   where the bytes of this record lie     │
-//   │ 16 LENGTH   how many they are                      │
+//   │ 12 OFFSET   address of the bytes in this record    │
+//   │ 16 LENGTH   their number                           │
 //   │ 20 FLAGS    FIRST, LAST                            │
-//   │ 24 FRAME    of a run that was adopted: its first   │
-//   │ 28 BYTES    of the message in it                   │
+//   │ 24 FRAME    first frame of the adopted run         │
+//   │ 28 BYTES    length of the message in it            │
 //   ╘════════════════════════════════════════════════════╛
 export const RESULT_TYPE: u32 = PRIVATE;
 export const RESULT_XLENGTH: u32 = PRIVATE + 4;
@@ -64,18 +65,18 @@ export const FLAG_LAST: u32 = 2;
 //   ╒══════════════ region, from WINDOW on ══════════════╕
 //   │ frame 0: header                                    │
 //   │ peer table: SLOT_SIZE each                         │ from frame 1
-//   │ extents: one u64 tag each                          │ from a frame border
-//   │ frame map: two u64 tags for each frame             │ from a frame border
-//   │ frames to take: from the next border of an extent  │
+//   │ extents: one u64 tag each                          │ from a frame boundary
+//   │ frame map: two u64 tags for each frame             │ from a frame boundary
+//   │ frames to allocate                                 │ from the next extent boundary
 //   ╘════════════════════════════════════════════════════╛
 //
-// The numbers follow from the size alone (region.ts: geometry), so a header is compared and never believed.
+// The numbers follow from the size alone (region.ts: geometry), so a header is only compared, never trusted.
 export const FRAME: u32 = 4096;
 export const FRAME_SHIFT: u32 = 12;
 
 //   ╒═══════════ header ═══════════╕
 //   │   0 u64 magic "ISTHMUS\0"    │ written last but one
-//   │   8 u32 layout version       │ at this place in every version
+//   │   8 u32 layout version       │ at this offset in every version
 //   │  12 u32 state                │ CAS: BLANK → FORMATTING | kernel hash << 8 → READY
 //   │  16 u64 size                 │ bytes
 //   │  24 u32 bytes of a frame     │
@@ -89,7 +90,7 @@ export const FRAME_SHIFT: u32 = 12;
 //   │  56 u32 offset of frame map  │
 //   │  60 u32 first free extent    │
 //   │  64 u8[16] UUID              │
-//   │  80 u8[64] host name         │ NUL-padded UTF-8: who formatted it
+//   │  80 u8[64] host name         │ NUL-padded UTF-8: host of the formatter
 //   ╘══════════════════════════════╛
 export const MAGIC: u64 = 0x0053554d48545349; // "ISTHMUS\0"
 export const LAYOUT_VERSION: u32 = 1;
@@ -117,23 +118,23 @@ export const REGION_READY: u32 = 2;
 
 //   ╒═══════════════ slot ═══════════════╕
 //   │    0 u64 word                      │ CAS; generation u32 │ kernel hash u24 │ state u8
-//   │    8 u64 heartbeat                 │ counts up while its owner lives
+//   │    8 u64 heartbeat                 │ counts up while the owner runs
 //   │   16 u64 instance id               │ random
 //   │   24 u64 dev of the backing        │ ┐
-//   │   32 u64 ino of the backing        │ ├ same kernel, same file: its lock can be asked for
+//   │   32 u64 ino of the backing        │ ├ same kernel, same file: the owner's lock can be tested
 //   │   40 u8[16] boot id                │ ┘
-//   │   56 u64 pid namespace             │ for people
-//   │   64 u32 pid                       │ for people
-//   │   68 u32 connections               │ for people
+//   │   56 u64 pid namespace             │ for display
+//   │   64 u32 pid                       │ for display
+//   │   68 u32 connections               │ for display
 //   │   72 u8[56]                        │
 //   ├────────────────────────────────────┤
 //   │  128 u8[64] host name              │ NUL-padded UTF-8
 //   │  192 u8[64] runtime name           │
 //   ├────────────────────────────────────┤
-//   │  256 u32 sleeping                  │ owner sets, who rings clears
+//   │  256 u32 sleeping                  │ owner sets, the peer that rings clears
 //   │  260 u8[124]                       │
 //   ├────────────────────────────────────┤
-//   │  384 u64 summary of the ready bits │ peers set, owner takes
+//   │  384 u64 summary of the ready bits │ peers set, owner clears
 //   │  392 u8[120]                       │
 //   │  512 u64[64] ready bits            │ one for each connection of the owner
 //   ╘════════════════════════════════════╛
@@ -159,25 +160,28 @@ export const SLOT_FREE: u32 = 0;
 export const SLOT_CLAIMED: u32 = 1;
 export const SLOT_ATTACHED: u32 = 2;
 export const SLOT_DEAD: u32 = 3;
-/** Shut out, and perhaps only paused: it begins nothing any more, and what it has stays its own until it leaves or is dead. */
+/**
+ * Fenced: perhaps only paused. It may begin nothing; what it holds stays its own until it leaves or is declared dead.
+ */
 export const SLOT_FENCED: u32 = 4;
 
 /**
- * Bytes of the backing file that are locked besides the slots' own: who formats, who serves, and who is just creating,
- * joining or removing the file of `shm`. Whoever holds one below the last is a user of the region.
+ * Bytes of the backing file that are locked besides one for each slot: by the formatter, by the server, and while a
+ * process creates, joins or removes the file of `shm`. A process that holds a lock below LOCK_LIFECYCLE uses the
+ * region.
  */
 export const LOCK_FORMAT: u32 = 1024;
 export const LOCK_SERVER: u32 = 1025;
 export const LOCK_LIFECYCLE: u32 = 1026;
 
 //   ╒════ tag (u64), of an extent or of one half of a run ═════╕
-//   │ generation u32 │ kind u2 │ slot u10 │ frames u20          │ 0: nobody
+//   │ generation u32 │ kind u2 │ slot u10 │ frames u20          │ 0: free
 //   ╘══════════════════════════════════════════════════════════╛
 export const KIND_HELD: u32 = 1;
 export const KIND_OFFERED: u32 = 2;
 /** Tag of the extents under header and tables. */
 export const TAG_RESERVED: u64 = 0xffffffffffffffff;
-/** In the frame map: the half of the run's reader, and of its writer. */
+/** In the frame map: the half of the reader of the run, and of its writer. */
 export const HALF_CONSUMER: u32 = 0;
 export const HALF_PRODUCER: u32 = 8;
 export const HALVES: u32 = 16;
@@ -185,22 +189,22 @@ export const HALVES: u32 = 16;
 // ─── a ring ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 //   ╒═════════ ring: a run of 1 + capacity / FRAME frames ═════════╕
-//   │    0 u64 nonce         │ consumer, once: the handshake's proof │
+//   │    0 u64 nonce         │ consumer, once: of the handshake      │
 //   │    8 u32 capacity      │ consumer, once: power of two          │
-//   │   12 u32 ready index   │ consumer, once: which bit to set      │
+//   │   12 u32 ready index   │ consumer, once: its ready bit         │
 //   │   16 u32 start         │ consumer, once: first position        │
 //   ├────────────────────────┼───────────────────────────────────────┤
-//   │  128 u32 tail          │ producer, at each commit; for viewers │
+//   │  128 u32 tail          │ producer, at each commit; for display │
 //   ├────────────────────────┼───────────────────────────────────────┤
-//   │  256 u32 head          │ consumer: all before it may be reused │
+//   │  256 u32 head          │ consumer: reusable up to here         │
 //   ├────────────────────────┼───────────────────────────────────────┤
-//   │  384 u32 armed         │ consumer: set my ready bit            │
-//   │  388 u32 takes         │ consumer: how, TAKES_…                │
+//   │  384 u32 armed         │ consumer: asks for its ready bit      │
+//   │  388 u32 receive mode  │ consumer: RECEIVE_MODE_…              │
 //   ├────────────────────────┼───────────────────────────────────────┤
 //   │ 4096 records           │                                       │
 //   ╘════════════════════════╧═══════════════════════════════════════╛
 //
-// Positions are u32 and wrap; capacity is a power of two, so position & (capacity - 1) is the place.
+// Positions are u32 and wrap; capacity is a power of two, so a position is at offset position & (capacity - 1).
 export const RING_NONCE: u32 = 0;
 export const RING_CAPACITY: u32 = 8;
 export const RING_READY: u32 = 12;
@@ -208,29 +212,29 @@ export const RING_START: u32 = 16;
 export const RING_TAIL: u32 = 128;
 export const RING_HEAD: u32 = 256;
 export const RING_ARMED: u32 = 384;
-export const RING_TAKES: u32 = 388;
-/** Copies out: pieces will do. */
-export const TAKES_COPIES: u32 = 1;
-/** Looks at messages where they lie: they should be in one piece. */
-export const TAKES_IN_PLACE: u32 = 2;
+export const RING_RECEIVE_MODE: u32 = 388;
+/** The consumer copies messages out: pieces are as good as a whole. */
+export const RECEIVE_MODE_COPY: u32 = 1;
+/** The consumer reads messages in place: each should be in one piece. */
+export const RECEIVE_MODE_IN_PLACE: u32 = 2;
 export const RING_DATA: u32 = FRAME;
 export const RING_MIN: u32 = 4096;
 export const RING_MAX: u32 = 0x4000000;
 
 //   ╒════════════════ record, 8-byte aligned ════════════════╕
-//   │ u32 length of the payload │ u24 position / 8 │ u8 kind │ 0: nothing committed yet
+//   │ u32 length of the payload │ u24 position / 8 │ u8 kind │ 0: not committed yet
 //   │ payload                                               │
 //   ╘═══════════════════════════════════════════════════════╛
 //
-// The word behind the last record is always 0: the producer clears it before it publishes the one in front of it. So a
-// consumer polls the record itself, and a message costs the transfer of one cache line, not of a tail word's as well.
+// The word after the last record is always 0: the producer clears it before it publishes that record. So a consumer
+// polls the record itself, and a message costs the transfer of one cache line; a tail word would cost a second.
 export const RECORD_HEADER: u32 = 8;
 export const RECORD_PAD: u32 = 1;
 export const RECORD_FIRST: u32 = 2;
 export const RECORD_MORE: u32 = 3;
 
 //   ╒══════════ net header: first 8 bytes of a FIRST record ══════════╕
-//   │ u16 message type │ u16 bytes of xheader │ u32 bytes of data     │ as on the wire (PROTOCOL.md, phase 2)
+//   │ u16 message type │ u16 bytes of xheader │ u32 bytes of data     │ as on the wire (docs/protocol.md, phase 2)
 //   ╘═════════════════════════════════════════════════════════════════╛
 export const NET_HEADER: u32 = 8;
 export const MESSAGE_USER: u32 = 0;
@@ -248,10 +252,10 @@ export const MESSAGE_SUSPEND: u32 = 11;
 
 // ─── a run of an application ─────────────────────────────────────────────────────────────────────────────────────────
 
-//   ╒═══════ run: 1 + n frames; in its first, the grants ═══════╕
+//   ╒═══════ run: 1 + n frames; the first has the grants ═══════╕
 //   │ 0 u64 token            │ 0: free; stored last             │
-//   │ 8 u32 offset           │ of the granted range, behind the │
-//   │                        │ first frame                      │
+//   │ 8 u32 offset           │ of the granted range, from the   │
+//   │                        │ end of the first frame           │
 //   │ 12 u32 length          │ of the granted range             │
 //   │ 16 u32 rights          │ GRANT_READ, GRANT_WRITE          │
 //   ╘═══════════════════════════════════════════════════════════╛
@@ -266,7 +270,7 @@ export const GRANT_WRITE: u32 = 2;
 
 //   ╒══ data of a RENDEZVOUS_REQ with a reference, unaligned ═══╕
 //   │  0 u64 id              │ for the FIN                      │
-//   │  8 u64 token           │ as the id: no FIN for who adopts │
+//   │  8 u64 token           │ equal to id: adopted, no FIN     │
 //   │ 16 u32 length          │ of the message                   │
 //   │ 20 u32 frame           │ first of the run                 │
 //   │ 24 u32 place           │ of the grant                     │
@@ -281,36 +285,36 @@ export const REQUEST_SIZE: u32 = 28;
 
 //   ╒═══════════════════ connection (private) ════════════════════╕
 //   │   0 u32 state          │   4 u32 failure   │ 8 u32 ignored  │ connection.ts
-//   │  12 u32 place in HOT + 1, or 0                              │ peers.ts
-//   ├── transmit: we are the producer ────────────────────────────┤
+//   │  12 u32 index in POLL_SET + 1, or 0                         │ peers.ts
+//   ├── transmit: this side is the producer ──────────────────────┤
 //   │  16 u32 ring           │  20 u32 mask (capacity - 1)        │
 //   │  24 u32 tail           │  28 u32 cached head                │
 //   │  32 u32 claimed: payload bytes of the open claim            │
-//   │  36 u32 claimed: bytes of padding in front of it            │
+//   │  36 u32 claimed: bytes of padding before it                 │
 //   │  40 u64 body bytes of the current message not yet claimed   │
 //   │  48 u32 slot of the peer │ 52 u32 ready index there         │
 //   │  56 u32 claimed: kind of record                             │
-//   │  60 u32 wants room     │                                    │
-//   ├── receive: we are the consumer ─────────────────────────────┤
+//   │  60 u32 wants room: poll() reports it                       │
+//   ├── receive: this side is the consumer ───────────────────────┤
 //   │  64 u32 ring           │  68 u32 mask                       │
 //   │  72 u32 read position  │  76 u32 published head             │
 //   │  80 u32 span of the peeked record │ 84 u32 armed            │
 //   │  88 u64 body bytes of the current message not yet peeked    │
 //   │  96 u64 net header of the current message                   │
 //   │ 104 u32 body bytes in the peeked record                     │
-//   │ 108 u32 holds: publishing the head is up to the host        │
+//   │ 108 u32 holds: while not 0, only the host publishes the head│
 //   ├── stream decoder ───────────────────────────────────────────┤
-//   │ 112 u8[8] net header as far as it came                      │
-//   │ 120 u32 bytes of it    │ 124 u32 a body is under way        │
+//   │ 112 u8[8] net header as far as received                     │
+//   │ 120 u32 bytes of it    │ 124 u32 in the body: 1             │
 //   ├── counters ─────────────────────────────────────────────────┤
 //   │ 128 u64 messages sent     │ 136 u64 body bytes sent         │
 //   │ 144 u64 messages received │ 152 u64 body bytes received     │
 //   │ 160 u64 claims refused (ring full)                          │
 //   ├── frames ───────────────────────────────────────────────────┤
-//   │ 168 u32 frame of the receive ring, ours                     │
-//   │ 172 u32 frame of the transmit ring, the peer's              │
+//   │ 168 u32 frame of the receive ring (own)                     │
+//   │ 172 u32 frame of the transmit ring (the peer's)             │
 //   │ 176 u32 slot of its owner          │ 180 u32 generation     │
-//   │ 184 u32 positions that the last refused claim needed        │
+//   │ 184 u32 bytes that the last refused claim needed            │
 //   │ 188 u32 most bytes in a record of the current message       │
 //   ╘═════════════════════════════════════════════════════════════╛
 export const CONNECTIONS: u32 = 4096;
@@ -318,7 +322,7 @@ export const CONNECTION_SIZE: u32 = 256;
 export const C_STATE: u32 = 0;
 export const C_FAILURE: u32 = 4;
 export const C_IGNORED: u32 = 8;
-export const C_HOT: u32 = 12;
+export const C_POLL_PLACE: u32 = 12;
 export const TX_RING: u32 = 16;
 export const TX_MASK: u32 = 20;
 export const TX_TAIL: u32 = 24;
@@ -329,7 +333,7 @@ export const TX_REST: u32 = 40;
 export const TX_SLOT: u32 = 48;
 export const TX_READY: u32 = 52;
 export const TX_KIND: u32 = 56;
-export const TX_WANTS: u32 = 60;
+export const TX_WANTS_ROOM: u32 = 60;
 export const RX_RING: u32 = 64;
 export const RX_MASK: u32 = 68;
 export const RX_READ: u32 = 72;
@@ -354,15 +358,16 @@ export const TX_OWNER: u32 = 176;
 export const TX_OWNER_GENERATION: u32 = 180;
 export const TX_NEED: u32 = 184;
 export const TX_PIECE: u32 = 188;
-/** Fewer positions than this are published with the next look at an empty ring, not at once: capacity >> this. */
+/** Fewer released bytes than capacity >> this are not published at once, but when the ring is next found empty. */
 export const PUBLISH_SHIFT: u32 = 3;
-/** A record is at most capacity >> this and some, so that a fragment and its padding always fit into an empty ring. */
+/** A record is at most (capacity >> this) + RECORD_EXTRA: a fragment and its padding always fit into an empty ring. */
 export const RECORD_SHIFT: u32 = 2;
-/** What it may be longer: headers and a short xheader, so that data of a power of two goes in one piece. */
+/** Room for headers and a short xheader, so that data of a power of two goes in one record. */
 export const RECORD_EXTRA: u32 = 64;
 /**
- * A message for a consumer that copies out and waits for it goes in records of an eighth (body >> this), so that one is
- * copied out while the next is written; none is smaller than PIECE_MIN, and twice that goes in one record.
+ * A message for a consumer that waits for it and copies it out goes in records of an eighth (body >> this), so that one
+ * is copied out while the next is written. No such record is smaller than PIECE_MIN; a body of up to twice that goes in
+ * one record.
  */
 export const PIECE_SHIFT: u32 = 3;
 export const PIECE_MIN: u32 = 8192;
@@ -370,13 +375,13 @@ export const PIECE_MIN: u32 = 8192;
 export const STATE_FREE: u32 = 0;
 export const STATE_OPENING: u32 = 1;
 export const STATE_OPEN: u32 = 2;
-/** We sent EOF. */
+/** This side sent EOF. */
 export const STATE_CLOSING: u32 = 3;
 /** The peer sent EOF. */
 export const STATE_PEER_CLOSED: u32 = 4;
-/** Both did. */
+/** Both sides sent EOF. */
 export const STATE_CLOSED: u32 = 5;
-/** The peer broke the rules, or is gone. */
+/** The peer violated the protocol, or is gone. */
 export const STATE_BROKEN: u32 = 6;
 export const STATES: u32 = 7;
 
@@ -386,83 +391,83 @@ export const EVENT_EOF_RECEIVED: u32 = 2;
 export const EVENT_FAIL: u32 = 3;
 export const EVENTS: u32 = 4;
 
-// How far a connection is suspended (migration.ts). The host keeps it.
+// States of the suspension of a connection (migration.ts). The host keeps the state.
 export const SUSPENSION_NONE: u32 = 0;
-/** We want to; the message under way is being finished. */
+/** This side suspends; the message being sent is finished first. */
 export const SUSPENSION_SUSPENDING: u32 = 1;
-/** Our REQ is in the ring. */
+/** This side's REQ is in the ring. */
 export const SUSPENSION_SENT: u32 = 2;
-/** The peer's REQ has come, and our answer is not in the ring yet. */
+/** The peer's REQ has arrived; the answer is not in the ring yet. */
 export const SUSPENSION_RECEIVED: u32 = 3;
-/** Both have said their last word: no link any more. */
+/** Both sides have sent their last message of the suspension: there is no link any more. */
 export const SUSPENSION_SUSPENDED: u32 = 4;
-/** A link is being made. */
+/** A new link is being set up. */
 export const SUSPENSION_RESUMING: u32 = 5;
 export const SUSPENSION_STATES: u32 = 6;
 
 export const SUSPENSION_EVENT_SUSPEND: u32 = 0;
-/** What we owe, a REQ or an ACK, is in the ring. */
+/** This side's REQ or ACK is in the ring. */
 export const SUSPENSION_EVENT_SENT: u32 = 1;
 export const SUSPENSION_EVENT_REQ: u32 = 2;
 export const SUSPENSION_EVENT_ACK: u32 = 3;
 export const SUSPENSION_EVENT_RESUME: u32 = 4;
-/** There is a link again. */
+/** The connection has a link again. */
 export const SUSPENSION_EVENT_UP: u32 = 5;
 export const SUSPENSION_EVENTS: u32 = 6;
 
-// Where a process stands in a migration, as in pscom.
+// States of a process in a migration, as in pscom.
 export const MIGRATION_INACTIVE: u32 = 0;
 export const MIGRATION_REQUESTED: u32 = 1;
 /** Connections are being suspended. */
 export const MIGRATION_PREPARING: u32 = 2;
-/** Nothing of a device is held. */
+/** The process holds nothing of a device. */
 export const MIGRATION_ALLOWED: u32 = 3;
-/** Devices are being taken again. */
+/** The process attaches to devices again. */
 export const MIGRATION_FINISHED: u32 = 4;
-/** Connections are coming back. */
+/** Connections are being resumed. */
 export const MIGRATION_RESUMING: u32 = 5;
 export const MIGRATION_STATES: u32 = 6;
 
 export const MIGRATION_EVENT_REQUEST: u32 = 0;
 export const MIGRATION_EVENT_PREPARE: u32 = 1;
 export const MIGRATION_EVENT_ALLOW: u32 = 2;
-/** The deadline, or something that cannot be suspended. */
+/** The deadline has passed, or a connection cannot be suspended. */
 export const MIGRATION_EVENT_FAIL: u32 = 3;
 export const MIGRATION_EVENT_RESUME: u32 = 4;
 export const MIGRATION_EVENT_ATTACHED: u32 = 5;
 export const MIGRATION_EVENT_BACK: u32 = 6;
 export const MIGRATION_EVENTS: u32 = 7;
 
-/** Why a connection is broken. */
+// Reasons why a connection is broken.
 export const FAILURE_NONE: u32 = 0;
-/** The head that the consumer published is not between what it was and our tail. */
+/** The head that the consumer published is not between the last known one and the tail. */
 export const FAILURE_HEAD: u32 = 1;
-/** A record header has a length, kind or position that cannot be. */
+/** A record header has an invalid length, kind or position. */
 export const FAILURE_RECORD: u32 = 2;
 /** A first record is too short for its net header, or fragments do not add up to the announced length. */
 export const FAILURE_MESSAGE: u32 = 3;
-/** The application or the guard said so. */
+/** The application or the guard reported the peer as gone. */
 export const FAILURE_LOST: u32 = 4;
 
-/** What peek and claim answer besides an offset. */
+// Results of peek and claim besides an address.
 export const NOTHING: u32 = 0;
 export const BROKEN: u32 = 0xffffffff;
 
-/** What commit() tells: see framing.ts. */
+// Results of commit(): see framing.ts.
 export const COMMIT_POLLED: u32 = 0;
-export const COMMIT_TOLD: u32 = 1;
+export const COMMIT_READY_SET: u32 = 1;
 export const COMMIT_ASLEEP: u32 = 2;
 
-/** What rest() tells: see peers.ts. */
-export const REST_BUSY: u32 = 0;
-export const REST_QUIET: u32 = 1;
-export const REST_ASLEEP: u32 = 2;
+// Results of trySleep(): see peers.ts.
+export const SLEEP_BUSY: u32 = 0;
+export const SLEEP_QUIET: u32 = 1;
+export const SLEEP_ASLEEP: u32 = 2;
 
-// What decoded() says of the bytes of a stream.
+// Results of decoded(): see framing.ts.
 export const DECODED_RECORD: u32 = 1;
 export const DECODED_EMPTY: u32 = 2;
 
-// What inspect() says of the bytes in the window.
+// Results of inspect(): what the bytes in the window are.
 export const INSPECT_READY: u32 = 0;
 export const INSPECT_BLANK: u32 = 1;
 export const INSPECT_FORMATTING: u32 = 2;
@@ -471,11 +476,11 @@ export const INSPECT_FOREIGN: u32 = 4;
 export const INSPECT_CORRUPT: u32 = 5;
 export const INSPECT_SIZE: u32 = 6;
 
-// What attachRing() found wrong.
+// Results of attachRing().
 export const ATTACH_OK: u32 = 0;
-/** No such run is offered by that slot and generation in this memory. */
+/** In this memory, that slot and generation offers no such run. */
 export const ATTACH_OFFER: u32 = 1;
-/** The run is there, but not the nonce: a copy of the region, not the region. */
+/** The run is offered, but the nonce differs: this is a copy of the peer's region, not the same one. */
 export const ATTACH_NONCE: u32 = 2;
-/** Capacity or ready index cannot be. */
+/** Capacity or ready index is invalid. */
 export const ATTACH_SHAPE: u32 = 3;

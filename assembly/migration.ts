@@ -1,17 +1,17 @@
 /**
- * Suspending and resuming: the state machine of one connection, and that of a process.
+ * Suspending and resuming: the state machine of a connection, and that of a process.
  *
- * suspend.pml has both ends of a connection with all that is between them, process.pml what steers a process.
+ * suspend.pml models both ends of a connection and all between them; process.pml models the control of a process.
  *
- * Pure: the state is the host's, because it outlives every memory that a core works on. Every event is defined in every
- * state; one that means nothing there changes nothing, and the host records it.
+ * Pure functions: the host keeps the state, because it outlives every memory that a core works on. Every event is
+ * defined in every state; an event without a meaning in a state changes nothing, and the host records it.
  *
- *   one side asks                                both ask at once
+ *   one side suspends                            both suspend at once
  *
  *   A  NONE ─SUSPEND─▶ SUSPENDING                A and B   SUSPENDING ─SENT─▶ SENT
  *   A  ─SENT─▶ SENT          ····REQ····▶                  ····REQ····▶ ◀····REQ····
  *   B  NONE ─REQ─▶ RECEIVED ─SENT─▶ SUSPENDED              SENT ─REQ─▶ SUSPENDED
- *   A  SENT ─ACK─▶ SUSPENDED ◀····ACK····                  (the other's REQ is the answer: nobody sends an ACK)
+ *   A  SENT ─ACK─▶ SUSPENDED ◀····ACK····                  (the peer's REQ is the answer: no ACK is sent)
  */
 
 import {
@@ -44,7 +44,7 @@ const CONNECTION: StaticArray<u8> = [
   NO,
   /* SUSPENDING */ NO,
   <u8>SUSPENSION_SENT,
-  // Our REQ is not in the ring yet; it will be the answer.
+  // This side's REQ is not in the ring yet; it will be the answer.
   <u8>SUSPENSION_RECEIVED,
   NO,
   NO,
@@ -66,7 +66,7 @@ const CONNECTION: StaticArray<u8> = [
   NO,
   NO,
   <u8>SUSPENSION_RESUMING,
-  // The other side was first.
+  // The peer set up the link first.
   <u8>SUSPENSION_NONE,
   /* RESUMING   */ <u8>SUSPENSION_SUSPENDED,
   NO,
@@ -122,13 +122,13 @@ const PROCESS: StaticArray<u8> = [
   <u8>MIGRATION_INACTIVE,
 ];
 
-/** What an event makes of the suspension of a connection; the same state if it means nothing there. */
+/** @returns the suspension state of a connection after the event; the same state if the event has no meaning there */
 export function suspension(state: u32, event: u32): u32 {
   const next = unchecked(CONNECTION[state * SUSPENSION_EVENTS + event]);
   return next == NO ? state : <u32>next;
 }
 
-/** What an event makes of the migration of a process; the same state if it means nothing there. */
+/** @returns the migration state of a process after the event; the same state if the event has no meaning there */
 export function migration(state: u32, event: u32): u32 {
   const next = unchecked(PROCESS[state * MIGRATION_EVENTS + event]);
   return next == NO ? state : <u32>next;

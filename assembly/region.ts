@@ -1,4 +1,4 @@
-/** The region as a whole: its geometry, what its bytes say, formatting. */
+/** The region as a whole: its geometry, inspection of its header, formatting. */
 import {
   FRAME,
   FRAME_SHIFT,
@@ -54,12 +54,12 @@ function toFrame(bytes: u32): u32 {
   return (bytes + FRAME - 1) & ~(FRAME - 1);
 }
 
-/** Compute the geometry for a region of so many bytes. @returns whether a region can have that size */
+/** Compute the geometry of a region of this size in bytes. @returns whether a region can have this size */
 export function geometry(bytes: u32): bool {
   if (bytes < REGION_MIN || bytes > REGION_MAX || (bytes & (REGION_MIN - 1)) != 0) return false;
   size = bytes;
   frames = bytes >> FRAME_SHIFT;
-  // A slot for each 64 KiB, 16 to 256; about 256 extents, of 4 to 256 frames.
+  // One slot for each 64 KiB, 16 to 256; about 256 extents, of 4 to 256 frames.
   slots = min<u32>(max<u32>(bytes >> 16, 16), SLOTS_MAX);
   extentShift = <u32>min<i32>(max<i32>(23 - <i32>clz(frames), 2), 8);
   extentCount = frames >> extentShift;
@@ -71,15 +71,15 @@ export function geometry(bytes: u32): bool {
   return true;
 }
 
-/** What the bytes in the window are: one of INSPECT_…. Needs geometry(). */
+/** Classify the bytes in the window: INSPECT_…. Needs geometry(). */
 export function inspect(): u32 {
   const state = atomic.load<u32>(HEADER_STATE);
-  const found = judge(state);
-  // The state only ever moves on: what was read while it did does not belong together, and somebody is formatting.
+  const found = classify(state);
+  // The state only advances. If it changed, a process is formatting, and the values read meanwhile are not consistent.
   return atomic.load<u32>(HEADER_STATE) == state ? found : INSPECT_FORMATTING;
 }
 
-function judge(state: u32): u32 {
+function classify(state: u32): u32 {
   const magic = atomic.load<u64>(HEADER_MAGIC);
   if (magic != MAGIC) {
     if (magic != 0) return INSPECT_FOREIGN;
@@ -106,23 +106,23 @@ function judge(state: u32): u32 {
 }
 
 /**
- * Decide who formats a blank region. The word tells which kernel the formatter runs on, so that another process there
- * can know from a lock whether it is still at it.
- * @returns whether it is us
+ * Try to become the formatter of a blank region. The word names the formatter's kernel, so that another process on the
+ * same kernel can find out from a lock whether the formatter is still alive.
+ * @returns whether this process is the formatter
  */
 export function beginFormat(kernel: u32): bool {
   return atomic.cmpxchg<u32>(HEADER_STATE, REGION_BLANK, REGION_FORMATTING | (kernel << 8)) == REGION_BLANK;
 }
 
-/** Which kernel the one who formats runs on (24 bits), or 0. */
-export function formatter(): u32 {
+/** Kernel of the process that is formatting (24 bits of a hash), or 0. */
+export function formattingKernel(): u32 {
   const state = atomic.load<u32>(HEADER_STATE);
   return (state & 0xff) == REGION_FORMATTING ? state >> 8 : 0;
 }
 
 /**
- * Write the tables. Only after beginFormat(), or when the caller knows that whoever began is gone. UUID and host name
- * are the host's to write before finishFormat().
+ * Write the tables. Only after beginFormat(), or when the caller knows that the formatter is gone. The host writes UUID
+ * and host name before finishFormat().
  */
 export function format(kernel: u32): void {
   atomic.store<u32>(HEADER_STATE, REGION_FORMATTING | (kernel << 8));

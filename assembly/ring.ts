@@ -4,7 +4,7 @@
  * Producer:  claim → (bytes) → commit.   Consumer:  peek → (bytes) → release.
  *
  * `c` is the address of an entry of the connection table: private memory. What the peer writes (record headers, head)
- * is loaded once, checked against private state and used from the local; a value that cannot be breaks the connection.
+ * is loaded once, checked against private state and used from the local; an invalid value breaks the connection.
  */
 import {
   BROKEN,
@@ -17,6 +17,8 @@ import {
   PIECE_MIN,
   PIECE_SHIFT,
   PUBLISH_SHIFT,
+  RECEIVE_MODE_COPY,
+  RECEIVE_MODE_IN_PLACE,
   RECORD_EXTRA,
   RECORD_HEADER,
   RECORD_PAD,
@@ -27,9 +29,9 @@ import {
   RING_HEAD,
   RING_NONCE,
   RING_READY,
+  RING_RECEIVE_MODE,
   RING_START,
   RING_TAIL,
-  RING_TAKES,
   RX_ARMED,
   RX_HEAD,
   RX_HOLDS,
@@ -37,8 +39,6 @@ import {
   RX_READ,
   RX_RING,
   RX_SPAN,
-  TAKES_COPIES,
-  TAKES_IN_PLACE,
   TX_CLAIMED,
   TX_HEAD,
   TX_KIND,
@@ -56,7 +56,7 @@ function spanOf(payload: u32): u32 {
   return (payload + RECORD_HEADER + 7) & ~7;
 }
 
-/** The header of a record. Bits 3–26 of its position tell a record of this lap from bytes of an earlier one. */
+/** The header of a record. Bits 3–26 of its position distinguish a record of this lap from bytes of an earlier lap. */
 // @ts-ignore: decorator
 @inline
 function headerOf(payload: u32, kind: u32, position: u32): u64 {
@@ -77,7 +77,7 @@ export function recordMax(c: usize): u32 {
   return ((load<u32>(c, TX_MASK) + 1) >> RECORD_SHIFT) + RECORD_EXTRA - RECORD_HEADER;
 }
 
-/** A fresh ring, by its consumer. `start` is 0 but in tests of positions that wrap. */
+/** Initialise a ring; called by its consumer. `start` is 0, except in tests of positions that wrap. */
 export function create(ring: usize, capacity: u32, readyIndex: u32, start: u32): void {
   store<u64>(ring, 0, RING_NONCE);
   store<u32>(ring, capacity, RING_CAPACITY);
@@ -86,7 +86,7 @@ export function create(ring: usize, capacity: u32, readyIndex: u32, start: u32):
   store<u32>(ring, start, RING_TAIL);
   store<u32>(ring, start, RING_HEAD);
   store<u32>(ring, 0, RING_ARMED);
-  store<u32>(ring, 0, RING_TAKES);
+  store<u32>(ring, 0, RING_RECEIVE_MODE);
   atomic.store<u64>(ring + RING_DATA + (start & (capacity - 1)), 0);
 }
 
@@ -112,14 +112,14 @@ export function bindProducer(c: usize, ring: usize, capacity: u32, start: u32): 
 // ─── producer ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * Room for a record of `payload` bytes, at most recordMax(). (wake.pml: claim)
- * @returns where the payload goes, NOTHING if the ring is full, BROKEN if the peer's head cannot be
+ * Claim room for a record of `payload` bytes, at most recordMax(). (wake.pml: claim)
+ * @returns address of the payload; NOTHING if the ring is full; BROKEN if the peer's head is invalid
  */
 // @ts-ignore: decorator
 @inline
 export function claim(c: usize, payload: u32, kind: u32): u32 {
   const ring = load<u32>(c, TX_RING);
-  // We let go of it: not a byte more.
+  // The ring has been released: nothing may be written there.
   if (ring == 0) return BROKEN;
   const mask = load<u32>(c, TX_MASK);
   const tail = load<u32>(c, TX_TAIL);
@@ -127,7 +127,7 @@ export function claim(c: usize, payload: u32, kind: u32): u32 {
   const span = spanOf(payload);
   const toEnd = mask + 1 - place;
   const pad = select<u32>(toEnd, 0, span > toEnd);
-  // The word behind the record is cleared with it, so it must be free as well.
+  // commit() clears the word after the record, so that word must be free as well.
   const needed = pad + span + RECORD_HEADER;
   if (tail + needed - load<u32>(c, TX_HEAD) > mask + 1) {
     if (!refreshHead(c, tail)) return broken(c, FAILURE_HEAD);
@@ -143,7 +143,7 @@ export function claim(c: usize, payload: u32, kind: u32): u32 {
   return ring + RING_DATA + ((tail + pad) & mask) + RECORD_HEADER;
 }
 
-/** Look at the consumer's head. False if it is not between the one known so far and our tail. */
+/** Read the consumer's head. @returns false if it is not between the last known head and the tail */
 export function refreshHead(c: usize, tail: u32): bool {
   const head = atomic.load<u32>(load<u32>(c, TX_RING) + RING_HEAD);
   const known = load<u32>(c, TX_HEAD);
@@ -155,9 +155,9 @@ export function refreshHead(c: usize, tail: u32): bool {
 /**
  * Publish the claimed record.
  *
- * wake.pml: clear_next, publish, look_at_armed. The store of the header and the load of `armed` behind it are both
- * sequentially consistent; with the same on the consumer's side (arm) one of the two sees the other.
- * @returns whether the consumer is armed: it no longer polls, and wants its ready bit
+ * wake.pml: clear_next, publish, load_armed. The store of the header and the load of `armed` after it are both
+ * sequentially consistent, as are store and load in arm(): at least one of the two sides sees the other's store.
+ * @returns whether the consumer is armed: it no longer polls, and needs its ready bit
  */
 // @ts-ignore: decorator
 @inline
@@ -173,14 +173,17 @@ export function commit(c: usize): bool {
   store<u64>(data + (next & mask), 0);
   const header = headerOf(payload, load<u32>(c, TX_KIND), start);
   atomic.store<u64>(data + (start & mask), header);
-  // Behind the record that it leads to: whoever sees the padding sees that record too.
+  // The padding is published after the record that it leads to: a consumer that sees the padding sees the record too.
   if (pad) atomic.store<u64>(data + (tail & mask), headerOf(pad - RECORD_HEADER, RECORD_PAD, tail));
   store<u32>(c, next, TX_TAIL);
   store<u32>(ring, next, RING_TAIL);
   return atomic.load<u32>(ring + RING_ARMED) != 0;
 }
 
-/** Whether what the last refused claim needed is there now. True as well if the head is broken: somebody has to look. */
+/**
+ * Whether the room that the last refused claim needed is free now. Also true if the head is invalid: claim() reports
+ * it.
+ */
 export function hasRoom(c: usize): bool {
   const tail = load<u32>(c, TX_TAIL);
   if (!refreshHead(c, tail)) return true;
@@ -188,38 +191,42 @@ export function hasRoom(c: usize): bool {
 }
 
 /**
- * Whether the consumer is at this moment waiting for what it will copy out: it says that it copies, it is not armed, and it
- * has taken everything. A hint: whatever it says, and whatever it does then, only the time that a message takes depends on it.
+ * Whether the consumer, at this moment, waits for a message that it will copy out: its receive mode is copy, it is not
+ * armed, and it has released everything. A hint: only the time that a message takes depends on it, never correctness.
  */
-export function awaited(c: usize): bool {
+export function consumerWaits(c: usize): bool {
   const ring = load<u32>(c, TX_RING);
-  if (ring == 0 || atomic.load<u32>(ring + RING_TAKES) != TAKES_COPIES) return false;
+  if (ring == 0 || atomic.load<u32>(ring + RING_RECEIVE_MODE) != RECEIVE_MODE_COPY) return false;
   if (atomic.load<u32>(ring + RING_ARMED) != 0) return false;
   const tail = load<u32>(c, TX_TAIL);
-  // A head that cannot be is found by the claim.
+  // An invalid head is found by claim().
   return atomic.load<u32>(ring + RING_HEAD) == tail;
 }
 
 /**
- * Whether the consumer looks at messages where they lie, and this one would have to go in more than one record. A hint, as
- * awaited() is one.
+ * Whether the consumer reads messages in place, and this one would need more than one record. A hint, as
+ * consumerWaits() is.
  */
 export function wantsRun(c: usize, body: u64): bool {
   const ring = load<u32>(c, TX_RING);
-  return ring != 0 && body > <u64>(recordMax(c) - NET_HEADER) && atomic.load<u32>(ring + RING_TAKES) == TAKES_IN_PLACE;
+  return (
+    ring != 0 &&
+    body > <u64>(recordMax(c) - NET_HEADER) &&
+    atomic.load<u32>(ring + RING_RECEIVE_MODE) == RECEIVE_MODE_IN_PLACE
+  );
 }
 
-/** Most bytes of a body that go into one record, of `most` that may. */
+/** @returns bytes of the body that go into one record, at most `most` */
 // @ts-ignore: decorator
 @inline
 export function pieceOf(c: usize, body: u64, most: u32): u32 {
-  if (body <= 2 * PIECE_MIN || !awaited(c)) return most;
-  // Whole lines, so that each piece begins where a copy is fast.
+  if (body <= 2 * PIECE_MIN || !consumerWaits(c)) return most;
+  // Whole cache lines: each piece begins aligned, where a copy is fast.
   const piece = <u64>max<u64>(body >> PIECE_SHIFT, PIECE_MIN) & ~63;
   return piece < <u64>most ? <u32>piece : most;
 }
 
-/** Positions not yet consumed, as far as the consumer published; BROKEN if its head cannot be. */
+/** Bytes before the tail that the consumer has not published as consumed; BROKEN if its head is invalid. */
 export function unread(c: usize): u32 {
   const tail = load<u32>(c, TX_TAIL);
   if (!refreshHead(c, tail)) return broken(c, FAILURE_HEAD);
@@ -228,7 +235,7 @@ export function unread(c: usize): u32 {
 
 // ─── consumer ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Whether there is anything at the read position. One load; believes nothing. */
+/** Whether there is a record at the read position. One load, nothing checked. */
 // @ts-ignore: decorator
 @inline
 export function readable(c: usize): bool {
@@ -237,7 +244,7 @@ export function readable(c: usize): bool {
 
 /**
  * Check the header at the read position. (wake.pml: peek, publish_head_when_empty)
- * @returns the header (length u32, place tag u24, kind u8), 0 if there is nothing, all ones if it cannot be
+ * @returns the header (length u32, position tag u24, kind u8); 0 if there is no record; all ones if it is invalid
  */
 // @ts-ignore: decorator
 @inline
@@ -257,7 +264,7 @@ export function peek(c: usize): u64 {
     read += toEnd;
     store<u32>(c, read, RX_READ);
     header = atomic.load<u64>(data + (read & mask));
-    // The padding was published behind the record that follows it.
+    // The padding was published after the record that follows it.
     if (header == 0) return <u64>(<i64>(<i32>broken(c, FAILURE_RECORD)));
   }
   const payload = <u32>header;
@@ -274,7 +281,7 @@ export function peek(c: usize): u64 {
   return header;
 }
 
-/** Where the payload of the record at the read position lies. */
+/** Address of the payload of the record at the read position. */
 // @ts-ignore: decorator
 @inline
 export function payloadAt(c: usize): u32 {
@@ -282,10 +289,10 @@ export function payloadAt(c: usize): u32 {
 }
 
 /**
- * Step over the peeked record. Its bytes may be overwritten from the next published head on.
+ * Release the peeked record. Its bytes may be overwritten once the head is next published.
  *
- * The head is published when an eighth of the ring has come together, else at the next look at an empty ring: off the
- * way of a message, and one store for many of them. (wake.pml: release)
+ * The head is published when an eighth of the ring has been released, else when the ring is next found empty: outside
+ * the path of a message, and one store for many messages. (wake.pml: release)
  */
 // @ts-ignore: decorator
 @inline
@@ -304,10 +311,10 @@ export function publishHead(c: usize, head: u32): void {
 }
 
 /**
- * Stop polling: from here on the producer sets our ready bit.
+ * Stop polling: from here on the producer sets this side's ready bit.
  *
- * wake.pml: arm, look_again. Announce, then look once more: a record that was published before the announcement is found
- * here, one published after it sees the announcement.
+ * wake.pml: arm, recheck_record. Store `armed` first, then check for a record again: a record published before the
+ * store is found here; the producer of a later one sees the store.
  * @returns false if there is a record; the ring is then not armed
  */
 export function arm(c: usize): bool {
@@ -322,13 +329,13 @@ export function arm(c: usize): bool {
   return true;
 }
 
-/** Say how we take messages: TAKES_…. */
-export function takes(c: usize, how: u32): void {
+/** Tell the producer how this side receives messages: RECEIVE_MODE_…. */
+export function setReceiveMode(c: usize, mode: u32): void {
   const ring = load<u32>(c, RX_RING);
-  if (ring != 0) atomic.store<u32>(ring + RING_TAKES, how);
+  if (ring != 0) atomic.store<u32>(ring + RING_RECEIVE_MODE, mode);
 }
 
-/** wake.pml: disarm. */
+/** Poll again: the producer need not set the ready bit. (wake.pml: disarm) */
 export function disarm(c: usize): void {
   if (load<u32>(c, RX_ARMED) == 0) return;
   store<u32>(c, 0, RX_ARMED);

@@ -1,8 +1,9 @@
 /**
- * Runs that hold an application's memory: what a peer may read and write of them without our processor.
+ * Runs that hold memory of an application, and the grants by which peers read and write them without the owner's
+ * processor.
  *
- * The first frame of such a run is its book: entries that grant a token a range. Who wants to read looks the token up in
- * its own mapping, before and after the copy; the owner withdraws it with one store.
+ * The first frame of such a run holds its grants: each grants a range to a token. A peer checks the grant in its own
+ * mapping, before and after its copy; the owner revokes the grant with one store.
  */
 
 import * as connection from './connection';
@@ -34,14 +35,17 @@ import {
   TX_OWNER_GENERATION,
 } from './layout';
 
-/** Frames of a run for so many bytes, the book included. */
+/** Frames of a run for this many bytes, the frame of the grants included. */
 // @ts-ignore: decorator
 @inline
 function framesOf(bytes: u32): u32 {
   return 1 + (bytes >> FRAME_SHIFT) + (bytes & (FRAME - 1) ? 1 : 0);
 }
 
-/** Take a run for `bytes` bytes behind its book. @returns its first frame, or 0 if there is no room */
+/**
+ * Allocate a run for `bytes` bytes after the frame of the grants.
+ * @returns its first frame, or 0 if there is no room
+ */
 export function takeRun(bytes: u32): u32 {
   const frame = take(framesOf(bytes), HALF_PRODUCER);
   if (frame != 0) memory.fill(addressOf(frame), 0, FRAME);
@@ -60,7 +64,7 @@ function word(low: u32, high: u32): u64 {
   return ((<u64>high) << 32) | <u64>low;
 }
 
-/** Grant a token a range of our run. @returns the place of the grant + 1, or 0 if all places are taken */
+/** Grant a range of an own run to a token. @returns index of the grant + 1, or 0 if all are in use */
 export function grant(frame: u32, low: u32, high: u32, offset: u32, length: u32, rights: u32): u32 {
   for (let i: u32 = 0; i < GRANTS; ++i) {
     const at = grantAt(frame, i);
@@ -74,14 +78,14 @@ export function grant(frame: u32, low: u32, high: u32, offset: u32, length: u32,
   return 0;
 }
 
-/** Nobody may use the token any more. */
+/** Revoke a grant: its token is invalid from here on. */
 export function revoke(frame: u32, index: u32): void {
   atomic.store<u64>(grantAt(frame, index), 0, GRANT_TOKEN);
 }
 
 /**
- * Whether the peer of a connection grants a token, in our own mapping, with these very values.
- * @returns the address of the first byte of the granted range, or 0
+ * Check in this mapping that the peer of a connection grants exactly these values.
+ * @returns address of the first byte of the granted range, or 0
  */
 export function granted(
   index: u32,
@@ -95,7 +99,7 @@ export function granted(
 ): u32 {
   if (place >= GRANTS) return 0;
   const room = runLength(index, frame);
-  // No run there: then the frame may be anywhere.
+  // Without a run there, the frame number may be out of range.
   if (room == 0 || offset > room || length > room - offset) return 0;
   const at = grantAt(frame, place);
   if (atomic.load<u64>(at, GRANT_TOKEN) != word(low, high) || word(low, high) == 0) return 0;
@@ -105,9 +109,9 @@ export function granted(
 }
 
 /**
- * Take the reader's half of a run over from the peer that grants a token there: it stays, whatever becomes of the peer,
- * until letGoRun().
- * @returns the address of the first byte of the granted range, or 0
+ * Adopt the reader's half of a run in which the peer grants a token: the run stays until letGoRun(), even if the peer
+ * dies.
+ * @returns address of the first byte of the granted range, or 0
  */
 export function adoptGranted(index: u32, frame: u32, place: u32, low: u32, high: u32, length: u32): u32 {
   const address = granted(index, frame, place, low, high, 0, length, GRANT_READ);
@@ -115,7 +119,7 @@ export function adoptGranted(index: u32, frame: u32, place: u32, low: u32, high:
   const c = connection.at(index);
   const count = adopt(frame, HALF_CONSUMER, load<u32>(c, TX_OWNER), load<u32>(c, TX_OWNER_GENERATION));
   if (count == 0) return 0;
-  // It may have been given back and taken anew since we looked. And letGoRun() has to find it by its length.
+  // The run may have been given back and allocated again since the check. And letGoRun() needs a length that matches.
   if (count == framesOf(length) && atomic.load<u64>(grantAt(frame, place), GRANT_TOKEN) == word(low, high)) {
     return address;
   }
@@ -124,9 +128,9 @@ export function adoptGranted(index: u32, frame: u32, place: u32, low: u32, high:
 }
 
 /**
- * Adopt the run that a RENDEZVOUS_REQ at `at`, of REQUEST_SIZE bytes, refers to, if no FIN is wanted for it. RESULT_FRAME
- * and RESULT_BYTES say what letGoRun() needs.
- * @returns the address of the message, or 0: not there, or not what was announced, or with a FIN
+ * Adopt the run that the RENDEZVOUS_REQ at `at`, of REQUEST_SIZE bytes, refers to, unless the peer expects a FIN for
+ * it. RESULT_FRAME and RESULT_BYTES are the arguments for letGoRun().
+ * @returns address of the message, or 0: no such grant, or other values, or a FIN is expected
  */
 export function adoptAnnounced(index: u32, at: u32): u32 {
   const token = load<u64>(at, REQUEST_TOKEN);
@@ -141,8 +145,8 @@ export function adoptAnnounced(index: u32, at: u32): u32 {
 }
 
 /**
- * Claim a record and announce in it a message that lies in a run of ours, with the grant of its token at `place`. For
- * commit().
+ * Claim a record and write into it a RENDEZVOUS_REQ for a message in an own run, whose token is granted at `place`. The
+ * caller calls commit().
  * @returns as claim()
  */
 export function announce(index: u32, frame: u32, place: u32, length: u32, low: u32, high: u32): u32 {
@@ -156,17 +160,17 @@ export function announce(index: u32, frame: u32, place: u32, length: u32, low: u
   return at;
 }
 
-/** Our last access to a run of our own, for `bytes` bytes, is over. @returns whether nobody had adopted it */
+/** Give back an own run for `bytes` bytes, after the last access to it. @returns whether no peer had adopted it */
 export function giveBackRun(frame: u32, bytes: u32): bool {
   return giveBackSpare(frame, framesOf(bytes), HALF_PRODUCER);
 }
 
-/** Our last access to an adopted run for `bytes` bytes is over. */
+/** Release an adopted run for `bytes` bytes, after the last access to it. */
 export function letGoRun(frame: u32, bytes: u32): void {
   letGo(frame, HALF_CONSUMER, framesOf(bytes));
 }
 
-/** Bytes behind the book of a run that the peer of a connection holds; 0 if it holds no run there. */
+/** Bytes after the frame of the grants of a run that the peer of a connection holds; 0 if it holds no run there. */
 export function runLength(index: u32, frame: u32): u32 {
   const c = connection.at(index);
   const count = offered(frame, HALF_CONSUMER, load<u32>(c, TX_OWNER), load<u32>(c, TX_OWNER_GENERATION));

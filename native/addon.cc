@@ -1,4 +1,4 @@
-// What `require` returns. `host/native/native.ts` describes it.
+// The exports of the addon. `host/native/native.ts` describes them.
 
 #include <fcntl.h>
 #include <napi.h>
@@ -20,7 +20,7 @@ namespace isthmus {
 
 namespace {
 
-// What the addon keeps per environment: it is loaded into many worker threads at once, so nothing of it is global.
+// State of the addon in one environment. It is loaded into several worker threads at once, so it has no global state.
 struct Instance {
   Napi::FunctionReference mapping;
   Napi::FunctionReference watch;
@@ -45,8 +45,8 @@ void Reserve(const Napi::CallbackInfo& info) {
   const int fd = Descriptor(info[0], "fd");
   const uint64_t length = Integer(info[1], "length");
   if (length == 0) throw OutOfRange(info.Env(), "length must not be 0");
-  // A signal (a profiler's, say) interrupts it, and what it has done so far may be undone: without a limit a frequent
-  // enough signal would keep us here for ever.
+  // A signal (of a profiler, for example) interrupts posix_fallocate(), which may undo its progress: without a limit, a
+  // frequent signal would keep this loop running for ever.
   constexpr int kAttempts = 100;
   int error = EINTR;
   for (int i = 0; i < kAttempts && error == EINTR; i++) {

@@ -12,7 +12,7 @@ uint64_t Integer(const Napi::Value& value, const char* name) {
   if (!value.IsNumber()) throw WrongType(value.Env(), std::string(name) + " must be a number");
   constexpr double kMaxSafeInteger = 9007199254740991.0;
   const double number = value.As<Napi::Number>().DoubleValue();
-  // Written so that NaN fails it.
+  // Written so that NaN fails the test.
   if (!(number >= 0 && number <= kMaxSafeInteger && std::trunc(number) == number)) {
     throw OutOfRange(value.Env(), std::string(name) + " must be an integer from 0 to 2^53 - 1, is " +
                                       value.ToString().Utf8Value());

@@ -1,4 +1,4 @@
-// From JavaScript values to C++ ones, checked.
+// Checked conversion of JavaScript values to C++ values.
 
 #ifndef ISTHMUS_NATIVE_ARGUMENTS_H_
 #define ISTHMUS_NATIVE_ARGUMENTS_H_
@@ -9,10 +9,10 @@
 
 namespace isthmus {
 
-// A safe, non-negative integer: 0 to 2^53 - 1. `name` is for the message.
+// A safe, non-negative integer: 0 to 2^53 - 1. `name` appears in the message of the error.
 uint64_t Integer(const Napi::Value& value, const char* name);
 
-// A number that can be a descriptor. Whether it is open the kernel says.
+// A number in the range of descriptors. Whether the descriptor is open is left to the kernel.
 int Descriptor(const Napi::Value& value, const char* name);
 
 // A boolean property of an optional object; false where either is absent.

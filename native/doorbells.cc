@@ -32,7 +32,7 @@ struct Caller {
   uint32_t generation;
 };
 
-// An abstract address: a zero, and the name without one behind it.
+// An abstract address: a zero byte, then the name without a terminating zero.
 socklen_t Address(const Napi::Value& value, sockaddr_un* address) {
   if (!value.IsString()) throw WrongType(value.Env(), "name must be a string");
   const std::string name = value.As<Napi::String>().Utf8Value();
@@ -50,8 +50,9 @@ Napi::Number Released(Napi::Env env, UniqueFd* fd) {
   return Napi::Number::New(env, number);
 }
 
-// Strangers that one call turns away: whoever calls again and again is not to keep the event loop.
-constexpr int kStrangers = 64;
+// Connections of other users that one call of acceptFrom() refuses at most: a process that connects again and again
+// must not keep the event loop busy.
+constexpr int kMaxRefused = 64;
 
 constexpr int kSocket = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
 
@@ -69,7 +70,7 @@ void Ring(const Napi::CallbackInfo& info) {
   ssize_t written;
   do written = write(fd, &one, sizeof one);
   while (written < 0 && errno == EINTR);
-  // EAGAIN: its counter is as high as it goes, so its owner has been woken and has not looked yet.
+  // EAGAIN: the counter is at its maximum, so the owner has been woken and has not read it yet.
   if (written < 0 && errno != EAGAIN) throw Failed(info.Env(), "write", "ringing" + Of(fd));
 }
 
@@ -107,7 +108,7 @@ Napi::Value ListenAbstract(const Napi::CallbackInfo& info) {
 Napi::Value AcceptFrom(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const int listening = Descriptor(info[0], "fd");
-  for (int strangers = 0; strangers < kStrangers;) {
+  for (int refused = 0; refused < kMaxRefused;) {
     UniqueFd fd(accept4(listening, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (fd.get() < 0) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
@@ -119,11 +120,11 @@ Napi::Value AcceptFrom(const Napi::CallbackInfo& info) {
     if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &caller, &length) != 0) {
       throw Failed(env, "getsockopt", "SO_PEERCRED" + Of(fd.get()));
     }
-    // An abstract name has no permissions.
+    // An abstract name has no permissions, so the user is checked here.
     if (caller.uid == geteuid() || caller.uid == 0) return Released(env, &fd);
-    ++strangers;
+    ++refused;
   }
-  // The loop comes back for those who are left.
+  // The event loop calls again for the connections that are left.
   return Napi::Number::New(env, -1);
 }
 
@@ -135,8 +136,8 @@ Napi::Value Answer(const Napi::CallbackInfo& info) {
   const ssize_t got = recv(fd, &caller, sizeof caller, 0);
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return env.Undefined();
   if (got < 0) throw Failed(env, "recv", "recv" + Of(fd));
-  // It is sent at once, and so it comes at once; anything else is not one of us.
-  if (got != sizeof caller) throw SystemError(env, EBADMSG, "recv", "a caller who does not say who he is");
+  // A peer sends slot and generation in one call, so they arrive together; anything else is no peer.
+  if (got != sizeof caller) throw SystemError(env, EBADMSG, "recv", "a caller without slot and generation");
 
   char byte = 0;
   iovec data = {&byte, 1};
@@ -153,10 +154,10 @@ Napi::Value Answer(const Napi::CallbackInfo& info) {
   std::memcpy(CMSG_DATA(header), &doorbell, sizeof doorbell);
   if (sendmsg(fd, &message, MSG_NOSIGNAL) != 1) throw Failed(env, "sendmsg", "sending a doorbell over fd" + Of(fd));
 
-  Napi::Object who = Napi::Object::New(env);
-  who.Set("slot", Napi::Number::New(env, caller.slot));
-  who.Set("generation", Napi::Number::New(env, caller.generation));
-  return who;
+  Napi::Object identity = Napi::Object::New(env);
+  identity.Set("slot", Napi::Number::New(env, caller.slot));
+  identity.Set("generation", Napi::Number::New(env, caller.generation));
+  return identity;
 }
 
 Napi::Value ConnectAbstract(const Napi::CallbackInfo& info) {
@@ -167,7 +168,7 @@ Napi::Value ConnectAbstract(const Napi::CallbackInfo& info) {
                          static_cast<uint32_t>(Integer(info[2], "generation"))};
   UniqueFd fd(socket(AF_UNIX, kSocket, 0));
   if (fd.get() < 0) throw Failed(env, "socket", "socket");
-  // Connects at once, or not at all.
+  // A Unix-domain socket connects at once or fails.
   if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
     throw Failed(env, "connect", "connect to an abstract name");
   }
@@ -189,7 +190,7 @@ Napi::Value ReceiveDoorbell(const Napi::CallbackInfo& info) {
   message.msg_iovlen = 1;
   message.msg_control = control;
   message.msg_controllen = sizeof control;
-  // What does not fit into `control` the kernel closes itself.
+  // The kernel closes descriptors that do not fit into `control`.
   const ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return Napi::Number::New(env, -1);
   if (got < 0) throw Failed(env, "recvmsg", "recvmsg" + Of(fd));
@@ -198,7 +199,7 @@ Napi::Value ReceiveDoorbell(const Napi::CallbackInfo& info) {
       header->cmsg_len == CMSG_LEN(sizeof received)) {
     std::memcpy(&received, CMSG_DATA(header), sizeof received);
   }
-  if (received < 0) throw SystemError(env, ECONNRESET, "recvmsg", "no doorbell came over fd " + std::to_string(fd));
+  if (received < 0) throw SystemError(env, ECONNRESET, "recvmsg", "no doorbell received over fd " + std::to_string(fd));
   return Napi::Number::New(env, received);
 }
 

@@ -1,7 +1,8 @@
-// Doorbells: eventfds and timers, and how an eventfd gets to another process.
+// Doorbells (eventfds), timers, and the passing of an eventfd to another process.
 //
-// The owner listens at an abstract Unix-domain socket; who wants to ring connects, sends who he is (8 bytes), and gets the
-// eventfd as SCM_RIGHTS. Nothing here waits: all descriptors are non-blocking, and `watch` tells when to go on.
+// The owner of a doorbell listens at an abstract Unix-domain socket. A peer that is to ring connects, sends its slot
+// and generation (8 bytes), and receives the eventfd as SCM_RIGHTS. Nothing here blocks: all descriptors are
+// non-blocking, and `watch` reports when one is readable.
 
 #ifndef ISTHMUS_NATIVE_DOORBELLS_H_
 #define ISTHMUS_NATIVE_DOORBELLS_H_
@@ -13,26 +14,28 @@ namespace isthmus {
 // createDoorbell(): an eventfd.
 Napi::Value CreateDoorbell(const Napi::CallbackInfo& info);
 
-// ring(fd): add one. True: done, or its counter is full, which wakes as well.
+// ring(fd): add one to the counter. A full counter is no error: it wakes as well.
 void Ring(const Napi::CallbackInfo& info);
 
-// createTimer(): a timerfd of the monotonic clock. setTimer(fd, microseconds): once, so long from now; 0: not at all.
+// createTimer(): a timerfd of the monotonic clock. setTimer(fd, microseconds): expire once, after that time; 0: disarm.
 Napi::Value CreateTimer(const Napi::CallbackInfo& info);
 void SetTimer(const Napi::CallbackInfo& info);
 
-// listenAbstract(name): a listening socket. EADDRINUSE if there is one.
+// listenAbstract(name): a listening socket. EADDRINUSE if the name is in use.
 Napi::Value ListenAbstract(const Napi::CallbackInfo& info);
 
-// acceptFrom(fd): the next caller of the same user, or of root; -1: there is none (any more).
+// acceptFrom(fd): the next connection from a process of the same user or of root; -1: none is waiting.
 Napi::Value AcceptFrom(const Napi::CallbackInfo& info);
 
-// answer(fd, doorbell): read who it is (two u32) and send him the doorbell. Undefined: not here yet.
+// answer(fd, doorbell): read the peer's slot and generation (two u32) and send it the doorbell. Undefined: not received
+// yet.
 Napi::Value Answer(const Napi::CallbackInfo& info);
 
-// connectAbstract(name, slot, generation): connected, and told who we are. ECONNREFUSED if nobody listens there.
+// connectAbstract(name, slot, generation): connect, and send slot and generation. ECONNREFUSED if no process listens.
 Napi::Value ConnectAbstract(const Napi::CallbackInfo& info);
 
-// receiveDoorbell(fd): the descriptor that came; -1: not yet. ECONNRESET if the other side closed without one.
+// receiveDoorbell(fd): the received descriptor; -1: not received yet. ECONNRESET if the peer closed without sending
+// one.
 Napi::Value ReceiveDoorbell(const Napi::CallbackInfo& info);
 
 }  // namespace isthmus

@@ -7,8 +7,8 @@ namespace isthmus {
 
 namespace {
 
-// The names of what mmap, mremap, statx, fcntl, posix_fallocate, eventfd and the socket calls are documented to return. (strerrorname_np is in
-// new versions of glibc only.)
+// Names of the errors that mmap, mremap, statx, fcntl, posix_fallocate, eventfd and the socket calls are documented to
+// return. (Only new versions of glibc have strerrorname_np.)
 std::string NameOf(int error) {
   switch (error) {
 #define NAME(code) \

@@ -42,7 +42,7 @@ void Unlock(int fd, const Napi::Value& byte) {
 }
 
 bool Locked(int fd, const Napi::Value& byte) {
-  // The question is "what would be in the way of this lock?"; the answer is written into it.
+  // F_OFD_GETLK asks which lock would conflict with this one, and writes the answer into it.
   struct flock lock = OneByte(F_WRLCK, byte);
   if (fcntl(fd, F_OFD_GETLK, &lock) != 0) throw Failure(byte, errno, "F_OFD_GETLK", fd);
   return lock.l_type != F_UNLCK;

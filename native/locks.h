@@ -1,8 +1,8 @@
 // OFD locks on single bytes of a file.
 //
-// They belong to the open file description, not to the process: duplicates of a descriptor share them, two openings in
-// one process exclude each other, and the kernel drops them when the last duplicate is closed, also by SIGKILL. Nothing
-// here waits.
+// A lock belongs to the open file description, not to the process: duplicates of a descriptor share it, two openings in
+// one process exclude each other, and the kernel drops it when the last duplicate is closed, also by SIGKILL. Nothing
+// here blocks.
 
 #ifndef ISTHMUS_NATIVE_LOCKS_H_
 #define ISTHMUS_NATIVE_LOCKS_H_
@@ -16,7 +16,7 @@ bool Lock(int fd, const Napi::Value& byte);
 
 void Unlock(int fd, const Napi::Value& byte);
 
-// Whether another opening holds a lock on the byte. One's own do not count.
+// Whether another opening holds a lock on the byte. Locks of this opening do not count.
 bool Locked(int fd, const Napi::Value& byte);
 
 }  // namespace isthmus

@@ -33,7 +33,7 @@ void* WindowOf(Napi::Env env, Napi::ArrayBuffer buffer, uint64_t offset, uint64_
                               " does not lie within the buffer of " + Bytes(size));
   }
   char* const window = static_cast<char*>(buffer.Data()) + offset;
-  // The memory of Wasm starts at a page; other buffers start anywhere, so the offset alone says nothing.
+  // The memory of Wasm starts at a page boundary; other buffers may not, so the offset alone proves nothing.
   const size_t excess = reinterpret_cast<uintptr_t>(window) % PageSize();
   if (excess != 0) {
     throw OutOfRange(env, "the window at offset " + std::to_string(offset) + " must start at a page, starts " +
@@ -42,10 +42,10 @@ void* WindowOf(Napi::Env env, Napi::ArrayBuffer buffer, uint64_t offset, uint64_
   return window;
 }
 
-// Pages beyond the end of a regular file can be mapped and kill the process at the first touch. Devices have no size
-// here; their drivers check.
+// Pages beyond the end of a regular file can be mapped; the first access to one kills the process. Devices have no size
+// here; their drivers check the range.
 void RequireWithinFile(Napi::Env env, int fd, uint64_t offset, uint64_t length) {
-  // statx and not fstat, whose symbol came with glibc 2.33: the binary is to run on 2.28, as Node 20 does.
+  // statx, because the symbol of fstat needs glibc 2.33: the binary is to run with 2.28, as Node 20 does.
   struct statx status = {};
   const int error = statx(fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_SIZE, &status) == 0 ? 0 : errno;
   if (error != 0) throw SystemError(env, error, "statx", "statx of fd " + std::to_string(fd));
@@ -89,7 +89,7 @@ Mapping::Mapping(const Napi::CallbackInfo& info)
   const uint64_t length = Integer(info[2], "length");
   const int fd = Descriptor(info[3], "fd");
   const uint64_t file_offset = Integer(info[4], "fileOffset");
-  // This may run a getter, which may do anything to the buffer. So it comes before the buffer is looked at.
+  // This may run a getter, which may do anything to the buffer. So it comes before the buffer is examined.
   const bool read_only = Option(info[5], "readOnly");
 
   if (length == 0) throw OutOfRange(env, "length must not be 0");
@@ -97,8 +97,8 @@ Mapping::Mapping(const Napi::CallbackInfo& info)
   RequirePageMultiple(env, file_offset, "fileOffset");
   void* const window = WindowOf(env, buffer, window_offset, length);
 
-  // A duplicate, so that the caller may close his; close-on-exec, so that no child keeps the device; 3 at least, lest
-  // it become the standard output of somebody who closed that.
+  // A duplicate, so that the caller may close its own; close-on-exec, so that no child keeps the device; at least 3, so
+  // that it never becomes the standard output of a process that has closed its own.
   fd_.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 3));
   int error = fd_.get() >= 0 ? 0 : errno;
   if (error != 0) throw SystemError(env, error, "fcntl", "duplicating fd " + std::to_string(fd));
@@ -116,8 +116,8 @@ Mapping::Mapping(const Napi::CallbackInfo& info)
 }
 
 Mapping::~Mapping() {
-  // Where zeros cannot be laid there is nobody to tell. The file's pages stay in the memory then, which is no hole, and
-  // go when the memory goes.
+  // A failure cannot be reported from here. Then the pages of the file stay in the memory, which leaves no hole, and go
+  // with the memory.
   const char* syscall = nullptr;
   Cover(&syscall);
   Release();
@@ -137,8 +137,8 @@ bool Mapping::OwnsWindow() const {
 }
 
 int Mapping::Cover(const char** syscall) {
-  // A buffer that was transferred or grown has given its pages to another one, whose life we do not know: the address
-  // may be anybody's by now. What we mapped goes when that one goes.
+  // A buffer that was transferred or grown has given its pages to another one, of unknown lifetime: the address may be
+  // in other use by now. The mapped pages go with that other buffer.
   if (window_ == nullptr || !OwnsWindow()) return 0;
   int error = 0;
   *syscall = "mmap";
@@ -166,7 +166,7 @@ void Mapping::Detach(const Napi::CallbackInfo& info) {
   const int error = Cover(&syscall);
   // The mapping stays attached; the caller may try again.
   if (error != 0) {
-    throw SystemError(info.Env(), error, syscall, "laying " + Bytes(length_) + " of zeros over the window");
+    throw SystemError(info.Env(), error, syscall, "replacing the window by " + Bytes(length_) + " of zeros");
   }
   Release();
   if (!owned) {

@@ -11,7 +11,7 @@
 
 namespace isthmus {
 
-// Calls a function when the environment (the process or a worker thread) goes down, unless removed before.
+// Calls a function when the environment (the process or a worker thread) is torn down, unless removed before.
 class CleanupHook {
  public:
   CleanupHook(napi_env env, void (*function)(void*), void* argument);
@@ -21,7 +21,7 @@ class CleanupHook {
   CleanupHook& operator=(const CleanupHook&) = delete;
 
   void Remove();
-  // It runs right now, which takes it off the list of the environment.
+  // Called from the hook itself: the environment has already removed it from its list.
   void Forget() { env_ = nullptr; }
 
  private:
@@ -31,15 +31,16 @@ class CleanupHook {
 };
 
 // From its constructor to its end a mapping is *attached*: the window has pages of the file, the descriptor is open,
-// the buffer is held, the hook is set. Whichever comes first ends it: detach(), the hook, or the garbage collector.
+// the buffer is held, the hook is set. The first of these ends it: detach(), the hook, or the garbage collector.
 //
-// The buffer is held so that its addresses stay its own: V8 gives those of a collected memory to the next one, and
-// laying zeros over a remembered address would wipe that one. The buffer knows nothing of the mapping, so there is no
-// cycle, and a mapping that nobody refers to is collected.
+// The buffer is held so that its addresses stay its own: V8 reuses the addresses of a collected memory for the next
+// one, and placing zeros at a remembered address would wipe that one. The buffer does not refer to the mapping, so
+// there is no cycle, and an unreferenced mapping is collected.
 //
 // Lifetime: the hook runs before the environment finalizes its objects (hooks run last in, first out, and Node.js sets
 // its own when the addon is loaded), and finalizers run outside the garbage collection proper (Node-API 8). So all
-// three ends may use handles and references. What the hook has ended, the finalizer finds detached, and only deletes.
+// three ends may use handles and references. A mapping that the hook has ended is detached; its finalizer only deletes
+// it.
 class Mapping : public Napi::ObjectWrap<Mapping> {
  public:
   static Napi::Function Define(Napi::Env env);
@@ -57,14 +58,14 @@ class Mapping : public Napi::ObjectWrap<Mapping> {
 
   static void OnCleanup(void* mapping);
 
-  // Whether V8 still keeps the window for our buffer.
+  // Whether the window still belongs to the held buffer.
   bool OwnsWindow() const;
-  // Lays zeros over the window. Returns 0, or an errno and what failed.
+  // Replaces the pages of the window by zeros. Returns 0, or an errno and the failed system call.
   int Cover(const char** syscall);
-  // Lets go of everything but the window.
+  // Releases everything except the window.
   void Release();
 
-  // The pages are placed last in the constructor, when nothing else can fail; until then these clean up after a throw.
+  // The constructor places the pages last, when nothing else can fail; until then these members clean up after a throw.
   UniqueFd fd_;
   Napi::Reference<Napi::ArrayBuffer> buffer_;
   CleanupHook hook_;

@@ -13,7 +13,7 @@ namespace isthmus {
 namespace {
 
 constexpr int kReadWrite = PROT_READ | PROT_WRITE;
-// No swap is set aside, as for the rest of a Wasm memory: a window of 2 GiB that nobody touches costs nothing.
+// No swap is reserved, as for the rest of a Wasm memory: an untouched window of 2 GiB costs nothing.
 constexpr int kAnonymous = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 
 void* Map(void* address, size_t length, int protection, int flags, int fd, off_t offset, int* error) {
@@ -22,10 +22,11 @@ void* Map(void* address, size_t length, int protection, int flags, int fd, off_t
   return mapped == MAP_FAILED ? nullptr : mapped;
 }
 
-// msync with MS_ASYNC does nothing on Linux but fail with ENOMEM where a page is not mapped.
+// On Linux, msync with MS_ASYNC has one effect: it fails with ENOMEM if a page is not mapped.
 bool HasHole(void* address, size_t length) { return msync(address, length, MS_ASYNC) != 0 && errno == ENOMEM; }
 
-// A hole in V8's memory cannot be reported: by the time anybody reads the error it may belong to somebody else.
+// A hole in V8's memory cannot be reported as an error: another thread may have mapped something there before it is
+// read.
 [[noreturn]] void DieOfHole(void* window, size_t length, int error) {
   std::fprintf(stderr, "isthmus: cannot fill the hole of %zu bytes at %p in a WebAssembly memory: %s\n", length, window,
                std::strerror(error));
@@ -47,7 +48,7 @@ Pages Pages::Anonymous(size_t length, int* error) {
 Pages::Pages(Pages&& other) noexcept : address_(other.address_), length_(other.length_) { other.address_ = nullptr; }
 
 Pages::~Pages() {
-  // Fails only for an address that is not a mapping of ours, that is never.
+  // Fails only for an address without a mapping, that is never.
   if (address_ != nullptr) munmap(address_, length_);
 }
 
@@ -57,7 +58,7 @@ int Pages::MoveTo(void* window) {
     return 0;
   }
   const int error = errno;
-  // Early refusals leave the window alone; later ones come after the kernel has unmapped it.
+  // Early failures leave the window unchanged; later ones come after the kernel has unmapped it.
   if (HasHole(window, length_)) {
     int fill_error = 0;
     Map(window, length_, kReadWrite, kAnonymous | MAP_FIXED, -1, 0, &fill_error);

@@ -1,9 +1,9 @@
-// Pages at an address of the kernel's choice, and how they get into a window of a memory.
+// Pages mapped at an address of the kernel's choice, and moved from there into a window of a memory.
 //
 // A window lies inside memory that V8 reserved. There must never be a hole in it: the next malloc or mmap of any thread
-// would fill it, and from then on Wasm stores would go into that. A plain mmap(MAP_FIXED) leaves a hole when the driver
-// refuses, because the kernel takes the old pages away before it asks the driver. So pages are made somewhere else
-// first, where failing costs nothing, and then moved as a whole.
+// would fill the hole, and Wasm stores would go there from then on. A plain mmap(MAP_FIXED) leaves a hole if the driver
+// refuses, because the kernel unmaps the old pages before it calls the driver. So the pages are mapped elsewhere first,
+// where a failure does no harm, and then moved as a whole.
 
 #ifndef ISTHMUS_NATIVE_PAGES_H_
 #define ISTHMUS_NATIVE_PAGES_H_
@@ -21,7 +21,7 @@ class Pages {
   // Shared pages of a file or device. On failure `*error` is an errno and the result is empty.
   static Pages OfFile(int fd, off_t offset, size_t length, bool read_only, int* error);
 
-  // Private zeros, readable and writable, as V8 had them.
+  // Private zeros, readable and writable, like the pages that V8 had mapped there.
   static Pages Anonymous(size_t length, int* error);
 
   Pages(Pages&& other) noexcept;
@@ -31,8 +31,8 @@ class Pages {
   Pages& operator=(const Pages&) = delete;
   Pages& operator=(Pages&&) = delete;
 
-  // Moves these pages to `window`, in place of what is there. Returns 0 or an errno. After a failure the window has
-  // either its old pages or zeros, and these pages are still here to be given back.
+  // Moves these pages to `window`, replacing the pages there. Returns 0 or an errno. After a failure the window has
+  // either its old pages or zeros, and this object still owns its pages.
   int MoveTo(void* window);
 
  private:

@@ -1,4 +1,4 @@
-// Buffers of a socket, which Node's own sockets give no way to set.
+// Buffer sizes of a socket: the API of Node.js has no way to set them.
 
 #ifndef ISTHMUS_NATIVE_SOCKETS_H_
 #define ISTHMUS_NATIVE_SOCKETS_H_
@@ -7,10 +7,10 @@
 
 namespace isthmus {
 
-// setSocketBuffers(fd, send, receive): SO_SNDBUF and SO_RCVBUF in bytes; 0 leaves the kernel's own.
+// setSocketBuffers(fd, send, receive): SO_SNDBUF and SO_RCVBUF in bytes; 0 keeps the kernel's default.
 void SetSocketBuffers(const Napi::CallbackInfo& info);
 
-// socketBuffers(fd): { send, receive }, as the kernel has them: it doubles what was set, for its own books.
+// socketBuffers(fd): { send, receive } as the kernel reports them: twice the values set, for its own bookkeeping.
 Napi::Value SocketBuffers(const Napi::CallbackInfo& info);
 
 }  // namespace isthmus

@@ -18,7 +18,7 @@ class UniqueFd {
 
   int get() const { return fd_; }
 
-  // It is somebody else's to close.
+  // Gives up ownership: the caller closes the descriptor.
   int Release() {
     const int fd = fd_;
     fd_ = -1;
@@ -26,7 +26,7 @@ class UniqueFd {
   }
 
   void Reset(int fd = -1) {
-    // Linux lets go of the descriptor whatever close() returns; calling it again could close somebody else's.
+    // Linux frees the descriptor whatever close() returns; a second call could close a descriptor of another owner.
     if (fd_ >= 0) close(fd_);
     fd_ = fd;
   }

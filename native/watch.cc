@@ -15,14 +15,14 @@ namespace isthmus {
 
 namespace {
 
-// The counter of an eventfd or a timer. @returns whether it was not 0
-bool ReadAway(int fd) {
+// Reads, and so resets, the counter of an eventfd or a timer. Returns whether it was not 0.
+bool ResetCounter(int fd) {
   uint64_t count = 0;
   iovec where = {&count, sizeof count};
-  // Whoever has our doorbell can make it blocking and read it in front of us: it is one open file.
+  // A process that received this doorbell may make it blocking and read it first: they share one open file description.
   const ssize_t got = preadv2(fd, &where, 1, -1, RWF_NOWAIT);
   if (got >= 0 || errno != EOPNOTSUPP) return got > 0;
-  // A timer, which is ours alone, or a kernel before 5.8.
+  // A timer, which is never shared, or a kernel before 5.8.
   return read(fd, &count, sizeof count) > 0;
 }
 
@@ -30,14 +30,15 @@ bool ReadAway(int fd) {
 
 struct Watch::Handle {
   uv_poll_t poll;
-  // Of a counter; else -1.
+  // Descriptor of a counter; else -1.
   int counter = -1;
   napi_env env;
-  // Its JavaScript object, as long as that refers to it: whichever of the two goes first tells the other.
+  // The JavaScript object, while it exists: the first of the two to go clears the pointer of the other.
   Watch* owner;
   Napi::FunctionReference called;
   std::unique_ptr<Napi::AsyncContext> context;
-  // Holds up the end of the environment until libuv has let go: a worker must not end with a handle in its loop.
+  // Delays the end of the environment until libuv has closed the handle: a worker must not end with a handle in its
+  // loop.
   napi_async_cleanup_hook_handle hook = nullptr;
   bool closing = false;
 
@@ -49,8 +50,8 @@ struct Watch::Handle {
 void Watch::Handle::OnReadable(uv_poll_t* poll, int, int) {
   Handle* self = static_cast<Handle*>(poll->data);
   if (self->closing) return;
-  // Interrupted, or somebody else was faster: if it is not 0 the loop says so again.
-  if (self->counter >= 0 && !ReadAway(self->counter)) return;
+  // Interrupted, or another reader was faster: if the counter is not 0, the loop reports it again.
+  if (self->counter >= 0 && !ResetCounter(self->counter)) return;
   Napi::Env env(self->env);
   Napi::HandleScope scope(env);
   try {
@@ -97,7 +98,7 @@ Watch::Watch(const Napi::CallbackInfo& info) : ObjectWrap(info), handle_(nullptr
   if (initialised < 0) {
     throw SystemError(env, -initialised, "epoll_ctl", "watching fd " + std::to_string(fd));
   }
-  // From here on libuv knows it: it ends by Close() only.
+  // From here on libuv refers to the handle: only Close() may end it.
   Handle* owned = handle.release();
   handle_ = owned;
   try {
@@ -116,7 +117,7 @@ Watch::Watch(const Napi::CallbackInfo& info) : ObjectWrap(info), handle_(nullptr
 }
 
 Watch::~Watch() {
-  // Collected, or the environment goes down; in the latter case the hook has closed it, mostly.
+  // Collected, or the environment is torn down; in the latter case the hook has usually closed it.
   if (handle_ != nullptr) handle_->Close();
 }
 

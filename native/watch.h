@@ -1,4 +1,4 @@
-// A function that the event loop calls when a descriptor has something to read.
+// A function that the event loop calls when a descriptor is readable.
 
 #ifndef ISTHMUS_NATIVE_WATCH_H_
 #define ISTHMUS_NATIVE_WATCH_H_
@@ -8,10 +8,11 @@
 
 namespace isthmus {
 
-// watch(fd, called): an object with close(). The descriptor stays the caller's, who closes it after the watch. It keeps no
-// process alive.
-// watchCounter(fd, called): the same for an eventfd or a timer, whose counter is read away before each call. That is done
-// here because a process that was asleep has nothing in its caches: a call from JavaScript for it took 8 us.
+// watch(fd, called): an object with close(). The caller keeps the descriptor and closes it after the watch. A watch
+// keeps no process alive.
+//
+// watchCounter(fd, called): the same for an eventfd or a timer, whose counter is reset before each call. That is done
+// here because the caches of a process that slept are cold: a call from JavaScript to read the counter took 8 us.
 class Watch : public Napi::ObjectWrap<Watch> {
  public:
   static Napi::Function Define(Napi::Env env);
@@ -20,7 +21,7 @@ class Watch : public Napi::ObjectWrap<Watch> {
   ~Watch() override;
 
  private:
-  // What libuv refers to. It lives until libuv has let go of it, which may be after the object.
+  // The part that libuv refers to. It lives until libuv has closed it, which may be after the object is gone.
   struct Handle;
 
   void Close(const Napi::CallbackInfo& info);

@@ -2,7 +2,7 @@
 import type { Closed, Connection, ConnectionStats, ReceiveInfo, Sendable } from '../api/connection.js';
 import type { ConnectionEvents } from '../api/events.js';
 import type { Loan } from '../api/loan.js';
-import type { Peer } from '../api/peer.js';
+import type { MessageCounts, Peer } from '../api/peer.js';
 import type { ExposeOptions, Exposure, RmaToken } from '../api/remote-memory.js';
 import type { SharedMemory } from '../api/shared-memory.js';
 import type { ConnectionStream, StreamOptions } from '../api/stream.js';
@@ -13,7 +13,6 @@ import { PolledReads, type PollHandler } from '../channel/polled-reads.js';
 import { Receiver } from '../channel/receiver.js';
 import { type PendingSend, Sender } from '../channel/sender.js';
 import type { Core } from '../core/core.js';
-import { type MessageCounts } from '../api/peer.js';
 import type { Extent } from '../link/borrowed-records.js';
 import type { BoundLink } from '../link/bound-link.js';
 import { type Closing, Lifecycle } from '../link/lifecycle.js';

@@ -5,20 +5,22 @@
  */
 export interface CoreExports {
   // assembly/connection.ts
-  /** What the event makes of the state; the same state if it means nothing there. */
+  /** @returns the state after the event; the same state if the event has no meaning there */
   transition(state: number, event: number): number;
   /** Reserve an entry. @returns its index + 1, or 0 if the table is full */
   open(): number;
   /**
-   * Allocate the ring that the connection reads from.
-   * @returns the address of the ring, or 0 if there is no room
+   * Allocate the receive ring of the connection.
+   * @returns the address of the ring, or 0 if the region has no room
    */
   createRing(index: number, capacity: number, start: number): number;
-  /** Write the proof that the handshake asks for into our receive ring. */
+  /** Write the nonce of the handshake into the receive ring: the peer checks it there. */
   setNonce(index: number, low: number, high: number): void;
   /**
-   * Attach to the ring that the peer reads from, and check that it is what the peer says, in our own mapping.
-   * @param offset of the ring in the region, as the peer sent it: a frame border is checked by the caller
+   * Attach to the peer's receive ring. All that the peer said of it is checked against the ring in this mapping.
+   * @param frame first frame of the ring, from the offset that the peer sent; the caller checks that it lies on a frame
+   * boundary
+   * @returns ATTACH_…
    */
   attachRing(
     index: number,
@@ -29,205 +31,211 @@ export interface CoreExports {
     low: number,
     high: number,
   ): number;
-  /** Join two entries of this memory: each reads what the other writes (loop; and tcp, whose far end is a pump). */
+  /** Join two entries of this memory: each reads what the other writes (loop; and tcp, where the far end is a pump). */
   join(a: number, b: number): void;
-  /** Let go of the transmit ring, after our last write to it. */
+  /** Release the transmit ring, after the last write to it. */
   dropTransmit(index: number): void;
-  /** Let go of the receive ring, after our last read from it. */
+  /** Release the receive ring, after the last read from it. */
   dropReceive(index: number): void;
-  /** Free the entry; its rings as well. */
+  /** Free the entry and its rings. */
   free(index: number): void;
 
   // assembly/frames.ts
   /** Address of the first byte of a frame. */
   addressOf(frame: number): number;
   /**
-   * Take a run of `count` frames as the side `which`, and offer its other half. (halves.pml: take)
-   * @returns its first frame, or 0 if the region has no such run
+   * Allocate a run of `count` frames, hold its half `which` and offer the other half. (halves.pml: take)
+   * @returns its first frame, or 0 if the region has no room for the run
    */
   take(count: number, which: number): number;
   /**
    * Adopt the half `which` of a run that (`ownerSlot`, `ownerGeneration`) offers. (halves.pml: offered, adopt)
-   * @returns its frames, or 0 if there is no such offer
+   * @returns the length of the run in frames, or 0 if there is no such offer
    */
   adopt(frame: number, which: number, ownerSlot: number, ownerGeneration: number): number;
   /**
-   * Our last access to a run of our own is over. Its frames are free at once if nobody adopted the other half, else when
-   * that is let go of and collect() comes by. (halves.pml: give_back, free_run)
-   * @returns whether nobody had adopted it
+   * Give back an own run, after the last access to it. If the other half was not adopted, the frames are free at once;
+   * else collect() frees them after the peer has released its half. (halves.pml: give_back, free_run)
+   * @returns whether no peer had adopted it
    */
   giveBack(frame: number, count: number, which: number): 0 | 1;
-  /** Give back all extents that no run lies in. */
+  /** Give back all own extents that hold no run. */
   trim(): void;
-  /** Our last access to a run of somebody else is over. (halves.pml: let_go) */
+  /** Release an adopted half of a peer's run, after the last access to it. (halves.pml: let_go) */
   letGo(frame: number, which: number, count: number): void;
-  /** Free those runs that we gave back and whose other half is gone by now. (halves.pml: collect) */
+  /** Free the own runs that were given back and whose other half has been cleared since. (halves.pml: collect) */
   collect(): void;
-  /** Let go of all that is ours, and of our slot (halves.pml: leave). What others still hold in our extents frees itself with their last half. */
+  /**
+   * Release everything that this process holds, and its slot. (halves.pml: leave) Runs of which peers still hold a half
+   * are freed when the last half is released.
+   */
   leave(): void;
   /**
-   * Clear every half that a dead peer held or offered, free what nobody else holds anything in, and free its slot.
-   * (halves.pml: declare_dead)
+   * Clear every half that a dead peer held or offered, free the extents in which no other half is held, and free its
+   * slot. (halves.pml: declare_dead)
    *
-   * As long as somebody reads a ring that the dead one wrote, what was committed there may point to memory that is yet to be
-   * taken over: that stays, and so do slot and ring, which tell the next who looks that there is something left to do.
+   * While a live peer reads a ring that the dead peer wrote, records committed there may announce memory that the reader
+   * has yet to adopt. That memory stays, and so do the slot and the ring: they tell a later reclaimer that work is left.
    */
   reclaim(ofSlot: number, ofGeneration: number): void;
-  /** Free all extents whose owner is gone and that nobody holds anything in. */
+  /** Free all extents whose owner is gone and in which no half is held. */
   sweep(): void;
-  /** Bytes of header and tables: what lies in front of the frames to take. */
+  /** Bytes of header and tables: all that lies before the first frame that can be taken. */
   tableBytes(): number;
   extentFrames(): number;
   /** @returns 0: free; 1: under header and tables; 2: taken by extentSlot() */
   extentUse(extent: number): number;
   extentSlot(extent: number): number;
   extentGeneration(extent: number): number;
-  /** Whether the tag of a taken extent is as claimExtents() writes it, whoever it names. */
-  extentPlain(extent: number): 0 | 1;
-  /** Whether nobody has that half of a run that begins at the frame. */
+  /** Whether the tag of a taken extent has the form that claimExtents() writes, whatever owner it names. */
+  extentTagValid(extent: number): 0 | 1;
+  /** Whether this half of the run that begins at the frame is clear. */
   halfFree(frame: number, which: number): 0 | 1;
-  /** @returns KIND_… of one half of the run that begins at the frame, or 0 */
+  /** @returns KIND_… of one half of the run that begins at the frame, or 0 if the half is clear */
   halfKind(frame: number, which: number): number;
   halfSlot(frame: number, which: number): number;
   halfGeneration(frame: number, which: number): number;
   halfFrames(frame: number, which: number): number;
-  /** Frames that could be taken: those of free extents, and those of our own in no run. */
+  /** Frames that can be allocated: those of free extents, and own frames in no run. */
   freeFrames(): number;
 
   // assembly/framing.ts
   /**
-   * Begin a message: room for its first record. No message may be under way.
-   * @returns where the first RESULT_LENGTH bytes of the body go, NOTHING or BROKEN
+   * Begin a message: claim its first record. BROKEN if the message before is not complete.
+   * @returns address for the first RESULT_LENGTH bytes of the body; NOTHING if the ring is full; BROKEN
    */
   claim(index: number, type: number, xlength: number, dlength: number): number;
-  /** The next record of the message under way. @returns where its RESULT_LENGTH bytes go, NOTHING or BROKEN */
+  /** Claim the next record of the message. @returns address for its RESULT_LENGTH bytes; NOTHING: ring full; BROKEN */
   claimMore(index: number): number;
   /**
-   * Publish what was claimed, and tell the peer if it is not polling.
-   * @returns COMMIT_POLLED: it looks by itself; COMMIT_TOLD: it will find our ready bit; COMMIT_ASLEEP: ring its doorbell
+   * Publish the claimed record, and set the peer's ready bit if its ring is armed.
+   * @returns COMMIT_POLLED: the peer polls this ring; COMMIT_READY_SET: the peer will find the ready bit; COMMIT_ASLEEP:
+   * the peer sleeps, and the caller has to ring its doorbell
    */
   commit(index: number): number;
   /**
-   * The end of our direction.
-   * @returns COMMIT_… + 1, or NOTHING if the ring is full: call again, or BROKEN
+   * Send EOF: the end of this direction.
+   * @returns COMMIT_… + 1; NOTHING if the ring is full: call again; BROKEN
    */
   sendEof(index: number): number;
   /**
-   * Look at the next record. Fills RESULT_…: type and lengths of the message, offset and length of the body bytes in this
-   * record, FIRST and LAST. Looking again gives the same.
-   * @returns offset of the body bytes, NOTHING or BROKEN
+   * Check the next record. Fills RESULT_…: type and lengths of the message, address and length of the body bytes in this
+   * record, FIRST and LAST. A second call without release() gives the same.
+   * @returns address of the body bytes; NOTHING if there is no record; BROKEN
    */
   peek(index: number): number;
-  /** Step over the record that was peeked. */
+  /** Release the peeked record. */
   release(index: number): void;
   /**
-   * The next record as bytes of the stream, without looking into it. RESULT_LENGTH tells how many.
-   * @returns their offset, NOTHING or BROKEN
+   * The next record as RESULT_LENGTH bytes of the stream, not parsed.
+   * @returns their address; NOTHING if there is no record; BROKEN
    */
   drain(index: number): number;
-  /** The drained record is on its way. */
+  /** Release the record that drain() gave. */
   drained(index: number): void;
   /**
-   * Where the next bytes of an incoming stream go, of which `available` have come.
-   * @returns the offset of room for RESULT_LENGTH (1 to `available`) bytes, NOTHING if the ring is full, or BROKEN
+   * Room for the next bytes of an incoming stream, of which `available` have arrived.
+   * @returns address for RESULT_LENGTH (1 to `available`) bytes; NOTHING if the ring is full; BROKEN
    */
   decode(index: number, available: number): number;
   /**
-   * `length` bytes were put where decode() said.
-   * @returns DECODED_RECORD if a record was published, DECODED_EMPTY if a message without a body came: its record takes no
-   * more bytes, so call decode() with none
+   * `length` bytes were written to the address that decode() gave.
+   * @returns DECODED_RECORD if a record was published; DECODED_EMPTY if the header of a message without a body is
+   * complete: its record takes no more bytes, so call decode() with 0 available; else 0
    */
   decoded(index: number, length: number): number;
-  /** Whether the stream stands between two messages. */
-  atBorder(index: number): 0 | 1;
+  /** Whether the stream is between two messages. */
+  atMessageBoundary(index: number): 0 | 1;
 
   // assembly/index.ts
-  /** Whether the statics end below the private part that layout.ts draws. */
+  /** Whether the statics of the module end below PRIVATE (layout.ts). */
   fits(): 0 | 1;
   mySlot(): number;
   myGeneration(): number;
-  /** The rings are there: messages may flow. */
+  /** Both rings are bound: messages may be sent and received. */
   start(index: number): void;
-  /** The peer is gone. */
+  /** Break the connection: the peer is gone. */
   lose(index: number): void;
   state(index: number): number;
-  /** Address of the ring that the connection reads from, and its capacity. */
+  /** Address of the receive ring. */
   ringAddress(index: number): number;
+  /** Capacity of the receive ring in bytes. */
   ringCapacity(index: number): number;
-  /** Address of the entry, for its counters. */
+  /** Address of the entry in the connection table: its counters are read there. */
   entry(index: number): number;
-  /** Whether poll() should report room for the last refused claim. */
+  /** Whether poll() is to report room for the last refused claim. */
   wantRoom(index: number, on: 0 | 1): void;
   readable(index: number): 0 | 1;
-  /** Bytes of the ring that the peer has not consumed, BROKEN if it says what cannot be. */
+  /** Bytes of the ring that the peer has not consumed; BROKEN if its head is invalid. */
   unread(index: number): number;
-  /** Whether the peer is waiting, at this moment, for what it will copy out. */
-  awaited(index: number): 0 | 1;
-  /** Whether the peer wants to see a message with so long a body in one piece, and it would not be so in the ring. */
+  /** Whether the peer, at this moment, waits for a message that it will copy out. */
+  receiverWaits(index: number): 0 | 1;
+  /** Whether the peer reads messages in place, and a body of this length does not fit into one record. */
   wantsRun(index: number, body: number): 0 | 1;
-  /** Say to the peer how we take messages: TAKES_…. */
-  takes(index: number, how: number): void;
-  /** As claimMore(), looking up to `rounds` times for room: for a peer that is taking fragments out at this moment. */
+  /** Tell the peer how this side receives messages: RECEIVE_MODE_…. */
+  setReceiveMode(index: number, mode: number): void;
+  /** As claimMore(), checking up to `rounds` times for room: for a peer that is copying fragments out at this moment. */
   claimMoreSpin(index: number, rounds: number): number;
   arm(index: number): 0 | 1;
   disarm(index: number): void;
-  /** Position of the peeked record: what hold() and publish() speak of. */
+  /** Position of the peeked record, for hold() and publish(). */
   position(index: number): number;
-  /** Keep the published head where it is until it is moved by publish(). */
+  /** Keep the published head in place until publish() moves it. */
   hold(index: number): void;
-  /** One hold less; the oldest borrowed record that is left begins at `head`. */
+  /** End one hold. @param head position of the oldest record still borrowed, or the read position */
   publish(index: number, head: number): void;
-  /** Look many times for a record, inside the core. @returns as peek() */
+  /** Check up to `rounds` times for a record, inside the core. @returns as peek() */
   peekSpin(index: number, rounds: number): number;
 
   // assembly/migration.ts
-  /** What an event makes of the suspension of a connection; the same state if it means nothing there. */
+  /** @returns the suspension state of a connection after the event; the same state if the event has no meaning there */
   suspension(state: number, event: number): number;
-  /** What an event makes of the migration of a process; the same state if it means nothing there. */
+  /** @returns the migration state of a process after the event; the same state if the event has no meaning there */
   migration(state: number, event: number): number;
 
   // assembly/peers.ts
   slotAddress(index: number): number;
   slotState(index: number): number;
   slotGeneration(index: number): number;
-  /** Which kernel claimed the slot: 24 bits of a hash over boot id and backing. Known even if it died right behind the claim. */
+  /** Kernel of the claimer: 24 bits of a hash over boot id and backing. Known even if it died right after the claim. */
   slotKernel(index: number): number;
-  /** Whether (index, generation) is attached or about to be, so that its frames are its own. */
+  /** Whether (index, generation) is attached or attaching: the frames that it holds are its own. */
   alive(index: number, ofGeneration: number): 0 | 1;
-  /** Claim a free slot. The caller holds the lock on its byte, where there are locks. @returns whether it was free */
+  /** Claim a free slot. Where locks exist, the caller holds the lock on its byte. @returns whether it was free */
   claimSlot(index: number, kernel: number): 0 | 1;
-  /** The slot's texts and numbers are written: let others see us. @returns false if the slot was taken away */
+  /** Show the own slot to peers, after its texts and numbers are written. @returns false if the slot is lost */
   publishSlot(): 0 | 1;
-  /** Whether our slot is still ours: false once somebody declared us dead. */
+  /** Whether this process still holds its slot: false once a peer fenced it or declared it dead. */
   holdsSlot(): 0 | 1;
   /**
-   * Shut a peer out of which nobody knows whether it will go on: it finds that its slot is not its own, and its peers that
-   * it is gone; its frames are nobody else's. @returns whether it is (now, or already)
+   * Fence a peer that may be dead or only paused: it finds that it has lost its slot, and its peers find that it is gone,
+   * but no other process takes its frames. @returns whether it is fenced (now, or already)
    */
   fence(index: number, ofGeneration: number): 0 | 1;
-  /** Declare a peer dead, on proof. @returns whether it is (now, or already) */
+  /** Declare a peer dead, on proof. @returns whether it is declared dead (now, or already) */
   declareDead(index: number, ofGeneration: number): 0 | 1;
   beat(): void;
-  /** The lower half of a peer's heartbeat: enough to see that it moves. */
+  /** The lower half of a peer's heartbeat: enough to see whether it counts. */
   heartbeat(index: number): number;
-  /** Let poll() look at the connection. */
-  heat(index: number): void;
-  /** Let poll() look at it no more. The caller arms the ring if it is to come back by itself. */
-  cool(index: number): void;
-  hot(): number;
+  /** Let poll() check the connection. */
+  addToPollSet(index: number): void;
+  /** Let poll() skip the connection. The caller arms the ring if a record is to add the connection again. */
+  removeFromPollSet(index: number): void;
+  pollSetSize(): number;
   /**
-   * Arm the rings of all hot connections and look at them no more: from here on the summary word tells of all of them.
-   * Those that wait for room stay hot. Where there are none of those, announce that we sleep: whoever sets a ready bit from
-   * here on has to ring.
+   * Arm the rings of the poll set and remove their connections from it: from here on the summary word covers them.
+   * Connections that wait for room stay in the set. If none stays, announce that this process sleeps: a peer that sets a
+   * ready bit from here on has to ring.
    *
-   * wake.pml: rest, sleep, look_at_summary. Announce, then look at the summary once more (see setReady).
-   * @param sleep whether all peers can ring
-   * @returns REST_BUSY: one of them has a record after all; REST_QUIET: there is nothing, but nobody would ring; REST_ASLEEP
+   * wake.pml: try_sleep, sleep, recheck_summary. Announce first, then check the summary again (see setReady).
+   * @param canRing whether all peers can ring
+   * @returns SLEEP_BUSY: there is a record; SLEEP_QUIET: there is none, but no peer would ring (for room, or because not
+   * all can); SLEEP_ASLEEP: there is none, and peers will ring
    */
-  rest(sleep: 0 | 1): number;
+  trySleep(canRing: 0 | 1): number;
   /**
-   * The next connection that wants attention: a record to read, or room that it waits for. Looks up to `rounds` times, and
-   * begins behind the one that it found last.
+   * Find the next connection with a record to read, or with the room that it waits for. Checks the poll set 1 + `rounds`
+   * times, beginning after the connection found last.
    * @returns its index + 1, or NOTHING
    */
   poll(rounds: number): number;
@@ -235,35 +243,38 @@ export interface CoreExports {
   // assembly/region.ts
   readonly regionFrames: { readonly value: number };
   readonly regionSlots: { readonly value: number };
-  /** Compute the geometry for a region of so many bytes. @returns whether a region can have that size */
+  /** Compute the geometry of a region of this size in bytes. @returns whether a region can have this size */
   geometry(bytes: number): 0 | 1;
-  /** What the bytes in the window are: one of INSPECT_…. Needs geometry(). */
+  /** Classify the bytes in the window: INSPECT_…. Needs geometry(). */
   inspect(): number;
   /**
-   * Decide who formats a blank region. The word tells which kernel the formatter runs on, so that another process there
-   * can know from a lock whether it is still at it.
-   * @returns whether it is us
+   * Try to become the formatter of a blank region. The word names the formatter's kernel, so that another process on the
+   * same kernel can find out from a lock whether the formatter is still alive.
+   * @returns whether this process is the formatter
    */
   beginFormat(kernel: number): 0 | 1;
-  /** Which kernel the one who formats runs on (24 bits), or 0. */
-  formatter(): number;
+  /** Kernel of the process that is formatting (24 bits of a hash), or 0. */
+  formattingKernel(): number;
   /**
-   * Write the tables. Only after beginFormat(), or when the caller knows that whoever began is gone. UUID and host name
-   * are the host's to write before finishFormat().
+   * Write the tables. Only after beginFormat(), or when the caller knows that the formatter is gone. The host writes UUID
+   * and host name before finishFormat().
    */
   format(kernel: number): void;
   finishFormat(): void;
 
   // assembly/runs.ts
-  /** Take a run for `bytes` bytes behind its book. @returns its first frame, or 0 if there is no room */
+  /**
+   * Allocate a run for `bytes` bytes after the frame of the grants.
+   * @returns its first frame, or 0 if there is no room
+   */
   takeRun(bytes: number): number;
-  /** Grant a token a range of our run. @returns the place of the grant + 1, or 0 if all places are taken */
+  /** Grant a range of an own run to a token. @returns index of the grant + 1, or 0 if all are in use */
   grant(frame: number, low: number, high: number, offset: number, length: number, rights: number): number;
-  /** Nobody may use the token any more. */
+  /** Revoke a grant: its token is invalid from here on. */
   revoke(frame: number, index: number): void;
   /**
-   * Whether the peer of a connection grants a token, in our own mapping, with these very values.
-   * @returns the address of the first byte of the granted range, or 0
+   * Check in this mapping that the peer of a connection grants exactly these values.
+   * @returns address of the first byte of the granted range, or 0
    */
   granted(
     index: number,
@@ -276,27 +287,27 @@ export interface CoreExports {
     rights: number,
   ): number;
   /**
-   * Take the reader's half of a run over from the peer that grants a token there: it stays, whatever becomes of the peer,
-   * until letGoRun().
-   * @returns the address of the first byte of the granted range, or 0
+   * Adopt the reader's half of a run in which the peer grants a token: the run stays until letGoRun(), even if the peer
+   * dies.
+   * @returns address of the first byte of the granted range, or 0
    */
   adoptGranted(index: number, frame: number, place: number, low: number, high: number, length: number): number;
   /**
-   * Adopt the run that a RENDEZVOUS_REQ at `at`, of REQUEST_SIZE bytes, refers to, if no FIN is wanted for it. RESULT_FRAME
-   * and RESULT_BYTES say what letGoRun() needs.
-   * @returns the address of the message, or 0: not there, or not what was announced, or with a FIN
+   * Adopt the run that the RENDEZVOUS_REQ at `at`, of REQUEST_SIZE bytes, refers to, unless the peer expects a FIN for
+   * it. RESULT_FRAME and RESULT_BYTES are the arguments for letGoRun().
+   * @returns address of the message, or 0: no such grant, or other values, or a FIN is expected
    */
   adoptAnnounced(index: number, at: number): number;
   /**
-   * Claim a record and announce in it a message that lies in a run of ours, with the grant of its token at `place`. For
-   * commit().
+   * Claim a record and write into it a RENDEZVOUS_REQ for a message in an own run, whose token is granted at `place`. The
+   * caller calls commit().
    * @returns as claim()
    */
   announce(index: number, frame: number, place: number, length: number, low: number, high: number): number;
-  /** Our last access to a run of our own, for `bytes` bytes, is over. @returns whether nobody had adopted it */
+  /** Give back an own run for `bytes` bytes, after the last access to it. @returns whether no peer had adopted it */
   giveBackRun(frame: number, bytes: number): 0 | 1;
-  /** Our last access to an adopted run for `bytes` bytes is over. */
+  /** Release an adopted run for `bytes` bytes, after the last access to it. */
   letGoRun(frame: number, bytes: number): void;
-  /** Bytes behind the book of a run that the peer of a connection holds; 0 if it holds no run there. */
+  /** Bytes after the frame of the grants of a run that the peer of a connection holds; 0 if it holds no run there. */
   runLength(index: number, frame: number): number;
 }

@@ -5,7 +5,7 @@
  */
 export interface Layout {
   readonly PRIVATE: number;
-  readonly HOT: number;
+  readonly POLL_SET: number;
   readonly TABLE: number;
   readonly OWNED: number;
   readonly USED: number;
@@ -13,7 +13,7 @@ export interface Layout {
   readonly PENDING: number;
   readonly BITMAP: number;
   readonly WINDOW: number;
-  /** The window ends at 2 GiB at the latest, so that every address is positive as i32, which is how Wasm hands it over. */
+  /** The window ends at or below 2 GiB: Wasm passes addresses as i32, and each is to be positive. */
   readonly REGION_MAX: number;
   readonly REGION_MIN: number;
   /** Distance between words that different sides write. */
@@ -72,18 +72,21 @@ export interface Layout {
   readonly SLOT_CLAIMED: number;
   readonly SLOT_ATTACHED: number;
   readonly SLOT_DEAD: number;
-  /** Shut out, and perhaps only paused: it begins nothing any more, and what it has stays its own until it leaves or is dead. */
+  /**
+   * Fenced: perhaps only paused. It may begin nothing; what it holds stays its own until it leaves or is declared dead.
+   */
   readonly SLOT_FENCED: number;
   /**
-   * Bytes of the backing file that are locked besides the slots' own: who formats, who serves, and who is just creating,
-   * joining or removing the file of `shm`. Whoever holds one below the last is a user of the region.
+   * Bytes of the backing file that are locked besides one for each slot: by the formatter, by the server, and while a
+   * process creates, joins or removes the file of `shm`. A process that holds a lock below LOCK_LIFECYCLE uses the
+   * region.
    */
   readonly LOCK_FORMAT: number;
   readonly LOCK_SERVER: number;
   readonly LOCK_LIFECYCLE: number;
   readonly KIND_HELD: number;
   readonly KIND_OFFERED: number;
-  /** In the frame map: the half of the run's reader, and of its writer. */
+  /** In the frame map: the half of the reader of the run, and of its writer. */
   readonly HALF_CONSUMER: number;
   readonly HALF_PRODUCER: number;
   readonly HALVES: number;
@@ -94,11 +97,11 @@ export interface Layout {
   readonly RING_TAIL: number;
   readonly RING_HEAD: number;
   readonly RING_ARMED: number;
-  readonly RING_TAKES: number;
-  /** Copies out: pieces will do. */
-  readonly TAKES_COPIES: number;
-  /** Looks at messages where they lie: they should be in one piece. */
-  readonly TAKES_IN_PLACE: number;
+  readonly RING_RECEIVE_MODE: number;
+  /** The consumer copies messages out: pieces are as good as a whole. */
+  readonly RECEIVE_MODE_COPY: number;
+  /** The consumer reads messages in place: each should be in one piece. */
+  readonly RECEIVE_MODE_IN_PLACE: number;
   readonly RING_DATA: number;
   readonly RING_MIN: number;
   readonly RING_MAX: number;
@@ -137,7 +140,7 @@ export interface Layout {
   readonly C_STATE: number;
   readonly C_FAILURE: number;
   readonly C_IGNORED: number;
-  readonly C_HOT: number;
+  readonly C_POLL_PLACE: number;
   readonly TX_RING: number;
   readonly TX_MASK: number;
   readonly TX_TAIL: number;
@@ -148,7 +151,7 @@ export interface Layout {
   readonly TX_SLOT: number;
   readonly TX_READY: number;
   readonly TX_KIND: number;
-  readonly TX_WANTS: number;
+  readonly TX_WANTS_ROOM: number;
   readonly RX_RING: number;
   readonly RX_MASK: number;
   readonly RX_READ: number;
@@ -173,28 +176,29 @@ export interface Layout {
   readonly TX_OWNER_GENERATION: number;
   readonly TX_NEED: number;
   readonly TX_PIECE: number;
-  /** Fewer positions than this are published with the next look at an empty ring, not at once: capacity >> this. */
+  /** Fewer released bytes than capacity >> this are not published at once, but when the ring is next found empty. */
   readonly PUBLISH_SHIFT: number;
-  /** A record is at most capacity >> this and some, so that a fragment and its padding always fit into an empty ring. */
+  /** A record is at most (capacity >> this) + RECORD_EXTRA: a fragment and its padding always fit into an empty ring. */
   readonly RECORD_SHIFT: number;
-  /** What it may be longer: headers and a short xheader, so that data of a power of two goes in one piece. */
+  /** Room for headers and a short xheader, so that data of a power of two goes in one record. */
   readonly RECORD_EXTRA: number;
   /**
-   * A message for a consumer that copies out and waits for it goes in records of an eighth (body >> this), so that one is
-   * copied out while the next is written; none is smaller than PIECE_MIN, and twice that goes in one record.
+   * A message for a consumer that waits for it and copies it out goes in records of an eighth (body >> this), so that one
+   * is copied out while the next is written. No such record is smaller than PIECE_MIN; a body of up to twice that goes in
+   * one record.
    */
   readonly PIECE_SHIFT: number;
   readonly PIECE_MIN: number;
   readonly STATE_FREE: number;
   readonly STATE_OPENING: number;
   readonly STATE_OPEN: number;
-  /** We sent EOF. */
+  /** This side sent EOF. */
   readonly STATE_CLOSING: number;
   /** The peer sent EOF. */
   readonly STATE_PEER_CLOSED: number;
-  /** Both did. */
+  /** Both sides sent EOF. */
   readonly STATE_CLOSED: number;
-  /** The peer broke the rules, or is gone. */
+  /** The peer violated the protocol, or is gone. */
   readonly STATE_BROKEN: number;
   readonly STATES: number;
   readonly EVENT_OPEN: number;
@@ -203,67 +207,63 @@ export interface Layout {
   readonly EVENT_FAIL: number;
   readonly EVENTS: number;
   readonly SUSPENSION_NONE: number;
-  /** We want to; the message under way is being finished. */
+  /** This side suspends; the message being sent is finished first. */
   readonly SUSPENSION_SUSPENDING: number;
-  /** Our REQ is in the ring. */
+  /** This side's REQ is in the ring. */
   readonly SUSPENSION_SENT: number;
-  /** The peer's REQ has come, and our answer is not in the ring yet. */
+  /** The peer's REQ has arrived; the answer is not in the ring yet. */
   readonly SUSPENSION_RECEIVED: number;
-  /** Both have said their last word: no link any more. */
+  /** Both sides have sent their last message of the suspension: there is no link any more. */
   readonly SUSPENSION_SUSPENDED: number;
-  /** A link is being made. */
+  /** A new link is being set up. */
   readonly SUSPENSION_RESUMING: number;
   readonly SUSPENSION_STATES: number;
   readonly SUSPENSION_EVENT_SUSPEND: number;
-  /** What we owe, a REQ or an ACK, is in the ring. */
+  /** This side's REQ or ACK is in the ring. */
   readonly SUSPENSION_EVENT_SENT: number;
   readonly SUSPENSION_EVENT_REQ: number;
   readonly SUSPENSION_EVENT_ACK: number;
   readonly SUSPENSION_EVENT_RESUME: number;
-  /** There is a link again. */
+  /** The connection has a link again. */
   readonly SUSPENSION_EVENT_UP: number;
   readonly SUSPENSION_EVENTS: number;
   readonly MIGRATION_INACTIVE: number;
   readonly MIGRATION_REQUESTED: number;
   /** Connections are being suspended. */
   readonly MIGRATION_PREPARING: number;
-  /** Nothing of a device is held. */
+  /** The process holds nothing of a device. */
   readonly MIGRATION_ALLOWED: number;
-  /** Devices are being taken again. */
+  /** The process attaches to devices again. */
   readonly MIGRATION_FINISHED: number;
-  /** Connections are coming back. */
+  /** Connections are being resumed. */
   readonly MIGRATION_RESUMING: number;
   readonly MIGRATION_STATES: number;
   readonly MIGRATION_EVENT_REQUEST: number;
   readonly MIGRATION_EVENT_PREPARE: number;
   readonly MIGRATION_EVENT_ALLOW: number;
-  /** The deadline, or something that cannot be suspended. */
+  /** The deadline has passed, or a connection cannot be suspended. */
   readonly MIGRATION_EVENT_FAIL: number;
   readonly MIGRATION_EVENT_RESUME: number;
   readonly MIGRATION_EVENT_ATTACHED: number;
   readonly MIGRATION_EVENT_BACK: number;
   readonly MIGRATION_EVENTS: number;
-  /** Why a connection is broken. */
   readonly FAILURE_NONE: number;
-  /** The head that the consumer published is not between what it was and our tail. */
+  /** The head that the consumer published is not between the last known one and the tail. */
   readonly FAILURE_HEAD: number;
-  /** A record header has a length, kind or position that cannot be. */
+  /** A record header has an invalid length, kind or position. */
   readonly FAILURE_RECORD: number;
   /** A first record is too short for its net header, or fragments do not add up to the announced length. */
   readonly FAILURE_MESSAGE: number;
-  /** The application or the guard said so. */
+  /** The application or the guard reported the peer as gone. */
   readonly FAILURE_LOST: number;
-  /** What peek and claim answer besides an offset. */
   readonly NOTHING: number;
   readonly BROKEN: number;
-  /** What commit() tells: see framing.ts. */
   readonly COMMIT_POLLED: number;
-  readonly COMMIT_TOLD: number;
+  readonly COMMIT_READY_SET: number;
   readonly COMMIT_ASLEEP: number;
-  /** What rest() tells: see peers.ts. */
-  readonly REST_BUSY: number;
-  readonly REST_QUIET: number;
-  readonly REST_ASLEEP: number;
+  readonly SLEEP_BUSY: number;
+  readonly SLEEP_QUIET: number;
+  readonly SLEEP_ASLEEP: number;
   readonly DECODED_RECORD: number;
   readonly DECODED_EMPTY: number;
   readonly INSPECT_READY: number;
@@ -274,10 +274,10 @@ export interface Layout {
   readonly INSPECT_CORRUPT: number;
   readonly INSPECT_SIZE: number;
   readonly ATTACH_OK: number;
-  /** No such run is offered by that slot and generation in this memory. */
+  /** In this memory, that slot and generation offers no such run. */
   readonly ATTACH_OFFER: number;
-  /** The run is there, but not the nonce: a copy of the region, not the region. */
+  /** The run is offered, but the nonce differs: this is a copy of the peer's region, not the same one. */
   readonly ATTACH_NONCE: number;
-  /** Capacity or ready index cannot be. */
+  /** Capacity or ready index is invalid. */
   readonly ATTACH_SHAPE: number;
 }

@@ -61,7 +61,7 @@ export class BoundLink {
 
   /** Whether the peer waits at this moment for a message that it will copy out. */
   get receiverWaits(): boolean {
-    return this.polled && this.call.awaited(this.index) === 1;
+    return this.polled && this.call.receiverWaits(this.index) === 1;
   }
 
   /** Capacity of the transmit ring, in bytes. */

@@ -2,7 +2,7 @@
  * How the application takes messages out: it copies them, or reads them in place.
  *
  * A sender sends in pieces what will be copied out anyway, and in one piece what is read in place. The mode is a word of the
- * ring (RING_TAKES).
+ * ring (RING_RECEIVE_MODE).
  */
 import type { BoundLink } from './bound-link.js';
 
@@ -35,7 +35,7 @@ export class ReceiveMode {
     this.copies = copies;
     const link = this.#link;
     if (!link?.polled) return;
-    const { TAKES_COPIES, TAKES_IN_PLACE } = link.core.layout;
-    link.call.takes(link.index, copies ? TAKES_COPIES : TAKES_IN_PLACE);
+    const { RECEIVE_MODE_COPY, RECEIVE_MODE_IN_PLACE } = link.core.layout;
+    link.call.setReceiveMode(link.index, copies ? RECEIVE_MODE_COPY : RECEIVE_MODE_IN_PLACE);
   }
 }

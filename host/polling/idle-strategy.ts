@@ -38,7 +38,7 @@ const PAUSES = [
   { pause: 4, until: 500 },
   { pause: 10, until: Number.POSITIVE_INFINITY },
 ] as const;
-/** Asleep: a peer that dies between taking over to ring and ringing leaves it to nobody. (wake.pml: NO_NET) */
+/** Asleep: a peer that dies between taking over to ring and ringing leaves it to nobody. (wake.pml: NO_FALLBACK_POLL) */
 const NET = 100;
 
 /** Calls once, some time later. Keeps no process alive. */

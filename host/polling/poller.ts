@@ -100,7 +100,7 @@ export class Progress {
       if (core.sleeper) core.sleeper.rung = () => this.#rung(core, known);
     }
     table[pollable.index] = pollable;
-    pollable.core.call.heat(pollable.index);
+    pollable.core.call.addToPollSet(pollable.index);
     this.#waiter.wake();
   }
 
@@ -110,7 +110,7 @@ export class Progress {
     const table = this.#byCore.get(pollable.core);
     if (table?.[pollable.index] !== pollable) return;
     table[pollable.index] = undefined;
-    pollable.core.call.cool(pollable.index);
+    pollable.core.call.removeFromPollSet(pollable.index);
     if (table.every((entry) => entry === undefined)) this.#byCore.delete(pollable.core);
   }
 
@@ -118,7 +118,7 @@ export class Progress {
   wake(pollable: Pollable): void {
     if (this.#byCore.get(pollable.core)?.[pollable.index] !== pollable) return;
     this.#takeBack(pollable);
-    pollable.core.call.heat(pollable.index);
+    pollable.core.call.addToPollSet(pollable.index);
     this.#waiter.wake();
   }
 
@@ -134,7 +134,7 @@ export class Progress {
     if (!mark) {
       mark = { calls: true, valid: true };
       this.#direct.set(pollable, mark);
-      pollable.core.call.cool(pollable.index);
+      pollable.core.call.removeFromPollSet(pollable.index);
       this.#reclaim ??= setInterval(() => this.#reclaimDirect(), RECLAIM).unref();
     }
     mark.calls = true;
@@ -179,7 +179,7 @@ export class Progress {
   /** One bounded pass over everything that has something. True: there was something. */
   look(rounds: number): boolean {
     let active = false;
-    for (const pollable of this.#blocked) pollable.core.call.heat(pollable.index);
+    for (const pollable of this.#blocked) pollable.core.call.addToPollSet(pollable.index);
     this.#blocked.clear();
     for (const [core, table] of this.#byCore) {
       for (let i = 0; i < BATCH; i++) {
@@ -187,10 +187,10 @@ export class Progress {
         if (found < 0) break;
         const pollable = table[found];
         // Nothing to do for it now: it comes back when its application takes something, or stops polling.
-        if (!pollable || this.#direct.has(pollable)) core.call.cool(found);
+        if (!pollable || this.#direct.has(pollable)) core.call.removeFromPollSet(found);
         else if (pollable.progress()) active = true;
         else {
-          core.call.cool(found);
+          core.call.removeFromPollSet(found);
           if (pollable.waitsForRoom) this.#blocked.add(pollable);
         }
       }
@@ -203,9 +203,9 @@ export class Progress {
     // Those wait for room, of which nobody tells.
     let found: ReturnType<Rest> = this.#blocked.size > 0 ? 'quiet' : 'asleep';
     for (const core of this.#byCore.keys()) {
-      const rest = core.call.rest(core.sleeper?.heard ? 1 : 0);
-      if (rest === core.layout.REST_BUSY) found = 'busy';
-      else if (rest !== core.layout.REST_ASLEEP && found === 'asleep') found = 'quiet';
+      const rest = core.call.trySleep(core.sleeper?.heard ? 1 : 0);
+      if (rest === core.layout.SLEEP_BUSY) found = 'busy';
+      else if (rest !== core.layout.SLEEP_ASLEEP && found === 'asleep') found = 'quiet';
     }
     return found;
   }

@@ -61,8 +61,9 @@ export class RunContents {
     this.#bits.set(`${reader} ${bit}`, frame);
     const armed = word(layout.RING_ARMED);
     if (armed > 1) this.#error(where, `its word 'armed' is ${armed}, neither 0 nor 1`);
-    const takes = word(layout.RING_TAKES);
-    if (takes > layout.TAKES_IN_PLACE) this.#error(where, `its word 'takes' is ${takes}, which nobody says`);
+    const mode = word(layout.RING_RECEIVE_MODE);
+    if (mode > layout.RECEIVE_MODE_IN_PLACE)
+      this.#error(where, `its word 'receive mode' is ${mode}, which nobody says`);
     const [start, head, tail] = [word(layout.RING_START), word(layout.RING_HEAD), word(layout.RING_TAIL)];
     if (![start, head, tail].every(aligned)) {
       this.#error(where, `its positions are no multiples of 8: start ${start}, head ${head}, tail ${tail}`);

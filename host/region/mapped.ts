@@ -113,10 +113,10 @@ export class MappedRegion {
           }
           break;
         case layout.INSPECT_FORMATTING:
-          if (call.formatter() === this.identity.hash && this.mapping.lock(layout.LOCK_FORMAT)) {
+          if (call.formattingKernel() === this.identity.hash && this.mapping.lock(layout.LOCK_FORMAT)) {
             // Whoever began on this kernel is gone: the lock is ours, and nobody formats without it.
             try {
-              if (call.formatter() === this.identity.hash) this.#format();
+              if (call.formattingKernel() === this.identity.hash) this.#format();
             } finally {
               this.mapping.unlock(layout.LOCK_FORMAT);
             }

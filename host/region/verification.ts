@@ -340,7 +340,7 @@ class Look {
       }
       const owner = { slot: call.extentSlot(extent), generation: call.extentGeneration(extent) >>> 0 };
       const standing = this.#standing(owner);
-      if (!call.extentPlain(extent)) this.#error(where, `its tag is none of an extent, and names ${named(owner)}`);
+      if (!call.extentTagValid(extent)) this.#error(where, `its tag is none of an extent, and names ${named(owner)}`);
       else if (standing === 'never') this.#error(where, `belongs to ${named(owner)}, which never was`);
       else if (standing === 'dead') {
         extents.dead++;
@@ -437,7 +437,7 @@ function blank(glimpse: Glimpse): Finding[] {
 
 function formatting(glimpse: Glimpse): Finding {
   const { core, identity } = glimpse;
-  const abandoned = core.call.formatter() === identity.hash && glimpse.locked(core.layout.LOCK_FORMAT) === false;
+  const abandoned = core.call.formattingKernel() === identity.hash && glimpse.locked(core.layout.LOCK_FORMAT) === false;
   const message = abandoned
     ? 'somebody began to format it and died: the next runtime that attaches does it again'
     : 'somebody is formatting it, or has begun to';

@@ -1,9 +1,9 @@
 /**
- * The core alone, abandoned at each of its steps: what a process leaves that dies there (crash.test.ts does it to
- * processes), in a thousandth of the time, so that every step of what is rare is among it. The step throws, and the core
- * is never called again.
+ * The core alone, abandoned at each of its steps: the state that a process leaves if it dies there. (crash.test.ts
+ * kills processes.) This takes a thousandth of the time, so that every step of rare operations is covered. The step
+ * throws, and the core is never called again.
  *
- * After each: what it leaves is consistent; the others take it back, and have every frame.
+ * After each: the state is consistent; the peers reclaim it, and have every frame.
  */
 
 import { test } from 'uvu';
@@ -31,7 +31,7 @@ const identity = { ...file, hash: identityHash(file) };
 
 const frameAt = (address: number) => (address - WINDOW) / L.FRAME;
 
-/** What Region does besides calling the core. */
+/** What Region does besides calls of the core. */
 function attach(core: TestCore, slot: number): void {
   assert.is(core.call.claimSlot(slot, identity.hash), 1);
   const at = core.call.slotAddress(slot);
@@ -43,16 +43,16 @@ function attach(core: TestCore, slot: number): void {
 }
 let instance = 1;
 
-/** A region with two who live on. The one who dies has slot 2; another dead one has slot 3 or none. */
+/** A region with two survivors. The dying process has slot 2; another dead one has slot 3, or there is none. */
 class Stage {
   readonly #shared = new Shared(2, SIZE / MIB, false);
   readonly peer = this.#shared.cores[0] as TestCore;
   readonly other = this.#shared.cores[1] as TestCore;
   readonly #all: number;
-  /** Slots whose owner holds his lock. */
+  /** Slots whose owner holds the lock. */
   readonly alive = new Set([0, 1]);
   dying!: TestCore;
-  /** Which core it is, for the counter. */
+  /** Number of the core, for the counter of steps. */
   number = 0;
   #undo: (() => void)[] = [];
 
@@ -67,7 +67,7 @@ class Stage {
     this.#all = peer.unclaimed();
   }
 
-  /** One more view; let go of with `next()`. */
+  /** One more view; released with `next()`. */
   view(): TestCore {
     const core = new TestCore(SIZE);
     const mapping = mapInto(core, this.#shared.path);
@@ -75,7 +75,7 @@ class Stage {
     return core;
   }
 
-  /** Begin with everything free, and a new one to die. */
+  /** Begin with everything free, and a new process that is to die. */
   next(attached: boolean): void {
     for (const undo of this.#undo.splice(0).reverse()) undo();
     this.dying = this.view();
@@ -83,7 +83,7 @@ class Stage {
     if (attached) attach(this.dying, 2);
   }
 
-  /** What a survivor does when it lets go of what it had with the dead. */
+  /** How a survivor releases its halves of runs that it shares with the dead process. */
   letGo(undo: () => void): void {
     this.#undo.push(undo);
   }
@@ -113,7 +113,7 @@ class Stage {
     return verifyOnce(glimpse);
   }
 
-  /** What is left of the dead one. */
+  /** Check what the dead process left. */
   assertSurvived(where: string): void {
     const said = () => this.find().findings.map((each) => `${each.severity}: ${each.where}: ${each.message}`);
     assert.equal(
@@ -122,17 +122,17 @@ class Stage {
       `${where}: at once`,
     );
     this.reap(this.other);
-    // By the two of them, as it comes.
+    // By both survivors, in any order.
     this.reap(this.peer);
     assert.equal(
       said().filter((line) => line.startsWith('error')),
       [],
-      `${where}: taken back`,
+      `${where}: reclaimed`,
     );
     const mappings = this.#undo.splice(0, 1);
     for (const undo of this.#undo.splice(0).reverse()) undo();
     this.#undo = mappings;
-    // And what was kept for them to read goes with the next round of upkeep.
+    // Runs that were kept for the survivors to read go with the next round of upkeep.
     for (const core of [this.peer, this.other]) {
       this.reap(core);
       core.call.collect();
@@ -149,7 +149,7 @@ class Stage {
   }
 }
 
-/** A connection between the one who dies and one who lives. @returns their entries */
+/** A connection between the dying process and a survivor. @returns their entries */
 function connect(stage: Stage): { mine: number; its: number } {
   const { dying, peer } = stage;
   const its = openEntry(peer, CAPACITY);
@@ -165,7 +165,7 @@ function connect(stage: Stage): { mine: number; its: number } {
   return { mine, its };
 }
 
-/** Runs of several kinds, some of them known to a peer; as full as an application has it. */
+/** Runs of several kinds, some of them adopted by a peer, as an application has them. */
 function furnish(stage: Stage): void {
   const { dying, peer, other } = stage;
   connect(stage);
@@ -174,7 +174,7 @@ function furnish(stage: Stage): void {
   const adopted = dying.call.takeRun(20_000);
   assert.is(other.call.adopt(adopted, READER, 2, dying.generation), 6);
   stage.letGo(() => other.call.letGo(adopted, READER, 6));
-  // Given back, and let go of by the other side since: nobody has come by.
+  // Given back, and since then released by the peer: not collected yet.
   const pending = dying.call.take(9, READER);
   assert.is(other.call.adopt(pending, WRITER, 2, dying.generation), 9);
   dying.call.giveBack(pending, 9, READER);
@@ -184,7 +184,7 @@ function furnish(stage: Stage): void {
   assert.is(dying.call.adopt(lent, READER, 0, peer.generation), 3);
 }
 
-/** Somebody else who is dead already, and of whom nothing was taken back. */
+/** Another process that is dead already, and of which nothing was reclaimed. */
 function leaveRemains(stage: Stage): void {
   const dead = stage.view();
   attach(dead, 3);
@@ -197,7 +197,7 @@ function leaveRemains(stage: Stage): void {
 interface Operation {
   readonly name: string;
   readonly detached?: boolean;
-  /** @returns what is counted */
+  /** @returns the operation to count */
   readonly prepare: (stage: Stage) => () => void;
 }
 
@@ -220,7 +220,7 @@ const OPERATIONS: readonly Operation[] = [
       },
   },
   {
-    name: 'take what is not there',
+    name: 'take more than there is',
     prepare:
       ({ dying }) =>
       () => {
@@ -250,8 +250,8 @@ const OPERATIONS: readonly Operation[] = [
       const { dying, peer } = stage;
       return () => {
         for (const length of [10, 900, 2000, 0]) {
-          dying.call.heat(mine);
-          dying.call.rest(1);
+          dying.call.addToPollSet(mine);
+          dying.call.trySleep(1);
           assert.ok(new Sender(peer, its, pattern(length, length)).go());
           dying.call.poll(1);
           assert.ok(receive(dying, mine));
@@ -302,7 +302,7 @@ const OPERATIONS: readonly Operation[] = [
     },
   },
   {
-    name: 'take back what a dead one held',
+    name: 'reclaim from a dead process',
     prepare: (stage) => {
       leaveRemains(stage);
       stage.alive.add(2);
@@ -310,7 +310,7 @@ const OPERATIONS: readonly Operation[] = [
     },
   },
   {
-    name: 'need what a dead one held',
+    name: 'need frames of a dead process',
     prepare: (stage) => {
       leaveRemains(stage);
       stage.alive.add(2);
@@ -353,7 +353,7 @@ for (const { name, detached, prepare } of OPERATIONS) {
 }
 
 test(
-  'a message by reference, committed: its reader has it also when others took back first what the dead one held',
+  'a committed message by reference: its reader gets it even if others reclaimed from the dead process first',
   timebox(20, () => {
     const stage = new Stage();
     stage.next(true);
@@ -365,7 +365,7 @@ test(
     stage.alive.delete(2);
     for (let i = 0; i < 3; i++) stage.reap(stage.other);
     const address = peer.call.adoptGranted(its, frame, 0, 1, 2, 20_000);
-    assert.ok(address > 0, 'it is there');
+    assert.ok(address > 0, 'the message is there');
     assert.equal(peer.bytes.slice(address, address + 20_000), pattern(20_000, 1));
     peer.call.letGoRun(frame, 20_000);
     stage.assertSurvived('read');
@@ -374,7 +374,7 @@ test(
 );
 
 test(
-  'abandoned: format; the next one does it again',
+  'abandoned: format; the next process does it again',
   timebox(60, () => {
     let at = 1;
     for (let over = false; !over; at++) {
@@ -396,7 +396,7 @@ test(
       steps.arm(0);
       const found = next.call.inspect();
       if (found === L.INSPECT_BLANK) assert.is(next.call.beginFormat(identity.hash), 1);
-      else if (found === L.INSPECT_FORMATTING) assert.is(next.call.formatter(), identity.hash, `step ${at}`);
+      else if (found === L.INSPECT_FORMATTING) assert.is(next.call.formattingKernel(), identity.hash, `step ${at}`);
       else assert.is(found, L.INSPECT_READY, `step ${at}`);
       if (found !== L.INSPECT_READY) format(next);
       assert.is(next.call.inspect(), L.INSPECT_READY);

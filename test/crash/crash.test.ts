@@ -1,15 +1,15 @@
 // only with --all
 // time limit: 1500 s
 /**
- * A process dies between any two of its steps. A step is a store to shared memory by the core, counted before and after:
- * the core is instrumented (instrument.ts), and at the step of a given number the process sends itself SIGKILL.
+ * A process dies between any two of its steps. A step is a store to shared memory by the core, counted before and
+ * after: the core is instrumented (instrument.ts), and at the step of a given number the process sends itself SIGKILL.
  *
- * After each death: what was committed is delivered, then there is an error, in bounded time; the survivor's connection to
- * a third goes on; `isthmus region check` finds the region consistent, at once and in the end; and every frame, run and
- * slot of the dead is free again.
+ * After each death: committed messages are delivered, then there is an error, in bounded time; the survivor's
+ * connection to a third process continues; `isthmus region check` finds the region consistent, at once and at the end;
+ * and every frame, run and slot of the dead process is free again.
  *
- * ISTHMUS_CRASH_STEP: every how-manieth step of an operation, from a random one on; default 5, 1 for all of them.
- * ISTHMUS_CRASH_KILLS: deaths under full load, default 1000. ISTHMUS_TEST_ONLY: which operations, a regular expression.
+ * ISTHMUS_CRASH_STEP: stride over the steps of an operation, from a random one on; default 5, 1 for all of them.
+ * ISTHMUS_CRASH_KILLS: deaths under full load, default 1000. ISTHMUS_TEST_ONLY: the operations, a regular expression.
  */
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -48,13 +48,13 @@ const random = seeded(testSeed());
 const stride = Number(process.env['ISTHMUS_CRASH_STEP'] ?? 5);
 const kills = Number(process.env['ISTHMUS_CRASH_KILLS'] ?? 1000);
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
-/** Seconds in which everything is known and given back; a machine with other things to do gets more. */
+/** Seconds in which every death is detected and everything reclaimed; a busy machine gets more. */
 const NEWS = 10 * slowness;
-/** Regions, each with a survivor, in which processes die at a time. */
+/** Regions, each with a survivor, in which processes die at the same time. */
 const LANES = 2;
-/** Victims that are started ahead: that takes longer than dying. */
+/** Victims that are started ahead: a start takes longer than a death. */
 const AHEAD = 2;
-/** An operation is done when it was survived to its end so often: it takes not always the same steps. */
+/** An operation is done when it survived to its end this often: its number of steps varies. */
 const ENOUGH = 3;
 
 const folder = mkdtempSync(join(tmpdir(), 'isthmus-crash-'));
@@ -66,21 +66,21 @@ const code = (error: unknown) => (error instanceof IsthmusError ? error.code : S
 const inWords = (findings: readonly Finding[]) =>
   findings.map(({ where, message }) => `${where}: ${message}`).join('\n');
 
-/** What a survivor sends under load. */
+/** Messages of a survivor under load. */
 async function babble(connection: Connection): Promise<void> {
   for (let number = 0; ; number++) {
     await connection.send(numbered(number, random(random(8) === 0 ? 150_000 : 30_000)));
   }
 }
 
-/** What became of a connection to a victim. */
+/** Result of a connection to a victim. */
 interface Account {
   readonly connection: Connection;
   received: number;
   readonly end: Promise<string>;
 }
 
-/** One region, with a survivor in this process and a third in another. */
+/** One region, with a survivor in this process and a third process. */
 class Lane {
   readonly #region: string;
   readonly #onlooker: Onlooker;
@@ -128,10 +128,10 @@ class Lane {
   async #ping(): Promise<void> {
     const text = String(random(1e9));
     await this.#good.send(text);
-    assert.is((await this.#good.receive())?.text(), text, 'the third answers');
+    assert.is((await this.#good.receive())?.text(), text, 'the third process answers');
   }
 
-  /** A process of which no steps were counted yet; the ones behind it are on their way. */
+  /** A process whose steps are not counted yet; its successors are being started. */
   async #next(attached: boolean): Promise<Child> {
     if (attached !== this.#attached) await Promise.all(this.#ahead.splice(0).map((child) => child.kill()));
     this.#attached = attached;
@@ -173,7 +173,7 @@ class Lane {
 
   /**
    * Let a victim die at a step of an operation.
-   * @returns the steps of the operation if it was survived to its end, and the victim killed behind it
+   * @returns the steps of the operation if it survived to its end; then the victim is killed
    */
   async dieAt(operation: Operation, at: number): Promise<number | undefined> {
     const child = await this.#next(operation.before !== undefined);
@@ -181,7 +181,7 @@ class Lane {
     const port = await child.call<number>('prepare', operation.name);
     const running = child.call<number>('run', operation.name, at);
     if (operation.busy) {
-      await pause(0); // The call is on its way.
+      await pause(0); // The call is being sent.
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, operation.busy);
     }
     if (operation.dial) {
@@ -201,7 +201,7 @@ class Lane {
     this.#begin(undefined);
     const destroys = random(2) === 0;
     await ofDead(child, child.call('load', 1 + random(steps), random(2 ** 31), destroys));
-    // What is broken off has no claim to arrive.
+    // Messages of a destroyed connection need not arrive.
     await this.#assertSurvived(child, ['ERR_ISTHMUS_PEER_DIED', 'orderly'], destroys ? Infinity : LOAD);
   }
 
@@ -210,9 +210,9 @@ class Lane {
     this.#accounts = [];
   }
 
-  /** @param untold how many messages may have come, and not have been told of; Infinity: or not have come */
+  /** @param untold how many messages may arrive without having been reported; Infinity: or not arrive */
   async #assertSurvived(child: Child, ends: readonly string[], untold = 1): Promise<void> {
-    // At once, before anybody has taken anything back.
+    // At once, before any process has reclaimed anything.
     if (this.#look().findings.some(({ severity }) => severity === 'error')) {
       const { findings } = await verify(this.#onlooker);
       const errors = findings.filter(({ severity }) => severity === 'error');
@@ -221,9 +221,9 @@ class Lane {
     const committed = child.output.length;
     const late = new AbortController();
     const limit = pause(NEWS * 1000, 'no end', { signal: late.signal }).catch(() => 'over');
-    // A connection may still be opening here, whose other end is gone.
+    // A connection may still be opening here although its other end is gone.
     let received = 0;
-    await Promise.race([this.#ping(), limit.then(() => assert.unreachable('the third does not answer'))]);
+    await Promise.race([this.#ping(), limit.then(() => assert.unreachable('the third process does not answer'))]);
     for (const account of this.#accounts) {
       const end = await Promise.race([account.end, limit]);
       const { state, stalled } = account.connection;
@@ -233,12 +233,15 @@ class Lane {
     }
     late.abort();
     if (untold !== Infinity) {
-      assert.ok(received >= committed && received <= committed + untold, `${received} of ${committed} messages came`);
+      assert.ok(
+        received >= committed && received <= committed + untold,
+        `${received} of ${committed} messages arrived`,
+      );
     }
     await this.#recovered();
   }
 
-  /** Everything is as it was before the victim came. */
+  /** Everything is as it was before the victim started. */
   async #recovered(): Promise<void> {
     const until = performance.now() + NEWS * 1000;
     for (;;) {
@@ -256,7 +259,7 @@ class Lane {
   }
 }
 
-/** Wait for the end of a victim. @returns what it answered, if it came to that; then it is killed */
+/** Wait for the end of a victim. @returns its answer, if it gave one; then it is killed */
 async function ofDead(child: Child, running: Promise<number>): Promise<number | undefined> {
   const closed = new Promise<void>((resolve) => child.process.once('close', () => resolve()));
   let answer: number | undefined;
@@ -264,19 +267,19 @@ async function ofDead(child: Child, running: Promise<number>): Promise<number | 
     answer = await running;
     child.process.kill('SIGKILL');
   } catch (error) {
-    // It has failed, unless it is the end of the process that is told here.
+    // It has failed, unless this is the end of the process.
     await Promise.race([child.exited, pause(1000)]);
     if (child.process.signalCode === null) throw error;
   }
   const { signal } = await child.ended();
   assert.is(signal, 'SIGKILL', child.output);
-  await closed; // All that it has said is here.
+  await closed; // All of its output is here.
   return answer;
 }
 
 let lanes: Lane[] = [];
 
-/** Do it in all lanes at a time until one of them says that it is enough. */
+/** Run in all lanes at the same time until one of them reports that it is enough. */
 async function inLanes(body: (lane: Lane) => Promise<boolean>): Promise<void> {
   let enough = false;
   await Promise.all(
@@ -319,7 +322,7 @@ for (const operation of OPERATIONS) {
           else most = Math.max(most, steps);
           if (steps === undefined || ++survived < ENOUGH) return false;
           if (deaths > 0) return true;
-          // It is shorter than a stride.
+          // The operation is shorter than a stride.
           [next, pace, survived] = [1, 1, 0];
           return false;
         } catch (error) {
@@ -329,13 +332,13 @@ for (const operation of OPERATIONS) {
       });
       const each = ((performance.now() - begin) * LANES) / (deaths + survived);
       console.log(`${operation.name}: ${most} steps, died at ${deaths} of them; ${each.toFixed(0)} ms each`);
-      assert.ok(deaths > 0, 'it has died at none');
+      assert.ok(deaths > 0, 'it died at no step');
     }),
   );
 }
 
 test(
-  'died: what was committed by reference comes, although others have taken back what the dead one held',
+  'died: messages committed by reference arrive, although others have reclaimed from the dead process',
   timebox(60, async () => {
     for (let i = 0; i < 3; i++) assert.is(await lanes[0]?.dieAt(UNHEARD, 0), undefined);
   }),
@@ -343,7 +346,7 @@ test(
 
 for (const plugin of ['shm', 'ivshmem'] as const) {
   test(
-    `died: meet where nobody else is, over ${plugin}`,
+    `died: two runtimes meet in a new region, over ${plugin}`,
     timebox(600, async () => {
       const begin = performance.now();
       let at = 1 + random(stride);
@@ -362,18 +365,18 @@ for (const plugin of ['shm', 'ivshmem'] as const) {
         else survived++;
         await assertConsistent(path, at);
         const limit = pause(NEWS * 1000, 'never', { ref: false });
-        assert.is(await Promise.race([meet(options), limit]), plugin, `the next ones meet, behind step ${at}`);
+        assert.is(await Promise.race([meet(options), limit]), plugin, `the next two meet, after step ${at}`);
         if (plugin === 'ivshmem') await assertConsistent(path, at, true);
-        else assert.not(existsSync(path), 'the last one removes it');
+        else assert.not(existsSync(path), 'the last process removes it');
       }
       const each = (performance.now() - begin) / (deaths + ENOUGH);
       console.log(`meet over ${plugin}: died at ${deaths} steps; ${each.toFixed(0)} ms each`);
-      assert.ok(deaths > 0, 'it has died at none');
+      assert.ok(deaths > 0, 'it died at no step');
     }),
   );
 }
 
-/** @param clean nothing is to be taken back any more */
+/** @param clean nothing is left to reclaim */
 async function assertConsistent(path: string, at: number, clean = false): Promise<void> {
   if (!existsSync(path)) return;
   const onlooker = Onlooker.ofFile(path);

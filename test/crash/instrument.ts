@@ -1,15 +1,15 @@
 /**
- * A build of the core that calls `crash.step` before and after every store to the window: made from the very module that
- * is in the bundle, so that the order of its stores is the one that users have. Nothing of it is in what they install.
+ * A build of the core that calls `crash.step` before and after every store to the window. It is made from the module in
+ * the bundle, so that the order of its stores is the one that users have. The published package contains none of it.
  *
- * Binaryen writes the module as text, in which every instruction is a list with its operands. A store becomes a call of a
- * function of the same type, which has the store in it.
+ * Binaryen writes the module as text, in which every instruction is a list with its operands. A store becomes a call of
+ * a function of the same type, which contains the store.
  */
 import binaryen from 'assemblyscript/binaryen';
 import bytes from '#core.wasm';
 import { constant } from '../support/core.js';
 
-/** What writes to memory, and with which types besides the address. */
+/** Instructions that write to memory, with their types besides the address. */
 function typesOf(instruction: string): { readonly params: readonly string[]; readonly result: string } | undefined {
   if (/^memory\.(fill|copy|init)$/.test(instruction)) return { params: ['i32', 'i32'], result: '' };
   const [, type = '', rest = ''] = /^([if](?:32|64)|v128)\.(.+)$/.exec(instruction) ?? [];
@@ -21,7 +21,7 @@ function typesOf(instruction: string): { readonly params: readonly string[]; rea
 
 const LIST = /"(?:[^"\\]|\\.)*"|;;[^\n]*|\(([^\s()]+)((?:\s+(?:offset|align)=\d+)*)/g;
 
-/** @returns the module, and how many places of it store */
+/** @returns the module, and the number of its stores */
 export function instrument(): { readonly module: Uint8Array; readonly stores: number } {
   const module = binaryen.readBinary(bytes);
   const text = module.emitText();

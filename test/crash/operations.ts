@@ -1,6 +1,6 @@
 /**
- * What a process does while it dies, and what the survivor at the other end of its connection does meanwhile. To have one
- * more walked through, add it to OPERATIONS.
+ * The operations of a process that dies, and what the survivor at the other end of its connection does meanwhile. A new
+ * operation is covered when it is added to OPERATIONS.
  */
 import type { Connection } from '../../host/api/connection.js';
 import type { RmaToken } from '../../host/api/remote-memory.js';
@@ -11,7 +11,7 @@ import { MIB, only } from '../support/regions.js';
 export const LOAD = 3;
 export const REGION = 8 * MIB;
 export const RING = 16_384;
-/** From here on messages go by reference. */
+/** From this length on messages go by reference. */
 const RENDEZVOUS = 65_536;
 
 /** Options of all processes of a region. */
@@ -33,7 +33,7 @@ export function numbered(number: number, length: number): Buffer {
   return bytes;
 }
 
-/** @throws if it is not that message, whole */
+/** @throws if it is not that message, complete */
 export function checkNumbered(number: number, data: Uint8Array): void {
   const length = data.length < 8 ? 8 : Buffer.from(data).readUInt32LE(4);
   if (Buffer.compare(data, numbered(number, length)) !== 0) throw new Error(`message ${number} is not what was sent`);
@@ -47,13 +47,13 @@ const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve,
 /** The process that dies. */
 export class Victim {
   readonly options: RuntimeOptions;
-  /** Of the survivor. */
+  /** Port of the survivor. */
   readonly port: number;
   /** A message has been sent. */
   readonly #committed: () => void;
   runtime!: Runtime;
   connection!: Connection;
-  /** The next connection that somebody makes to us. */
+  /** The next connection that a peer makes to this runtime. */
   accepted!: Promise<Connection>;
   ownPort = 0;
   #sent = 0;
@@ -93,7 +93,7 @@ export class Victim {
     }
   }
 
-  /** The next message, as a loan. */
+  /** Receive the next message as a loan. */
   async lend(length: number): Promise<void> {
     const data = numbered(this.#sent, length);
     const loan = await this.connection.loan(data.length);
@@ -114,16 +114,16 @@ export class Victim {
 
 export interface Operation {
   readonly name: string;
-  /** What the attached process does before its steps are counted; without it not even attaching is among that. */
+  /** What the process does before its steps are counted. Without it, even attaching is counted. */
   readonly before?: (victim: Victim) => Promise<void>;
   readonly run: (victim: Victim) => Promise<void>;
   /** The survivor: connect to the victim when it runs. */
   readonly dial?: boolean;
-  /** The survivor: for so long it does nothing at all when the victim runs, in milliseconds. */
+  /** The survivor: how long it does nothing at all when the victim runs, in milliseconds. */
   readonly busy?: number;
-  /** The survivor: what it does when the first message has come, besides receiving. */
+  /** The survivor: its answer to the first message, besides receiving. */
   readonly answer?: (connection: Connection) => Promise<void>;
-  /** How the survivor's connection may end besides ERR_ISTHMUS_PEER_DIED. */
+  /** Other ends of the survivor's connection than ERR_ISTHMUS_PEER_DIED. */
   readonly ends?: readonly string[];
 }
 
@@ -139,9 +139,9 @@ const give = (lengths: readonly number[]) => async (connection: Connection) => {
 };
 
 const ORDERLY = ['orderly'];
-/** Begin what the survivor answers. */
+/** The message that the survivor answers. */
 const GO = [8];
-/** Who has suspended may come back, for a time. */
+/** A suspended peer may come back, for a time. */
 const SUSPENDED = ['ERR_ISTHMUS_RESUME_TIMEOUT'];
 
 let token: RmaToken | undefined;
@@ -339,7 +339,7 @@ export const OPERATIONS: readonly Operation[] = [
   {
     name: 'sleep',
     before: connected,
-    // The survivor finds it asleep, and wakes it.
+    // The survivor finds it asleep and wakes it.
     answer: async (connection) => {
       for (let i = 0; i < 3; i++) {
         await pause(60);
@@ -354,8 +354,8 @@ export const OPERATIONS: readonly Operation[] = [
 ];
 
 /**
- * Two runtimes of one process meet: it makes the region, joins it, and removes the file of `shm`.
- * @returns by which plugin
+ * Two runtimes of one process meet: the process creates the region, joins it, and removes the file of `shm`.
+ * @returns the plugin of their connection
  */
 export async function meet(options: RuntimeOptions): Promise<string> {
   const [a, b] = [await Runtime.create(options), await Runtime.create(options)];
@@ -370,7 +370,7 @@ export async function meet(options: RuntimeOptions): Promise<string> {
   return connection.plugin;
 }
 
-/** The survivor is busy from before it is sent until others have taken back what the dead one held. */
+/** The survivor is busy from before the message is sent until others have reclaimed from the dead process. */
 export const UNHEARD: Operation = {
   name: 'rendezvous unheard',
   before: connected,
@@ -381,7 +381,7 @@ export const UNHEARD: Operation = {
   },
 };
 
-/** Where nobody else is. */
+/** In a region without other processes. */
 export const MEET: Operation = {
   name: 'meet',
   run: async ({ options }) => {

@@ -1,4 +1,6 @@
-/** The counter of steps, in the process that dies: every core that it makes is the instrumented one (instrument.ts). */
+/**
+ * The counter of steps, in the process that dies: every core that it creates is the instrumented one (instrument.ts).
+ */
 
 interface Interface {
   Module: new (bytes: Uint8Array) => object;
@@ -7,19 +9,19 @@ interface Interface {
 
 export interface Steps {
   /**
-   * Begin to count from 0; the step of that number, counted from 1, is the end. 0: none is.
-   * @param core which one is counted, as `cores` was when it had been made; without it all of them
+   * Begin to count from 0; at the step of that number, counted from 1, the process ends. 0: at none.
+   * @param core only this core is counted: the value of `cores` when it had been created; without it, all cores
    */
   arm(at: number, core?: number): void;
   readonly count: number;
-  /** How many have been made. */
+  /** How many cores have been created. */
   readonly cores: number;
 }
 
 /**
- * To be called before the first core is made.
+ * Call this before the first core is created.
  * @param instrumented the module
- * @param end called at the step, in the midst of what the core does
+ * @param end called at the step, in the middle of an operation of the core
  */
 export function countSteps(instrumented: Uint8Array, end: () => void): Steps {
   const wasm = (globalThis as unknown as { WebAssembly: Interface }).WebAssembly;
@@ -57,7 +59,7 @@ export function countSteps(instrumented: Uint8Array, end: () => void): Steps {
   };
 }
 
-/** To oneself the signal comes before the call returns: no JavaScript runs any more. */
+/** A signal to the own process arrives before the call returns: no JavaScript runs any more. */
 export function dieNow(): void {
   process.kill(process.pid, 'SIGKILL');
 }

@@ -1,4 +1,4 @@
-/** The processes of test/crash: those that die at a step (`victim`), and one that only answers (`third`). */
+/** The processes of test/crash: those that die at a step (`victim`), and one that only echoes (`third`). */
 import { readFileSync, writeSync } from 'node:fs';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { role, roleOptions, serve, tell } from '../support/calls.js';
@@ -8,15 +8,18 @@ import { countSteps, dieNow } from './steps.js';
 
 export interface VictimOptions {
   readonly options: RuntimeOptions;
-  /** It attaches to the region before it says that it is ready. */
+  /** It attaches to the region before it reports that it is ready. */
   readonly attached: boolean;
-  /** Of the survivor. */
+  /** Port of the survivor. */
   readonly port: number;
   /** The instrumented core. */
   readonly core: string;
 }
 
-/** Told past JavaScript's own queues, so that it is known when the next step is the last. */
+/**
+ * Reported with a synchronous write, past the queues of JavaScript: the report is out even if the next step is the
+ * last.
+ */
 const committed = () => writeSync(1, '.');
 
 async function third(): Promise<void> {
@@ -54,7 +57,7 @@ async function victim(): Promise<void> {
   tell('ready');
 }
 
-/** Everything at once, for ever. @param destroys whether it also breaks connections off */
+/** All operations at once, for ever. @param destroys whether it also destroys connections */
 async function load({ runtime, port }: Victim, seed: number, destroys: boolean): Promise<void> {
   const random = seeded(seed);
   const one = async () => {

@@ -1,8 +1,8 @@
 // only with --all
 // time limit: 400 s
 /**
- * Which conditions of the core the hostile peer of core.test.ts makes true and false: a check that no fuzz reaches is one
- * that nobody has seen at work. What it does not reach a test of the core's own has to, or a reason below.
+ * Which conditions of the core the hostile peer of core.test.ts makes true and false. A check that no fuzz reaches is a
+ * check that was never seen to work: a directed test of the core has to reach it, or a reason is given below.
  *
  * ISTHMUS_BRANCHES_SHOW=1 prints every condition that the fuzz did not take both ways.
  */
@@ -17,16 +17,16 @@ import { mapperMissing } from '../../host/native/native.js';
 import { role } from '../support/process.js';
 import { timebox } from '../support/timebox.js';
 
-/** Where the words of peers are looked at. */
+/** The rooms of the core that read words of peers. */
 const ROOMS = ['ring', 'framing', 'frames', 'peers', 'region', 'runs', 'connection'];
 const tools = join(process.env['ISTHMUS_ROOT'] ?? '.', 'test/support/branches');
 
-/** What neither the fuzz nor a directed test makes go that way, and why that is as it should be. */
-const RACE = 'another has to do the same between two instructions of ours';
-const TAKEN_BACK = 'it has to be taken back between two looks of ours, for which there is the second';
+/** Conditions that neither the fuzz nor a directed test makes go that way, with the reason why that is acceptable. */
+const RACE = 'a peer has to do the same between two instructions of this process';
+const TAKEN_BACK = 'the peer has to take it back between two checks of this process: the reason for the second check';
 const UNREACHED: Readonly<Record<string, string>> = {
   'framing.ts: offset == BROKEN is true':
-    'the decoder writes into a ring of our own memory, whose head is ours as well',
+    'the decoder writes into a ring in private memory, and the head is private as well',
   'frames.ts: atomic.cmpxchg<u64>(half(frame, which), offer, tagOf(KIND_HELD, slot, generation, count)) != offer is true':
     RACE,
   'frames.ts: atomic.cmpxchg<u64>(extentWord(extent), 0, mine) != 0 is true': RACE,
@@ -61,7 +61,7 @@ interface Branch {
   readonly line: number;
   readonly text: string;
 }
-/** How often each condition was false, and true. */
+/** How often each condition was false, and how often true. */
 type Taken = readonly (readonly [number, number])[];
 
 /** Run a suite on the instrumented core. */
@@ -88,7 +88,7 @@ function main(): void {
   const folder = mkdtempSync(join(tmpdir(), 'isthmus-branches-'));
 
   test(
-    'every condition of the core goes both ways, by the fuzz, by a directed test, or there is a reason',
+    'every condition of the core goes both ways: by the fuzz, by a directed test, or with a reason why not',
     timebox(360, () => {
       const files = ROOMS.map((room) => `assembly/${room}.ts`);
       const built = spawnSync(process.execPath, [join(tools, 'instrument.mjs'), folder, ...files], {
@@ -111,7 +111,7 @@ function main(): void {
           }
           const by = directedSuites.filter((_, i) => directed[i]![number]![way] > 0);
           const name = `${file}: ${text.replace(/\s+/g, ' ')} is ${way === 1}`;
-          // For one place each.
+          // One reason for each place.
           const reason = used.has(name) ? undefined : UNREACHED[name];
           if (by.length > 0) sum.directed++;
           else if (reason) {
@@ -123,7 +123,7 @@ function main(): void {
         }
       }
       for (const [room, { ways, fuzz, directed: more, argued }] of sums) {
-        console.log(`${room}: ${ways} ways, ${fuzz} by the fuzz, ${more} by directed tests, ${argued} argued`);
+        console.log(`${room}: ${ways} ways, ${fuzz} by the fuzz, ${more} by directed tests, ${argued} with a reason`);
       }
       assert.equal(open, []);
     }),

@@ -1,8 +1,8 @@
 // time limit: 200 s
 /**
- * What comes over the control side, wrong in every way: MQTT payloads and topics, requests to the control socket and
- * answers from one, arguments of the command line, bytes on the guard of a connection. No throw, no hang, an answer or an
- * error with a code; and the runtime talks on.
+ * Invalid input on the control side: MQTT payloads and topics, requests to the control socket and answers from one,
+ * arguments of the command line, bytes on the guard of a connection. Nothing throws or hangs; each input gets an answer
+ * or an error with a code; and the runtime continues to work.
  *
  * ISTHMUS_TEST_FUZZ: how many requests go over a socket, default 200; a hundred times as many payloads are parsed.
  */
@@ -57,7 +57,7 @@ const PAYLOAD_SEEDS = [
   '{"state":"inactive","since":"2024-02-29T00:00:00Z","name":"x","pid":1,"plugins":{"a#1":"shm"},"more":3}',
 ].map((text) => Buffer.from(text)); // biome-ignore format: one line for one kind
 
-/** Long, and such as a regular expression may stumble over. */
+/** Long inputs, of forms that may be slow in a regular expression. */
 const LONG = [
   ' ',
   '\0',
@@ -78,7 +78,7 @@ const LONG = [
 function checkPayload(bytes: Uint8Array): void {
   const request = parseRequest(bytes, '4711');
   assert.ok(['suspend', 'resume', 'toggle', 'others', 'unknown'].includes(request.kind));
-  // Nothing that a terminal would act upon gets into a log.
+  // No control character for a terminal gets into a log.
   if (request.kind === 'unknown') assert.match(request.why, /^[\x20-\x7e…]{0,100}$/);
   const said = parseFeedback(bytes);
   if (said) {
@@ -117,7 +117,7 @@ test(
 
 // ── The control socket ───────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Say that, and hear what comes until the end. */
+/** Send this, and collect the answer until the end. */
 function tell(path: string, bytes: Uint8Array, half: boolean): Promise<string> {
   return new Promise((resolve) => {
     let heard = '';
@@ -130,7 +130,7 @@ function tell(path: string, bytes: Uint8Array, half: boolean): Promise<string> {
 }
 
 test(
-  `${REQUESTS} requests to a control socket that are none`,
+  `${REQUESTS} invalid requests to a control socket`,
   timebox(100, async () => {
     const home = mkdtempSync(join(tmpdir(), 'isthmus-test-'));
     process.env['XDG_RUNTIME_DIR'] = home;
@@ -148,7 +148,7 @@ test(
         const random = seeded(seed + number++);
         const base = seeds[random(seeds.length)] as Buffer;
         const changed = random(8) === 0 ? Buffer.alloc(MAX_REQUEST + random(3), '[') : mutate(base, seeds, [], random);
-        // A request to suspend may come of it; that has tests of its own.
+        // This may be a valid request to suspend, which has tests of its own.
         if (changed.includes('suspend') && !changed.includes('-1')) continue;
         const ended = random(4) > 0;
         const heard = await tell(path, ended ? Buffer.concat([changed, Buffer.of(0x0a)]) : changed, !ended);
@@ -173,7 +173,7 @@ test(
 );
 
 test(
-  'a control socket that answers anything',
+  'a control socket that sends arbitrary answers',
   timebox(60, async () => {
     const home = mkdtempSync(join(tmpdir(), 'isthmus-test-'));
     const path = join(home, 'socket');
@@ -213,16 +213,16 @@ const WORDS = [
   '--help=no', '--json=1', '-m=1', '__proto__', 'constructor', 'toString', '0000:00:99.9', 'uio99999', '.', '..', '*',
 ]; // biome-ignore format: one line for many
 
-/** With words that lead nowhere: nothing is created, nobody is waited for. */
+/** With words that refer to nothing: nothing is created, no peer is waited for. */
 const COMMANDS = [
-  ['info'], ['ps'], ['inspect'], ['debug'], ['debug', 'nobody'], ['region', 'show'], ['region', 'confirm-dead'],
-  ['region', 'confirm-dead', 'isthmus-nobody'], ['region', 'fence'], ['region', 'fence', 'isthmus-nobody'], ['server', '-m'],
-  ['server', '-s', 'isthmus-nobody', '-m'], ['pp', '-t'], ['pipe', '--size'], ['suspend', '--timeout'], ['device', 'xml'],
-  ['help'], ['nobody'], [],
+  ['info'], ['ps'], ['inspect'], ['debug'], ['debug', 'missing'], ['region', 'show'], ['region', 'confirm-dead'],
+  ['region', 'confirm-dead', 'isthmus-missing'], ['region', 'fence'], ['region', 'fence', 'isthmus-missing'], ['server', '-m'],
+  ['server', '-s', 'isthmus-missing', '-m'], ['pp', '-t'], ['pipe', '--size'], ['suspend', '--timeout'], ['device', 'xml'],
+  ['help'], ['missing'], [],
 ]; // biome-ignore format: one line for many
 
 test(
-  'arguments that mean nothing: an error that says so, and an exit code',
+  'invalid arguments: an error message and an exit code',
   timebox(100, async () => {
     const home = mkdtempSync(join(tmpdir(), 'isthmus-test-'));
     process.env['XDG_RUNTIME_DIR'] = home;
@@ -234,10 +234,10 @@ test(
         const { code, stdout, stderr } = await printed([...command, ...words]);
         const line = JSON.stringify([...command, ...words]).slice(0, 300);
         assert.ok(code >= 0 && code <= 2, `${line}: exit code ${code}`);
-        // Not a stack, not what somebody's terminal acts upon.
+        // No stack, and no control characters for a terminal.
         assert.not.match(stderr, /^ +at .*:\d+:\d+\)?$/m, line);
         assert.not((stdout + stderr).includes('\x1b[2J'), line);
-        if (code !== 0) assert.ok(stderr.trim().length > 0, `${line}: an error without a word`);
+        if (code !== 0) assert.ok(stderr.trim().length > 0, `${line}: an error without a message`);
         codes.set(code, (codes.get(code) ?? 0) + 1);
       }
     }
@@ -249,7 +249,7 @@ test(
 // ── The guard ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 (mapperMissing() ? test.skip : test)(
-  'bytes on the guard of a connection: it ends at most, and no other',
+  'bytes on the guard of a connection: at most this connection ends, no other',
   timebox(60, async () => {
     const options = only(newRegion());
     const [runtime, other] = [await Runtime.create(options), await Runtime.create(options)];
@@ -289,6 +289,6 @@ test(
   }),
 );
 
-test('nothing was thrown at nobody', () => assert.equal(unhandled, []));
+test('no exception was left unhandled', () => assert.equal(unhandled, []));
 test.after(removeRegions);
 test.run();

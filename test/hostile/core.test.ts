@@ -1,8 +1,8 @@
 // time limit: 600 s
 /**
- * The core against a peer that writes whatever it likes into the region, between any two of our calls: nothing traps,
- * nothing is touched outside of the window or of what the call is about, and every answer is one that can be. All in one
- * process, so that a failure can be repeated from its seed; others that write at the very same moment: region.test.ts.
+ * The core against a peer that writes anything into the region, between any two calls: nothing traps, nothing outside
+ * the window or the arguments of the call changes, and every result is a valid one. All in one process, so that a
+ * failure can be repeated from its seed; for peers that write at the very same moment, see region.test.ts.
  *
  * ISTHMUS_HOSTILE_MUTATIONS: stores of the peer, half of them into its own rings, half anywhere. ISTHMUS_TEST_SEED.
  */
@@ -17,16 +17,16 @@ import { act, checkState, connect, echo, useRegion } from '../support/victim.js'
 
 const seed = testSeed();
 const MUTATIONS = Number(process.env['ISTHMUS_HOSTILE_MUTATIONS'] ?? 40_000) / 2;
-/** Stores until a connection is made anew, and until the region is. */
+/** Stores until the connection is replaced, and until the region is. */
 const ROUND = 12;
 const LIFE = 400;
 const seconds = 60 + MUTATIONS / 2000;
 
-/** Private parts of a core that nobody writes: the gaps, and all entries but those of the given connections. */
+/** Private parts of a core that must not change: the gaps, and all entries except those of the given connections. */
 function privates(core: TestCore): () => number[] {
   const gaps: (readonly [number, number])[] = [
-    [constant('PRIVATE') + 64, constant('HOT')],
-    [constant('HOT') + 2 * L.CONNECTIONS, L.TABLE],
+    [constant('PRIVATE') + 64, constant('POLL_SET')],
+    [constant('POLL_SET') + 2 * L.CONNECTIONS, L.TABLE],
   ];
   const before = gaps.map(([from, to]) => core.bytes.slice(from, to));
   const table = core.bytes.slice(L.TABLE, L.TABLE + L.CONNECTIONS * L.CONNECTION_SIZE);
@@ -92,7 +92,7 @@ run(
     report(hostile.stores);
     console.log(Object.fromEntries([...ends].sort()));
     for (const core of [victim, peer]) core.call.collect();
-    assert.is(victim.freeFrames(), free, 'frames are missing');
+    assert.is(victim.freeFrames(), free, 'frames leaked');
     for (const failure of [L.FAILURE_HEAD, L.FAILURE_RECORD, L.FAILURE_MESSAGE]) {
       assert.ok(MUTATIONS < 1000 || ends.has(`failure ${failure}`), `never failure ${failure}`);
     }
@@ -101,7 +101,7 @@ run(
 );
 
 run(
-  `${MUTATIONS} stores anywhere in the region: nothing outside of it notices`,
+  `${MUTATIONS} stores anywhere in the region: nothing outside it changes`,
   timebox(seconds, () => {
     const random = seeded(seed + 1);
     const shared = new Shared(3);
@@ -129,17 +129,17 @@ run(
         for (const end of [bad[0], good[0]]) checkState(end);
       }
       count += hostile.count;
-      // All that changed are entries that were opened: whichever are free now came behind the two.
+      // All changed entries were opened: those that are free now came after the two.
       for (const index of check()) {
         assert.ok(opened.has(index) || victim.state(index) === L.STATE_FREE, `entry ${index} was written to`);
       }
       echo(other, life);
       loop.send(pattern(100, life));
       assertBytes(loop.receive()!.body, pattern(100, life));
-      // And everybody leaves; the next ones find a region that was made anew.
+      // All leave; the next processes get a new region.
       for (const end of [...bad, ...good]) end.core.call.free(end.index);
       for (const core of [victim, peer, witness]) core.call.leave();
-      // Who has left, or was declared dead, may still give back what it had.
+      // A process that has left, or was declared dead, may still give back its frames.
       for (const [frame, frames] of mine) victim.call.giveBack(frame, frames, L.HALF_PRODUCER);
       peer.call.format(0);
       peer.call.finishFormat();
@@ -151,13 +151,13 @@ run(
   }),
 );
 
-/** Where the build of the core is one that says when it has looked at a word of the region: branches.test.ts. */
+/** Set where the build of the core reports each load of a word of the region: branches.test.ts. */
 const moments = globalThis as { atAnyMoment?: (() => void) | undefined };
 
 if ('atAnyMoment' in moments) {
   for (const where of ['into its own rings', 'anywhere'] as const) {
     run(
-      `${MUTATIONS} stores ${where}, between any two looks of ours at the region`,
+      `${MUTATIONS} stores ${where}, between any two loads of the core from the region`,
       timebox(seconds, () => {
         const random = seeded(seed + 2);
         const shared = new Shared(3);
@@ -194,7 +194,7 @@ if ('atAnyMoment' in moments) {
           peer.call.finishFormat();
           for (const [slot, core] of shared.cores.entries()) core.join(slot);
         }
-        console.log(`${looks} looks`);
+        console.log(`${looks} loads`);
         shared.close();
       }),
     );
@@ -202,12 +202,12 @@ if ('atAnyMoment' in moments) {
 }
 
 run(
-  'a slot that is taken away before it is published, and one who looks on without one',
+  'a slot that is lost before it is published, and an observer without a slot',
   timebox(20, () => {
     const shared = new Shared(2);
     const [one, two] = shared.cores as [TestCore, TestCore];
     const onlooker = shared.add();
-    assert.is(onlooker.call.rest(1), constant('REST_QUIET'), 'without a slot nobody rings');
+    assert.is(onlooker.call.trySleep(1), constant('SLEEP_QUIET'), 'without a slot, no peer rings');
     assert.is(onlooker.call.claimSlot(5, 0), 1);
     const word = two.call.slotAddress(5);
     two.setU64(word, two.u64(word) + (1n << 32n));
@@ -218,7 +218,7 @@ run(
     assert.is(onlooker.call.fence(1, two.generation | 0), 1);
     assert.is(onlooker.call.declareDead(1, two.generation | 0), 1);
     assert.is(two.call.holdsSlot(), 0);
-    assert.is(two.call.take(1, L.HALF_CONSUMER), 0, 'it was fenced off: it begins nothing any more');
+    assert.is(two.call.take(1, L.HALF_CONSUMER), 0, 'it was fenced: it takes nothing any more');
     shared.close();
   }),
 );

@@ -1,6 +1,6 @@
 /**
- * Peers that write as fast as they are read, or ask for more than they take: every look at a ring has an end, and so has
- * what is kept for them. The other process is this file again, with the role `flooder`.
+ * Peers that write as fast as they are read, or request without reading the answers: every pass over a ring ends, and
+ * the memory kept for a peer is limited. The other process is this file again, with the role `flooder`.
  */
 
 import { setImmediate as turn } from 'node:timers/promises';
@@ -17,11 +17,11 @@ import { timebox } from '../support/timebox.js';
 
 /** How long the other process floods, in milliseconds. */
 const FLOOD = 2000;
-/** Messages: far more than a look, or a ring, has room for. */
+/** Messages: far more than one pass, or a ring, has room for. */
 const MANY = 100_000;
 const RING = 65_536;
 
-/** Put an empty message into the ring, without asking anybody. @returns false: there is no room */
+/** Put an empty message into the ring directly. @returns false: there is no room */
 function put(core: CoreExports, index: number, type: number, xheader = 0): boolean {
   const offset = core.claim(index, type, xheader, 0);
   if (offset === NOTHING || offset === BROKEN) return false;
@@ -75,7 +75,7 @@ async function pair(): Promise<{ runtime: Runtime; near: RuntimeConnection; far:
   return { runtime, near, far: await accepted };
 }
 
-/** From here on the far side fills the ring whenever the near one looks at it, up to `MANY` messages. */
+/** From here on the far side fills the ring whenever the near one reads it, up to `MANY` messages. */
 function refilled(near: RuntimeConnection, far: RuntimeConnection, type: number): { count: number } {
   const link = near.link as { -readonly [key in keyof BoundLink]: BoundLink[key] };
   const { call } = link;
@@ -95,17 +95,17 @@ function main(): void {
   const { MESSAGE_USER, MESSAGE_RMA_WRITE } = coreLayout();
 
   for (const [what, type, look] of [
-    ['one look at writes that are refused', MESSAGE_RMA_WRITE, (near) => near.progress()],
-    ['one receive behind such writes', MESSAGE_RMA_WRITE, (near) => void near.receive().catch(() => {})],
-    ['one try to receive behind them', MESSAGE_RMA_WRITE, (near) => near.tryReceiveInto(new Uint8Array(8))],
-    ['one look for a receive that wants none of it', MESSAGE_USER, (near) => near.progress()],
-    ['a close, which drops what comes', MESSAGE_USER, (near) => void near.close().catch(() => {})],
+    ['one pass over refused writes', MESSAGE_RMA_WRITE, (near) => near.progress()],
+    ['one receive after such writes', MESSAGE_RMA_WRITE, (near) => void near.receive().catch(() => {})],
+    ['one tryReceiveInto after such writes', MESSAGE_RMA_WRITE, (near) => near.tryReceiveInto(new Uint8Array(8))],
+    ['one pass for a receive that matches none of them', MESSAGE_USER, (near) => near.progress()],
+    ['a close, which drops messages', MESSAGE_USER, (near) => void near.close().catch(() => {})],
+    ['the end of a peer that has closed', MESSAGE_USER, (near) => near.lifetime.onEnded({ kind: 'peer-closed' })],
     [
-      'the end of a peer that has said that it is done',
+      'its shutdown acknowledgement',
       MESSAGE_USER,
-      (near) => near.lifetime.onEnded({ kind: 'peer-closed' }),
+      (near) => near.lifetime.onShutdownReceived(coreLayout().MESSAGE_SHUTDOWN_ACK, 0),
     ],
-    ['its last word', MESSAGE_USER, (near) => near.lifetime.onShutdownReceived(coreLayout().MESSAGE_SHUTDOWN_ACK, 0)],
   ] as readonly (readonly [string, number, (near: RuntimeConnection) => unknown])[]) {
     test(
       `${what} ends, although the peer writes as fast as it is read`,
@@ -116,7 +116,7 @@ function main(): void {
         const written = refilled(near, far, type);
         look(near);
         assert.ok(written.count > 0, 'nothing was written');
-        assert.ok(written.count < MANY / 2, `${written.count} messages were read at one go`);
+        assert.ok(written.count < MANY / 2, `${written.count} messages were read in one pass`);
         near.destroy();
         await tidy();
       }),
@@ -124,7 +124,7 @@ function main(): void {
   }
 
   test(
-    'the event loop turns while another process floods',
+    'the event loop continues while another process floods',
     timebox(60, async () => {
       const options = only(newRegion(), { ringSize: RING });
       const { port, accepted } = await listening(await newRuntime(options));

@@ -1,12 +1,13 @@
 // only with --all
 // time limit: 900 s
 /**
- * A real process that owns one end of a region and writes into it while we run: between any two of our instructions, on
- * another processor. First against the core, at full speed; then against runtimes, with everything that an application
- * does. That other process is this file again, with the role `hostile`; core.test.ts does the same from a seed alone.
+ * A real process that owns one end of a region and writes into it while this process runs: between any two
+ * instructions, on another processor. First against the core, at full speed; then against runtimes, with all operations
+ * of an application. The other process is this file again, with the role `hostile`; core.test.ts does the same from a
+ * seed alone.
  *
- * ISTHMUS_HOSTILE_MUTATIONS: stores against the core; against runtimes it is a hundredth of that. ISTHMUS_TEST_SEED: what
- * is written follows from it, but not when.
+ * ISTHMUS_HOSTILE_MUTATIONS: stores against the core; against runtimes a hundredth of that. ISTHMUS_TEST_SEED:
+ * determines the values that are written, but not when.
  */
 import { setTimeout as pause, setImmediate as turn } from 'node:timers/promises';
 import { test as register } from 'uvu';
@@ -42,15 +43,17 @@ const test = chosen(register);
 const MUTATIONS = Number(process.env['ISTHMUS_HOSTILE_MUTATIONS'] ?? 1_000_000);
 const AGAINST_RUNTIMES = Math.ceil(MUTATIONS / 100);
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
-/** What is not over by then hangs, in milliseconds. */
+/** Limit after which an operation counts as hung, in milliseconds. */
 const LIMIT = 20_000 * slowness;
-/** What an application waits for, in milliseconds. */
+/** Limit of the operations of an application, in milliseconds. */
 const PATIENCE = 20;
 /** Connections to the hostile process at once. */
 const SIDE_BY_SIDE = 8;
-/** Where in the header frame, behind the header, the victim says how far it has read: that a peer could guess. */
+/**
+ * Offset in the header frame, after the header, where the victim publishes its read position: a peer could guess it.
+ */
 const READ = L.WINDOW + 4000;
-/** A window of which nothing else has been said. */
+/** A window without any restriction. */
 const SIZE = 4 * MIB;
 
 type Where = 'own' | 'anywhere';
@@ -64,7 +67,7 @@ const roles: Record<string, () => Promise<void>> = {
     let random: (n: number) => number;
     let runtime: Runtime | undefined;
     const connections = new Set<RuntimeConnection>();
-    /** The rings of a connection, as its own end has them; a record is written where the reader is, or soon will be. */
+    /** The rings of a connection, as its own end has them; records are written where the reader is, or soon will be. */
     const ringsOf = ({ core: own, index }: RuntimeConnection): RingPlace[] => {
       const field = (name: number) => own.words[(own.call.entry(index) + name) >> 2] as number;
       const tx = { address: field(L.TX_RING), capacity: field(L.TX_RING + 4) + 1, position: () => field(L.TX_TAIL) };
@@ -74,13 +77,13 @@ const roles: Record<string, () => Promise<void>> = {
       if (where === 'anywhere') hostile.region(rings);
       else hostile.ring(rings[random(rings.length)]!);
     };
-    /** A message in a run of its own, of which the stores may hit everything. */
+    /** A message in a run of its own, all of which the stores may hit. */
     const lend = (connection: RuntimeConnection) => {
       try {
         const loan = connection.tryLoan(random(20_000));
         if (loan && !connection.trySend(loan)) loan.release();
       } catch {
-        // It has ended.
+        // The connection has ended.
       }
     };
     const map = (path: string, size: number, seed: number) => {
@@ -98,15 +101,15 @@ const roles: Record<string, () => Promise<void>> = {
         let spun = 0;
         for (let i = 0; i < count; i++) {
           store(where, rings);
-          // Up to some microseconds, so that all of it meets all of ours.
+          // Up to some microseconds apart, so that every store can meet every instruction of the victim.
           for (let spin = random(4) === 0 ? random(4000) : 0; spin > 0; spin--) spun += spin;
         }
         return spun;
       },
-      /** One word, now this and now that, as fast as it goes. */
+      /** Write two values to one word by turns, as fast as possible. */
       flips(at: number, values: readonly string[], milliseconds: number) {
         const words = values.map(BigInt);
-        // In one piece: a DataView stores byte by byte.
+        // In one store: a DataView stores byte by byte.
         const there = new BigUint64Array(core.memory.buffer, at & ~7, 1);
         let count = 0;
         for (const end = performance.now() + milliseconds; performance.now() < end; ) {
@@ -114,7 +117,7 @@ const roles: Record<string, () => Promise<void>> = {
         }
         return count;
       },
-      /** Attach like anybody, and take connections. */
+      /** Attach as a normal process does, and accept connections. */
       async attach(path: string, seed: number) {
         await runtime?.close({ timeout: 0 }).catch(() => {});
         runtime = await Runtime.create(only(path, { debug: 0 }));
@@ -125,11 +128,11 @@ const roles: Record<string, () => Promise<void>> = {
         });
         return port;
       },
-      /** Talk and store by turns, as long as there is a connection. @returns stores */
+      /** Send and corrupt by turns, while there is a connection. @returns stores */
       async misbehave(where: Where, count: number) {
         let done = 0;
         for (let idle = 0; done < count && idle < 200; ) {
-          // Only what is its own at this moment: in one go, so that no ring is given back in between.
+          // Only memory that it owns at this moment: without a pause, so that no ring is given back in between.
           const open = [...connections].filter((one) => one.link);
           if (open.length === 0) {
             idle++;
@@ -155,7 +158,7 @@ const roles: Record<string, () => Promise<void>> = {
 
 // ── The core ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** `body` again and again while the other process is at it. */
+/** Repeat `body` while the other process writes. */
 async function meanwhile(stores: Promise<unknown>, body: () => void): Promise<void> {
   let over = false;
   const done = stores.finally(() => {
@@ -192,18 +195,19 @@ function againstCores(seed: number): void {
           checkState(bad[0]);
           victim.setU32(READ, victim.field(bad[0].index, L.RX_READ));
           if (++calls % 100 === 0) echo(good, calls);
-          // Some more calls at one that has ended, and then another: in the same place, as nobody else takes frames.
+          // Some more calls on an ended connection, then another connection: in the same place, as no other process
+          // takes frames.
           if (victim.state(bad[0].index) < L.STATE_CLOSED || random(8)) return;
           ended++;
           for (const { core, index } of bad) core.call.free(index);
           const before = victim.freeFrames();
-          // The proof of the handshake lies in the ring as well, so it may be gone before it is looked at.
+          // The nonce of the handshake lies in the ring as well, so it may be overwritten before it is checked.
           for (let again = connect(victim, peer), tries = 0; ; again = connect(victim, peer)) {
             if (again) {
               bad = again;
               break;
             }
-            assert.is(victim.freeFrames(), before, 'an attempt that came to nothing keeps frames');
+            assert.is(victim.freeFrames(), before, 'a failed attempt keeps frames');
             assert.ok(++tries < 10_000, 'no connection');
           }
           assert.equal([bad[0].rx.address, bad[0].tx.address], [rx.address, tx.address]);
@@ -215,14 +219,14 @@ function againstCores(seed: number): void {
       for (const { core, index } of bad) core.call.free(index);
       for (const core of [victim, peer]) core.call.collect();
       echo(good, 0);
-      assert.is(victim.freeFrames(), free, 'frames are missing');
+      assert.is(victim.freeFrames(), free, 'frames leaked');
       await endChildren();
       shared.close();
     }),
   );
 
   test(
-    `${MUTATIONS} stores of another process anywhere, while the core works and somebody looks on`,
+    `${MUTATIONS} stores of another process anywhere, while the core works and an observer reads`,
     timebox(600, async () => {
       const random = seeded(seed + 1);
       const shared = new Shared(3, SIZE / MIB);
@@ -265,7 +269,7 @@ function againstCores(seed: number): void {
         peer.call.finishFormat();
         for (const [slot, core] of shared.cores.entries()) core.join(slot);
       }
-      console.log(`${MUTATIONS} stores, ${calls} calls, ${looks} looks`);
+      console.log(`${MUTATIONS} stores, ${calls} calls, ${looks} inspections`);
       await endChildren();
       shared.close();
       elsewhere.close();
@@ -276,9 +280,9 @@ function againstCores(seed: number): void {
 /** How long a word flips, in milliseconds. */
 const FLIP = 400;
 
-/** A word that another process changes all the time, and a look at it: what is used of it is what was checked. */
+/** A word that another process changes all the time, and a check of it: the value that is used is the value checked. */
 function flipping(seed: number): void {
-  /** One connection, into whose rings the other process writes. */
+  /** One connection; the other process writes into its rings. */
   async function flips(
     prepare: (
       victim: TestCore,
@@ -296,8 +300,8 @@ function flipping(seed: number): void {
       looks++;
       if (look()) seen++;
     });
-    console.log(`${looks} looks, ${seen} at what can be`);
-    // Both were met, or nothing was shown.
+    console.log(`${looks} checks, ${seen} of valid values`);
+    // Both values were met, or the test shows nothing.
     assert.ok(seen > 0 && seen < looks);
     await endChildren();
     shared.close();
@@ -305,7 +309,7 @@ function flipping(seed: number): void {
   const record = (length: number, kind = L.RECORD_FIRST) => recordHeader(length, kind, 0);
 
   test(
-    'the header of a record changes while it is looked at',
+    'the header of a record changes while it is checked',
     timebox(60, () =>
       flips((victim, [{ index, rx }]) => {
         const at = rx.address + L.RING_DATA;
@@ -326,7 +330,7 @@ function flipping(seed: number): void {
   );
 
   test(
-    'the net header of a message changes while it is looked at',
+    'the net header of a message changes while it is checked',
     timebox(60, () =>
       flips((victim, [{ index, rx }]) => {
         const at = rx.address + L.RING_DATA;
@@ -350,10 +354,10 @@ function flipping(seed: number): void {
   );
 
   test(
-    'the head of a ring changes while it is looked at',
+    'the head of a ring changes while it is checked',
     timebox(60, () =>
       flips((victim, [{ index, tx }]) => {
-        // Six eighths are in the ring and not read.
+        // Six eighths of the ring hold unread records.
         for (let i = 0; i < 6; i++) {
           assert.ok(victim.call.claim(index, 0, 0, tx.capacity / 8 - 16) > 0);
           victim.call.commit(index);
@@ -375,7 +379,7 @@ function flipping(seed: number): void {
   );
 
   test(
-    'the tag of a run changes while it is taken over',
+    'the tag of a run changes while it is adopted',
     timebox(60, () =>
       flips((victim, [end]) => {
         const peer = { slot: 1, generation: victim.call.slotGeneration(1) };
@@ -428,14 +432,14 @@ async function bounded<T>(what: string, promise: Promise<T>, limit = LIMIT): Pro
   }
 }
 
-/** Somebody who sends back what comes. */
+/** A bystander that echoes messages. */
 async function echoing(regions: string): Promise<number> {
   const runtime = await newRuntime(only(regions));
   const { port } = await runtime.listen({}, async (connection) => {
     try {
       for await (const { data, xheader } of connection) await connection.send(data, { xheader });
     } catch {
-      // Whoever called is gone.
+      // The caller is gone.
     }
   });
   return port;
@@ -446,11 +450,11 @@ async function talk(connection: Connection): Promise<void> {
   const bytes = Buffer.from(pattern(1 + ((said * 7919) % 150_000), said++));
   await bounded('a bystander', connection.send(bytes));
   const answer = await bounded('an answer to a bystander', connection.receive());
-  assert.is(Buffer.compare(answer!.data, bytes), 0, 'a bystander got something else');
+  assert.is(Buffer.compare(answer!.data, bytes), 0, 'a bystander received other bytes');
 }
 
 const outcomes = new Map<string, number>();
-/** It ends, and well or with a code. */
+/** The operation ends, with success or an error with a code. */
 async function tried(what: string, body: () => unknown, limit = LIMIT): Promise<void> {
   let outcome = 'well';
   try {
@@ -468,7 +472,7 @@ async function tried(what: string, body: () => unknown, limit = LIMIT): Promise<
 const patience = () => AbortSignal.timeout(PATIENCE);
 const sum = (bytes: Uint8Array) => bytes.reduce((total, byte) => total + byte, 0);
 
-/** What applications do. */
+/** The operations of applications. */
 const uses: Record<string, (connection: Connection, runtime: Runtime) => unknown> = {
   'send small': (connection) => connection.send('hello', { signal: patience(), xheader: Buffer.alloc(12) }),
   'send fragments': (connection) => connection.send(Buffer.alloc(50_000), { signal: patience() }),
@@ -489,7 +493,7 @@ const uses: Record<string, (connection: Connection, runtime: Runtime) => unknown
       const message = await connection.borrow({ signal: patience() });
       if (!message) return;
       await turn();
-      // Copied first: its bytes may change at this very moment.
+      // Copied first: the bytes may change at this very moment.
       sum(new Uint8Array(message.data));
       message[Symbol.dispose]();
     }
@@ -525,7 +529,7 @@ const uses: Record<string, (connection: Connection, runtime: Runtime) => unknown
     const memory = runtime.allocate(10_000);
     try {
       const { token } = connection.expose(memory, { write: true });
-      // Ours, read as if it were his: the same words, and nobody grants them there.
+      // A token of this process, used as if it were the peer's: the same words, without a grant there.
       const rma = connection.token(token);
       await rma.read(new Uint8Array(100), { signal: patience() });
       await rma.write(new Uint8Array(100), { signal: patience() });
@@ -551,7 +555,7 @@ async function use(connection: Connection, runtime: Runtime, random: (n: number)
   const names = Object.keys(uses);
   const some = Array.from({ length: 2 + random(3) }, () => names[random(names.length)] as string);
   const all = Promise.all(some.map((name) => tried(name, () => uses[name]?.(connection, runtime))));
-  // A message of which a part is in the ring is not given up by its signal: it ends with the connection.
+  // A signal does not end a message that is partly in the ring: it ends with the connection.
   await Promise.race([all, pause(4 * PATIENCE)]);
   await tried('close', () => connection.close({ timeout: PATIENCE }));
   await all;
@@ -575,7 +579,7 @@ function againstRuntimes(seed: number): void {
         let stored = 0;
         let connections = 0;
         for (let life = 0; stored < AGAINST_RUNTIMES; life++) {
-          // Behind stores anywhere the region is good for nothing.
+          // After stores anywhere the region is unusable.
           if (!victim || where === 'anywhere') {
             if (victim) await end(victim);
             const here = newRegion(SIZE);
@@ -600,7 +604,7 @@ function againstRuntimes(seed: number): void {
             },
             () => {},
           );
-          // At least one; in a region that is good for nothing any more they come over tcp.
+          // At least one; if the region is unusable, connections use tcp.
           do {
             const runtime = victim;
             const one = async () => {
@@ -649,7 +653,7 @@ function main(): void {
   againstCores(seed);
   flipping(seed);
   againstRuntimes(seed);
-  test('nothing was thrown at nobody', () => assert.equal(unhandled, []));
+  test('no exception was left unhandled', () => assert.equal(unhandled, []));
   test.after(async () => {
     await tidy();
     removeRegions();

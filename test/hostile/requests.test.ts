@@ -1,6 +1,6 @@
 /**
- * What a peer asks of our memory: it gets what it was given, as long as it was given it, and nothing is kept for it
- * without end. The far side puts its messages together by hand.
+ * Access of a peer to memory of this process: only as far and as long as granted, and with limited memory for its
+ * requests. The far side composes its messages by hand.
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
@@ -34,7 +34,7 @@ async function tidy(): Promise<void> {
   await Promise.all(runtimes.splice(0).map((runtime) => runtime.close({ timeout: 500 }).catch(() => {})));
 }
 
-/** A message of which not all fragments are sent at once. */
+/** A message whose fragments are not all sent at once. */
 class Slow {
   readonly #far: RuntimeConnection;
   #rest: number;
@@ -47,7 +47,7 @@ class Slow {
     far.core.bytes.set(xheader, this.#offset);
   }
 
-  /** Publish the next fragment, its data all of that byte. @returns whether it was the last */
+  /** Publish the next fragment, filled with that byte. @returns whether it was the last */
   go(byte: number, xlength = 0): boolean {
     const { core, index } = this.#far;
     const length = core.words[layout.RESULT_LENGTH >> 2] as number;
@@ -61,16 +61,16 @@ class Slow {
   }
 }
 
-/** Its own words of a token: where the exposed memory begins. */
+/** The first words of a token: where the exposed memory begins. */
 const address = (token: Uint8Array) => Buffer.from(token.subarray(8, 16));
 
-for (const where of ['ours', 'in the region'] as const) {
+for (const where of ['private', 'in the region'] as const) {
   test(
-    `a write that is under way ends where the memory (${where}) is withdrawn`,
+    `a write in progress ends when the memory (${where}) is withdrawn`,
     timebox(20, async () => {
       const { runtime, near, far } = await pair();
       const length = 40_000;
-      const memory = where === 'ours' ? new Uint8Array(length) : runtime.allocate(length);
+      const memory = where === 'private' ? new Uint8Array(length) : runtime.allocate(length);
       const bytes = () => {
         if (memory instanceof Uint8Array) return memory;
         const copy = new Uint8Array(length);
@@ -85,9 +85,9 @@ for (const where of ['ours', 'in the region'] as const) {
       assert.ok(written > 0 && written < length);
       exposure.withdraw();
       for (let over = false; !over; near.progress()) over = write.go(2);
-      assert.is(bytes().filter((byte) => byte === 2).length, 0, 'written behind its withdrawal');
+      assert.is(bytes().filter((byte) => byte === 2).length, 0, 'written after the withdrawal');
       assert.is(bytes().filter((byte) => byte === 1).length, written);
-      // It is told: the answer to the question behind the write is no.
+      // The peer learns it: the answer to the request after the write is a refusal.
       await near.send('after');
       assert.is((await far.receive())?.text(), 'after');
       await tidy();
@@ -96,7 +96,7 @@ for (const where of ['ours', 'in the region'] as const) {
 }
 
 test(
-  'an answer that is under way does not go on into memory of a read that was aborted',
+  'an answer in progress does not continue into the memory of an aborted read',
   timebox(20, async () => {
     const { near, far } = await pair();
     const exposure = far.expose(new Uint8Array(40_000));
@@ -104,7 +104,7 @@ test(
     const target = new Uint8Array(40_000);
     const abort = new AbortController();
     const reading = token.read(target, { signal: abort.signal }).catch((error: Error) => error.name);
-    // The request, which is answered by hand.
+    // The request, answered by hand.
     let id: Buffer | undefined;
     for (let i = 0; !id && i < 1000; i++) {
       if (far.core.call.peek(far.index) > 0) {
@@ -130,7 +130,7 @@ test(
 );
 
 test(
-  'a peer that asks and asks and takes no answer is cut off',
+  'a peer that sends requests and reads no answers is disconnected',
   timebox(60, async () => {
     const { near, far } = await pair();
     const request = Buffer.alloc(20, 7);
@@ -149,7 +149,7 @@ test(
 );
 
 test(
-  'a run that is longer than what is announced in it is not taken over: nobody would let go of it',
+  'a run longer than the announced message is not adopted: it could never be released',
   timebox(20, async () => {
     const { near, far } = await pair();
     const { call } = far.core;
@@ -157,17 +157,17 @@ test(
     const place = call.grant(frame, 5, 6, 0, 100, layout.GRANT_READ) - 1;
     const { index } = near;
     assert.is(near.core.call.adoptGranted(index, frame, place, 5, 6, 100), 0);
-    assert.is(near.core.call.halfKind(frame, layout.HALF_CONSUMER), 0, 'the offer is used up, and let go of');
+    assert.is(near.core.call.halfKind(frame, layout.HALF_CONSUMER), 0, 'the offer is used up, and the half released');
     call.giveBack(frame, 257, layout.HALF_PRODUCER);
     await tidy();
   }),
 );
 
 test(
-  'a rendezvous whose announcement finds no room is given up by its signal',
+  'a signal cancels a rendezvous whose announcement has no room',
   timebox(20, async () => {
     const { runtime, near, far } = await pair();
-    // The far side takes nothing.
+    // The far side reads nothing.
     far.progress = () => false;
     for (const length of [1000, 8, 0]) while (near.trySend(new Uint8Array(length)));
     const free = () => runtime.regions()[0]?.freeFrames;
@@ -176,9 +176,9 @@ test(
     const data = new Uint8Array(1 << 20);
     const sending = near.send(data, { signal: abort.signal }).catch((error: Error) => error.name);
     await pause(20);
-    assert.ok((free() ?? 0) < (before ?? 0), 'it does not lie in the region');
+    assert.ok((free() ?? 0) < (before ?? 0), 'the message is not in the region');
     abort.abort();
-    assert.is(await Promise.race([sending, pause(2000, 'it waits on')]), 'AbortError');
+    assert.is(await Promise.race([sending, pause(2000, 'still waiting')]), 'AbortError');
     assert.is(free(), before, 'its frames are free');
     near.destroy();
     far.destroy();
@@ -187,13 +187,13 @@ test(
 );
 
 test(
-  'a grant of nothing, in a frame that is none, is not looked for outside of the region',
+  'an empty grant in an invalid frame is not read outside the region',
   timebox(20, async () => {
     const { near, far } = await pair();
     for (const frame of [0x7ffff, 0xfffff, 0xffffffff, 0xffffff00]) {
       assert.is(near.core.call.granted(near.index, frame, 0, 5, 6, 0, 0, layout.GRANT_READ), 0);
     }
-    // As it comes over the wire: a message of no length, announced in such a frame.
+    // As received over the wire: a message of length 0, announced in such a frame.
     const data = Buffer.alloc(28);
     data.writeUInt32LE(0xfffff, 20);
     await far.sendTyped(layout.MESSAGE_RENDEZVOUS_REQ, Buffer.alloc(0), data);

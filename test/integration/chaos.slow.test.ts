@@ -1,9 +1,9 @@
 // time limit: 900 s
 // alone
 /**
- * Many migrations at once: processes on simulated hosts, each talking to each, are suspended, moved and resumed at
- * random, several at the same time; every message is counted. ISTHMUS_TEST_SEED, ISTHMUS_CHAOS_CYCLES (200 suspensions),
- * ISTHMUS_CHAOS_PROCESSES (8); `npm run test:chaos` runs 10,000.
+ * Many migrations at once: processes on simulated hosts, each connected to each, are suspended, moved and resumed at
+ * random, several at the same time; every message is counted. ISTHMUS_TEST_SEED, ISTHMUS_CHAOS_CYCLES (200
+ * suspensions), ISTHMUS_CHAOS_PROCESSES (8); `npm run test:chaos` runs 10,000.
  */
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
@@ -26,7 +26,7 @@ const CYCLES = Number(process.env['ISTHMUS_CHAOS_CYCLES'] ?? 200);
 const PROCESSES = Number(process.env['ISTHMUS_CHAOS_PROCESSES'] ?? 8);
 const HOSTS = 3;
 const REGION = 64 << 20;
-/** For one of them, in milliseconds. */
+/** Limit for one suspension or resume, in milliseconds. */
 const SUSPEND = 25_000;
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 
@@ -34,18 +34,18 @@ interface WorkerOptions {
   readonly runtime: RuntimeOptions;
   readonly me: number;
   readonly seed: number;
-  /** How it takes messages. */
+  /** How a worker receives messages. */
   readonly manner: Manner;
 }
 
 type Manner = 'receive' | 'borrow' | 'poll' | 'late';
 const MANNERS: readonly Manner[] = ['receive', 'borrow', 'receive', 'poll', 'receive', 'late'];
 
-/** What a worker knows of its traffic with another one. */
+/** Counts of a worker's traffic with another one. */
 interface Tally {
   sent: number;
   received: number;
-  /** Of all that was sent, and received. */
+  /** Hash over everything sent, and over everything received. */
   sentHash: string;
   receivedHash: string;
   error: string | null;
@@ -63,7 +63,7 @@ function make(random: (n: number) => number, number: number): Buffer {
   return data;
 }
 
-/** Over what surrounds its own place. */
+/** Over all bytes except its own. */
 function checksum(data: Buffer): number {
   let sum = data.readUInt32LE(0) ^ data.length;
   for (let i = 8; i < data.length; i += 1 + (data.length >> 8)) sum = (Math.imul(sum, 31) + (data[i] as number)) >>> 0;
@@ -91,7 +91,7 @@ const roles: Record<string, () => Promise<void>> = {
           const data = make(random, tally.sent);
           hash.update(data);
           await connection.send(data);
-          // Bursts: so many processes that poll all the time leave nothing to each other on a small machine.
+          // In bursts: so many processes that poll all the time would starve each other on a small machine.
           if (random(6) === 0) await pause(50 + random(200));
         }
         const last = Buffer.alloc(12);
@@ -121,7 +121,7 @@ const roles: Record<string, () => Promise<void>> = {
             const message = await connection.borrow();
             if (!message) throw new Error('the end');
             more = take(Buffer.from(message.data));
-            // Some stay out for a while, also over a migration.
+            // Some stay unread for a while, also over a migration.
             held.push(message);
             if (held.length > 6) held.shift()?.[Symbol.dispose]();
           } else if (manner === 'poll') {
@@ -161,7 +161,7 @@ const roles: Record<string, () => Promise<void>> = {
       connected: () => connections.size,
       suspend: () => runtime.suspend(),
       resume: () => runtime.resume(),
-      /** Where it stands, for people. */
+      /** State of the traffic, for display. */
       look: () =>
         [...connections].map(([other, connection]) => {
           const { plugin, state } = connection;
@@ -169,7 +169,7 @@ const roles: Record<string, () => Promise<void>> = {
           const { sent, received, error } = tallies.get(other) as Tally;
           return `${me}→${other} ${plugin} ${state}: sent ${sent}, received ${received}, ${pendingSends} wait, ${unreadMessages} unread, ${ringUsed} in the ring, ${messagesSent} and ${messagesReceived} in all, ${error ?? 'no error'}`;
         }),
-      /** What of the region files this process still holds. */
+      /** Region files that this process still holds. */
       holds: (prefix: string) => holds(prefix),
       stop() {
         going = false;
@@ -182,7 +182,7 @@ const roles: Record<string, () => Promise<void>> = {
       },
       async close() {
         await runtime.close({ timeout: 5000 });
-        // A socket may take a moment to send its last bytes; the timer of the pause is ours.
+        // A socket may take a moment to send its last bytes; the timer of the pause belongs to this test.
         const left = () => process.getActiveResourcesInfo().filter((one) => !/^(Pipe|TTY|Immediate)/.test(one));
         const until = performance.now() + 10_000;
         while (left().length > 0 && performance.now() < until) await pause(50);
@@ -192,7 +192,7 @@ const roles: Record<string, () => Promise<void>> = {
   },
 };
 
-/** Mappings and descriptors of this process whose file begins so. */
+/** Mappings and descriptors of this process whose path begins with the prefix. */
 function holds(prefix: string): string[] {
   const maps = readFileSync('/proc/self/maps', 'utf8')
     .split('\n')
@@ -208,7 +208,7 @@ function holds(prefix: string): string[] {
 }
 
 interface Worker {
-  /** For those who steer it over MQTT. */
+  /** The runtimes that are controlled over MQTT. */
   readonly id: string;
   readonly child: Child;
   readonly seat: Seat;
@@ -248,7 +248,7 @@ async function startAll(hosts: SimulatedHosts, seed: number, more: RuntimeOption
   return workers;
 }
 
-/** How it is told. */
+/** How suspensions are requested. */
 interface Steering {
   suspend(worker: Worker): Promise<void>;
   resume(worker: Worker): Promise<void>;
@@ -259,7 +259,7 @@ const called: Steering = {
   resume: (worker) => worker.child.call('resume'),
 };
 
-/** Over MQTT, by a broker that may forget what was asked: then it is asked again. */
+/** Over MQTT, with a broker that may lose a request: then the request is repeated. */
 function steered(watcher: Watcher): Steering {
   const ask = async ({ id }: Worker, kind: 'suspend' | 'resume', until: Status['state']) => {
     const limit = performance.now() + 60_000 * slowness;
@@ -275,7 +275,7 @@ function steered(watcher: Watcher): Steering {
   };
 }
 
-/** Suspend, perhaps move, and resume those, at the same time. */
+/** Suspend these workers, perhaps move them, and resume them, at the same time. */
 async function cycle(
   those: readonly Worker[],
   random: (n: number) => number,
@@ -287,7 +287,7 @@ async function cycle(
       worker.busy = true;
       await pause(random(10));
       await suspend(worker);
-      assert.equal(await worker.child.call('holds', prefix), [], 'of the device');
+      assert.equal(await worker.child.call('holds', prefix), [], 'still held of the device');
       if (random(3) > 0) worker.seat.move(random(8) === 0 ? undefined : random(HOSTS));
       await pause(random(10));
       await resume(worker);
@@ -296,7 +296,7 @@ async function cycle(
   );
 }
 
-/** End it, and compare what everybody has sent with what everybody has received. @returns how many messages */
+/** End the traffic, and compare all sent with all received messages. @returns the number of messages */
 async function settle(workers: readonly Worker[], dead: ReadonlySet<number>): Promise<number> {
   const alive = [...workers.entries()].filter(([me]) => !dead.has(me));
   for (const [, { child }] of alive) await child.call('stop');
@@ -316,7 +316,7 @@ async function settle(workers: readonly Worker[], dead: ReadonlySet<number>): Pr
     assert.is(tallies.size, PROCESSES - 1);
     for (const [other, mine] of tallies) {
       if (dead.has(other)) {
-        assert.ok(mine.error !== null, `${me} knows that ${other} is dead`);
+        assert.ok(mine.error !== null, `${me} has an error for the dead ${other}`);
         continue;
       }
       const theirs = all.get(other)?.get(me) as Tally;
@@ -329,7 +329,7 @@ async function settle(workers: readonly Worker[], dead: ReadonlySet<number>): Pr
   return total;
 }
 
-/** Close all; what is left of them in the regions and in the processes? */
+/** Close all workers, and check that nothing is left of them in the regions and in the processes. */
 async function tidy(hosts: SimulatedHosts, workers: readonly Worker[], dead: ReadonlySet<number>): Promise<void> {
   for (const [me, { child }] of workers.entries()) {
     if (!dead.has(me)) assert.equal(await child.call('close'), [], `resources that ${me} keeps`);
@@ -339,7 +339,7 @@ async function tidy(hosts: SimulatedHosts, workers: readonly Worker[], dead: Rea
   for (const path of hosts.regions) assert.equal(await used(path), fresh, path);
 }
 
-/** Slots and frames of a region that are not free, while we look. */
+/** Slots and frames of a region that are not free at this moment. */
 async function used(path: string): Promise<{ slots: number; frames: number }> {
   const options = { shm: 0, uio: { sysfs: '/nonexistent', dev: '/nonexistent' }, debug: 0, control: false };
   await using runtime = await Runtime.create({ regions: path, ...options });
@@ -375,12 +375,12 @@ async function main(): Promise<void> {
   );
 
   test(
-    'one is killed: its peers get errors, the others lose nothing',
+    'one worker is killed: its peers get errors, the others lose nothing',
     timebox(300, async () => {
       using hosts = await SimulatedHosts.create(HOSTS, REGION);
       const prefix = (hosts.regions[0] as string).replace(/-region0$/, '');
       const random = seeded(seed + 1);
-      // Who dies while he is suspended is waited for so long.
+      // Peers wait this long for a process that dies while suspended.
       const resumeTimeout = 20_000 * slowness;
       const workers = await startAll(hosts, seed + 1, { resumeTimeout });
       const victim = random(PROCESSES);
@@ -392,7 +392,7 @@ async function main(): Promise<void> {
           prefix,
         );
       }
-      // In the middle of a suspension of some others.
+      // In the middle of a suspension of other workers.
       const those = others.filter(() => random(2) === 0);
       const [going] = [
         cycle(those, random, prefix),
@@ -413,7 +413,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'asked over MQTT, the broker killed and started again in the middle',
+    'requested over MQTT, with a broker that is killed and restarted meanwhile',
     timebox(300, async () => {
       using hosts = await SimulatedHosts.create(HOSTS, REGION);
       const prefix = (hosts.regions[0] as string).replace(/-region0$/, '');
@@ -425,7 +425,7 @@ async function main(): Promise<void> {
       let restarts = 0;
       const restarting = (async () => {
         for (; going; restarts++) {
-          // Long enough for those who wait longest between two attempts.
+          // Long enough for the longest pause between two attempts to connect.
           await pause(8000 + random(3000));
           await broker.stop();
           await pause(random(800));

@@ -1,5 +1,5 @@
 // only with --all
-/** The `isthmus` program, as its users start it: real processes, arguments, exit codes, standard streams. */
+/** The `isthmus` program, as users start it: real processes, arguments, exit codes, standard streams. */
 // time limit: 300 s
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
@@ -15,7 +15,7 @@ import { timebox } from '../support/timebox.js';
 const test = chosen(uvuTest);
 
 const CLI = process.env['ISTHMUS_CLI'] ?? resolve('dist/cli.js');
-/** Names that no other test process has. */
+/** Names that no other test process uses. */
 const unique = `isthmus-cli-${process.pid}-${Date.now().toString(36)}`;
 let names = 0;
 const newName = () => `${unique}-${names++}`;
@@ -36,7 +36,7 @@ interface Ended {
   readonly stderr: string;
 }
 
-/** One run of the program. Without `regions` it uses none, whatever is there, and no `shm`. */
+/** One run of the program. Without `regions` it uses no region, and no `shm`. */
 class Run {
   readonly child: ChildProcess;
   readonly #out: Buffer[] = [];
@@ -67,7 +67,7 @@ class Run {
     return this.#err;
   }
 
-  /** Wait until it has printed something like this. @returns the groups */
+  /** Wait until it has printed text that matches. @returns the groups */
   async printed(pattern: RegExp, where: 'stdout' | 'stderr' = 'stdout'): Promise<string[]> {
     for (;;) {
       const found = pattern.exec(this[where].toString());
@@ -132,7 +132,7 @@ test(
 );
 
 test(
-  'what goes wrong later gets a code and what to do, and exit code 1',
+  'a later failure gets a code, an action and exit code 1',
   timebox(30, async () => {
     const refused = await isthmus(['pp', '127.0.0.1:1'], { env: { PSP_RETRY: '0' } });
     assert.is(refused.code, 1);
@@ -146,7 +146,7 @@ test(
 );
 
 test(
-  'nobody reads what is printed',
+  'the reader of the output is gone',
   timebox(30, async () => {
     const run = new Run(['info']);
     run.child.stdout?.destroy();
@@ -160,7 +160,7 @@ test(
 
 for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   test(
-    `the server makes a region and removes it on ${signal}`,
+    `the server creates a region and removes it on ${signal}`,
     timebox(30, async () => {
       const name = newName();
       const server = await startServer(name);
@@ -198,7 +198,7 @@ test(
 );
 
 test(
-  'the server removes only the file that it made',
+  'the server removes only the file that it created',
   timebox(30, async () => {
     const name = newName();
     const server = await startServer(name);
@@ -228,7 +228,7 @@ async function pingPong(regions: string, plugin: string): Promise<void> {
     const expected = (row.size * 1e9) / row.halfRoundTripNs;
     assert.ok(Math.abs(row.bytesPerSecond - expected) <= expected / 100 + 1);
   }
-  // Over what the echo's buffer takes at first, and over the ring.
+  // More than the echo's buffer holds at first, and more than the ring.
   for (const xheader of plugin === 'tcp' ? ['12'] : ['0', '4000']) {
     const verified = parse(
       await isthmus(
@@ -292,7 +292,7 @@ test(
 );
 
 test(
-  'an echo that nobody used for a while still answers',
+  'an echo that was unused for a while still answers',
   timebox(60, async () => {
     const name = newName();
     await startServer(name);
@@ -303,14 +303,14 @@ test(
     await new Promise((wake) => setTimeout(wake, 1000));
     slow.child.stdin?.write('b');
     await slow.printed(/^ab$/);
-    // The empty message that says that the input has ended comes back too.
+    // The empty message that reports the end of the input comes back too.
     slow.child.stdin?.end();
     fine(await slow.ended);
   }),
 );
 
 test(
-  'the echo answers what C sends as the C program does',
+  'the echo answers the messages of C as the C program does',
   timebox(30, async () => {
     const capture = readFileSync('test/wire/tcp-pingpong.jsonl', 'utf8')
       .trim()
@@ -328,7 +328,7 @@ test(
     const handshake = 56; // VERSION, CON_INFO, ARCH_OK
     const expected = stream('S>C');
     const sent = stream('C>S');
-    // All but the end, which would cut short what is on its way back.
+    // All but the end, which would cut off the answers still in flight.
     const end = Buffer.from('0800000000000000', 'hex');
     assert.equal(sent.subarray(-8), end);
     socket.write(sent.subarray(0, -8));
@@ -387,7 +387,7 @@ test(
     };
     write();
     await new Promise((wake) => setTimeout(wake, 2000));
-    assert.ok(written < total / 2, `${written} bytes are on their way`);
+    assert.ok(written < total / 2, `${written} bytes were written`);
     listening.child.stdout?.resume();
     const [a, b] = await Promise.all([calling.ended, listening.ended]);
     fine(a);
@@ -396,7 +396,7 @@ test(
 );
 
 test(
-  'pipe says when the other side was killed, after all that it had sent',
+  'pipe reports that the other side was killed, after all that it had sent',
   timebox(60, async () => {
     const name = newName();
     await startServer(name);
@@ -415,7 +415,7 @@ test(
 // ---------------------------------------------------------------- info
 
 test(
-  'info tells what is there and attaches nothing',
+  'info lists what exists and attaches to nothing',
   timebox(60, async () => {
     const [good, cut, foreign, blank] = [newName(), newName(), newName(), newName()];
     await startServer(good);
@@ -430,7 +430,7 @@ test(
       assert.is(find(good).state, 'formatted');
       assert.match(find(good).uuid, /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
       assert.is(find(good).size, 16 << 20);
-      assert.is(find(good).peers.length, 1, 'the echo, and not the info before');
+      assert.is(find(good).peers.length, 1, 'the echo, and not the earlier info');
       assert.is(find(cut).refused.code, 'ERR_ISTHMUS_REGION_TOO_SMALL');
       assert.is(find(foreign).refused.code, 'ERR_ISTHMUS_REGION_FOREIGN');
       assert.is(find(blank).state, 'blank');

@@ -1,5 +1,5 @@
 // only with --all
-/** Seeing inside: control sockets, the commands that use them, and the events on diagnostics_channel. */
+/** Inspection: control sockets, the commands that use them, and the events on diagnostics_channel. */
 // time limit: 300 s
 import { type ChildProcess, spawn } from 'node:child_process';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
@@ -35,7 +35,7 @@ const test = chosen(register);
 const CLI = process.env['ISTHMUS_CLI'] ?? resolve('dist/cli.js');
 
 const roles: Record<string, () => Promise<void>> = {
-  /** Does what it is told, and reads nothing unless told. */
+  /** Follows the calls of the test, and reads nothing unless asked to. */
   async runtime() {
     const lines: string[] = [];
     const runtime = await Runtime.create({ ...roleOptions<RuntimeOptions>(), log: (_, line) => lines.push(line) });
@@ -68,17 +68,17 @@ const roles: Record<string, () => Promise<void>> = {
     tell('ready');
   },
 
-  /** Has nothing to stay alive for, and does not close what it made. */
+  /** Holds nothing that keeps it alive, and does not close its runtime. */
   async leaver() {
     const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
     tell('id', runtime.id);
   },
 };
 
-/** One line to the socket of a runtime; what comes back, or undefined if it closes without a word. */
+/** Send one line to the socket of a runtime. @returns its answer, or undefined if it closes without one */
 async function raw(id: string, text: string): Promise<any> {
   const socket = connect(join(sockets, `${id}.sock`));
-  socket.on('error', () => {}); // One that is turned away may see a reset; 'close' follows.
+  socket.on('error', () => {}); // A refused client may see a reset; 'close' follows.
   socket.write(text);
   let answer = '';
   socket.setEncoding('utf8').on('data', (chunk: string) => {
@@ -94,7 +94,9 @@ async function inspect(id: string): Promise<RuntimeSnapshot> {
   return JSON.parse(stdout);
 }
 
-/** Ask again until it holds. It gives up before the time box does: what still ran then would take the output. */
+/**
+ * Repeat until it holds. Gives up before the time box does: otherwise a command still running would take the output.
+ */
 async function until<T>(get: () => Promise<T> | T, holds: (value: T) => boolean): Promise<T> {
   const limit = performance.now() + 30_000 * Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
   for (;;) {
@@ -113,7 +115,7 @@ async function ps(): Promise<string[]> {
 
 const running = new Set<ChildProcess>();
 
-/** The program as a process: what it prints, as it prints it. */
+/** The program as a process, with its output. */
 class Program {
   readonly child: ChildProcess;
   stdout = '';
@@ -185,7 +187,7 @@ function main(): void {
   });
 
   test(
-    'ps lists the runtimes, whose sockets nobody else can reach',
+    'ps lists the runtimes; no other user can reach their sockets',
     timebox(30, async () => {
       const all = [`alpha ${alphaId}`, `beta ${betaId}`];
       assert.equal((await ps()).sort(), all);
@@ -202,7 +204,7 @@ function main(): void {
   );
 
   test(
-    'inspect shows what has been sent, what waits, and since when',
+    'inspect shows what was sent, what waits, and for how long',
     timebox(90, async () => {
       assert.is(await beta.call('connect', await alpha.call('port')), 'ivshmem');
       await beta.call('send', 10, 100);
@@ -228,7 +230,7 @@ function main(): void {
         (now) => now.oldestUnreadMs > first.oldestUnreadMs,
       );
 
-      // More than the ring holds and the other side takes unread.
+      // More than the ring holds and the other side keeps unread.
       await beta.call('push', 60, 500);
       let before = -1;
       const full = await until(
@@ -286,7 +288,7 @@ function main(): void {
       assert.is(whole.stats.messagesReceived, 70);
       assert.is(whole.stats.connections, 1);
 
-      // What is over counts on in the sums.
+      // Counts of closed connections stay in the sums.
       await beta.call('disconnect');
       const { stats } = await until(
         () => inspect(betaId),
@@ -300,7 +302,7 @@ function main(): void {
   );
 
   test(
-    'inspect() in the process is what the socket serves, and says why not a better plugin',
+    'inspect() in the process equals the answer of the socket, and gives the reasons against better plugins',
     timebox(30, async () => {
       await using runtime = await here();
       const connection = await runtime.connect({ host: '127.0.0.1', port: await alpha.call('port') });
@@ -331,7 +333,7 @@ function main(): void {
       assert.is(code, 0);
       assert.is(stdout, `isthmus: ${alphaId} logs at level 3\n`);
       assert.is((await inspect(alphaId)).debug, 3);
-      // Told once it is agreed, which the other side may know first.
+      // Logged after the agreement, which the other side may reach first.
       await beta.call('connect', port);
       await until(
         () => alpha.call<string[]>('logged'),
@@ -350,11 +352,11 @@ function main(): void {
   );
 
   test(
-    'a runtime that is not there: exit code 1, and what to do next',
+    'a missing runtime: exit code 1, and an action',
     timebox(30, async () => {
       for (const args of [
         ['inspect', '999999-0'],
-        ['inspect', 'nobody', '--watch'],
+        ['inspect', 'missing', '--watch'],
         ['debug', '../alpha', '3'],
       ]) {
         const { code, stdout, stderr } = await printed(args);
@@ -366,12 +368,12 @@ function main(): void {
   );
 
   test(
-    'nothing of a client is trusted',
+    'no input of a client is trusted',
     timebox(40, async () => {
       const code = async (text: string) => (await raw(alphaId, text))?.error?.code;
       const refused = 'ERR_ISTHMUS_INVALID_ARGUMENT';
       for (const text of [
-        'rubbish\n',
+        'invalid\n',
         '\n',
         '[]\n',
         'null\n',
@@ -390,9 +392,9 @@ function main(): void {
       assert.is(padded.length, MAX_REQUEST);
       assert.is((await raw(alphaId, `${padded}\n`)).result.id, alphaId, 'the largest request');
       // Only the first line counts.
-      assert.is((await raw(alphaId, '{"request":"summary"}\n{"request":"rubbish"}\n')).result.name, 'alpha');
+      assert.is((await raw(alphaId, '{"request":"summary"}\n{"request":"invalid"}\n')).result.name, 'alpha');
 
-      // As many as it takes, all of them slow: the next is turned away, and they do not stay.
+      // As many slow clients as are accepted: the next one is refused, and the slow ones are disconnected.
       const path = join(sockets, `${alphaId}.sock`);
       for (let done = false; !done; ) {
         const slow = Array.from({ length: MAX_CLIENTS }, () =>
@@ -405,14 +407,14 @@ function main(): void {
         await Promise.all(slow.map((socket) => once(socket, 'connect')));
         const answer = await raw(alphaId, '{"request":"summary"}\n');
         const { code, stderr } = await printed(['inspect', alphaId]);
-        // On a machine that takes its time they may have had theirs already: again.
+        // On a slow machine their time may be over already: again.
         done = slow.every((socket) => !socket.destroyed);
         if (done) {
           assert.is(answer, undefined);
           assert.is(code, 1);
           assert.match(stderr, /does not answer/);
         }
-        assert.ok(existsSync(path), 'busy is not dead');
+        assert.ok(existsSync(path), 'a busy runtime is not dead');
         await closed;
       }
       assert.is((await raw(alphaId, '{"request":"summary"}\n')).result.id, alphaId);
@@ -446,10 +448,10 @@ function main(): void {
       const path = join(sockets, `${gammaId}.sock`);
       await gamma.kill();
       assert.is(await lines.ended, 0, lines.stderr);
-      // Killed in the middle of an answer it is first one that does not answer.
+      // A process killed in the middle of an answer first looks like one that does not answer.
       assert.match(lines.stderr, new RegExp(`isthmus: ${gammaId} has ended\\n$`));
 
-      // Nobody could remove the socket of a process that was killed; whoever lists does.
+      // A killed process could not remove its socket; the command that lists sockets does.
       assert.not.ok((await ps()).some((row) => row.includes('gamma')));
       await until(
         async () => {
@@ -463,7 +465,7 @@ function main(): void {
   );
 
   test(
-    'a socket goes with its runtime, and keeps no process alive',
+    'a socket is removed with its runtime, and keeps no process alive',
     timebox(40, async () => {
       const leaver = Child.start(import.meta.url, 'leaver', only('', { name: 'leaver', control: true }));
       const id = await leaver.event<string>('id');
@@ -478,7 +480,7 @@ function main(): void {
       await first.close();
       assert.not.ok(existsSync(path));
       const { code, stderr } = await printed(['inspect', String(process.pid), '--json']);
-      assert.is(code, 0, `the other one is there: ${stderr}`);
+      assert.is(code, 0, `the other runtime answers: ${stderr}`);
       const third = await here();
       const ambiguous = await printed(['inspect', 'here']);
       assert.is(ambiguous.code, 1);
@@ -511,7 +513,7 @@ function main(): void {
       const worker = new Worker(code, { eval: true });
       const [id] = (await once(worker, 'message')) as [string];
       assert.is(id, `${process.pid}.${worker.threadId}-0`);
-      // One that has to answer while this thread asks.
+      // A runtime that has to answer while this thread waits.
       assert.is((await inspect(id)).thread, worker.threadId);
       await worker.terminate();
       assert.not.ok((await ps()).some((row) => row.endsWith(id)));
@@ -520,7 +522,7 @@ function main(): void {
   );
 
   test(
-    'a folder that others could use is not used',
+    'a folder with access for other users is not used',
     timebox(30, async () => {
       const before = { ...process.env };
       const lines: string[] = [];
@@ -560,7 +562,7 @@ function main(): void {
           assert.match(await attempt(), /^info .*belongs to user 65534/);
           assert.equal(readdirSync(folder), []);
         } else {
-          console.log('not as root: the folder of another user is not tried');
+          console.log('not root: the folder of another user is not tested');
         }
 
         const long = join(home, 'x'.repeat(90));
@@ -571,7 +573,7 @@ function main(): void {
         process.env['XDG_RUNTIME_DIR'] = join(home, 'missing');
         assert.match(await attempt(), /^info no control socket: ENOENT/);
 
-        // Relative, or not at all: the temporary directory.
+        // Relative or missing: the temporary directory is used.
         process.env['TMPDIR'] = elsewhere;
         for (const base of ['relative', '', undefined]) {
           if (base === undefined) delete process.env['XDG_RUNTIME_DIR'];

@@ -22,7 +22,7 @@ import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
 const self = fileURLToPath(import.meta.url);
-/** Seconds: the error is to come within one; a machine with other things to do gets more. */
+/** Seconds: the error is to arrive within one; a busy machine gets more. */
 const NEWS = 5;
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
@@ -35,10 +35,10 @@ function numbered(number: number): Buffer {
 }
 
 function checkNumbered(number: number, data: Uint8Array): void {
-  if (Buffer.compare(data, numbered(number)) !== 0) throw new Error(`message ${number} is not what was sent`);
+  if (Buffer.compare(data, numbered(number)) !== 0) throw new Error(`message ${number} differs from what was sent`);
 }
 
-/** Send numbered messages for ever, and take whatever comes. */
+/** Send numbered messages for ever, and receive all messages. */
 async function babble(connection: Connection): Promise<void> {
   const receive = async () => {
     let number = 0;
@@ -50,7 +50,7 @@ async function babble(connection: Connection): Promise<void> {
   await Promise.race([receive(), send()]);
 }
 
-/** What the other process or thread does for each connection, by the first message that comes. */
+/** Behaviour of the other process or thread for each connection, chosen by the first message. */
 async function behave(connection: Connection): Promise<void> {
   const what = (await connection.receive())?.text();
   if (what === 'echo') for await (const { data } of connection) await connection.send(data);
@@ -115,7 +115,7 @@ async function ping(connection: Connection, text: string): Promise<void> {
 
 const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
 
-/** Receive numbered messages until the error, which has to be that of a dead peer. */
+/** Receive numbered messages until the error, which must be ERR_ISTHMUS_PEER_DIED. */
 async function receiveAll(connection: Connection): Promise<number> {
   for (let number = 0; ; number++) {
     try {
@@ -140,11 +140,11 @@ async function eventually(what: string, condition: () => boolean, seconds = NEWS
 
 const freeFrames = (runtime: Runtime) => runtime.regions()[0]?.freeFrames ?? -1;
 
-/** Everything is as it was: frames free, and the slot of the dead the next one's. */
+/** Everything is as before: frames free, and the slot of the dead process available. */
 async function assertRecovered(runtime: Runtime, region: string, frames: number, slot?: number): Promise<void> {
   await eventually(`${frames} free frames again (now ${freeFrames(runtime)})`, () => freeFrames(runtime) === frames);
   if (slot === undefined) return;
-  // The first free one is taken, and it is at most that of the dead.
+  // A newcomer takes the first free slot, which is at most that of the dead process.
   const next = await Runtime.create(only(region));
   const got = next.regions()[0]?.slot ?? -1;
   await next.close();
@@ -163,7 +163,7 @@ function timesMapped(path: string): number {
 function main(seed: number): void {
   for (const plugin of ['ivshmem', 'tcp']) {
     test(
-      `${plugin}: what a killed peer had sent is delivered, then the error; another connection goes on`,
+      `${plugin}: messages of a killed peer are delivered, then the error; another connection continues`,
       timebox(40, async () => {
         const region = plugin === 'tcp' ? '' : newRegion();
         const runtime = await newRuntime(only(region));
@@ -175,7 +175,7 @@ function main(seed: number): void {
         const bad = await open(runtime, dying.port, 'send 20');
         assert.is(bad.plugin, plugin);
         await dying.child.event('sent');
-        if (plugin === 'tcp') await pause(300); // Over a socket it is "sent" when the kernel has it.
+        if (plugin === 'tcp') await pause(300); // Over a socket, a message is "sent" when the kernel has it.
         const waiting = bad.closed;
         const begin = performance.now();
         await dying.child.kill();
@@ -184,7 +184,7 @@ function main(seed: number): void {
         assert.is(closed.reason, 'error');
         assert.is(closed.error?.code, 'ERR_ISTHMUS_PEER_DIED');
         assert.ok(took < NEWS * 1000, `${took} ms`);
-        console.log(`${plugin}: the error came ${took.toFixed(0)} ms after the kill`);
+        console.log(`${plugin}: the error arrived ${took.toFixed(0)} ms after the kill`);
         assert.is(await receiveAll(bad), 20);
         assert.is(await bad.send('x').catch(code), 'ERR_ISTHMUS_PEER_DIED');
         await ping(good, 'after');
@@ -210,7 +210,7 @@ function main(seed: number): void {
           return { received, sending: await sending };
         });
         await eventually('traffic', () => connections.every((each) => each.stats().messagesReceived > 50), 20);
-        // One large message is under way that will never be complete.
+        // One large message is in transfer that will never be complete.
         await child.kill();
         for (const { received, sending } of await Promise.all(all)) {
           assert.ok(received > 50);
@@ -234,7 +234,7 @@ function main(seed: number): void {
       const good = await open(runtime, steady, 'echo');
       const frames = freeFrames(runtime);
       const outcomes = new Map<string, number>();
-      // Starting takes longer than dying: some are ahead.
+      // A start takes longer than a death: some processes are started ahead.
       const started = [start(options), start(options), start(options)];
       for (let i = 0; i < kills; i++) {
         const { child, port } = await (started.shift() as Promise<Peer>);
@@ -289,7 +289,7 @@ function main(seed: number): void {
         await worker.terminate();
         assert.ok((await received) > 50);
         assert.is(await sending, 'ERR_ISTHMUS_PEER_DIED');
-        assert.is(timesMapped(region), 1, 'the region is still mapped by a thread that is gone');
+        assert.is(timesMapped(region), 1, 'the region is mapped only by this thread');
         await assertRecovered(runtime, region, frames, slot);
       }
       await tidy();
@@ -298,7 +298,7 @@ function main(seed: number): void {
   );
 
   test(
-    'one that is only stopped is not dead',
+    'a stopped process is not dead',
     timebox(40, async () => {
       const region = newRegion();
       const runtime = await newRuntime(only(region));
@@ -307,7 +307,7 @@ function main(seed: number): void {
       await ping(connection, 'before');
       const frames = freeFrames(runtime);
       child.process.kill('SIGSTOP');
-      // Several rounds of the upkeep that looks for the dead.
+      // Several rounds of the upkeep that detects dead peers.
       await connection.send('are you there?');
       const answer = connection.receive();
       await pause(2500);
@@ -324,7 +324,7 @@ function main(seed: number): void {
       child.process.kill('SIGCONT');
       assert.is((await answer)?.text(), 'are you there?');
       await ping(connection, 'after');
-      // And a stopped one that is killed is dead.
+      // A stopped process that is killed is dead.
       child.process.kill('SIGSTOP');
       await child.kill();
       assert.is((await connection.closed).error?.code, 'ERR_ISTHMUS_PEER_DIED');
@@ -362,7 +362,7 @@ function main(seed: number): void {
   );
 
   test(
-    'with the guard disabled a peer closes in order, and one that dies leaves nothing behind in the region',
+    'without a guard, a peer closes in order, and one that dies leaves nothing in the region',
     timebox(40, async () => {
       const region = newRegion();
       const options = only(region, { guard: false });
@@ -377,7 +377,7 @@ function main(seed: number): void {
       await ping(second, 'hello');
       await child.kill();
       await pause(1500);
-      // Nobody has been told: that is what the setting means.
+      // No error was reported: that is the meaning of the setting.
       const state: string = second.state;
       console.log(`a dead peer without a guard: the connection is ${state}`);
       second.destroy();
@@ -387,7 +387,7 @@ function main(seed: number): void {
   );
 
   test(
-    'its own death by destroy in the middle of everything leaves no frames behind',
+    'destroy in the middle of all operations leaves no frames',
     timebox(40, async () => {
       const region = newRegion();
       const runtime = await newRuntime(only(region));

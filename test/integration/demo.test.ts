@@ -1,7 +1,7 @@
 // only with --all
 // time limit: 600 s
 // alone
-/** `isthmus demo`, which `npm start` runs: whole, interrupted, killed; what it leaves behind. */
+/** `isthmus demo`, which `npm start` runs: complete, interrupted, killed; and what it leaves. */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
@@ -43,7 +43,7 @@ function start() {
 }
 
 test(
-  'the demo is right and leaves nothing behind',
+  'the demo succeeds and leaves nothing',
   timebox(240, async () => {
     const before = demoFiles();
     const { code, stdout, stderr } = await start().ended;
@@ -53,7 +53,7 @@ test(
     const hashes = [...stdout.matchAll(/SHA-256 \w+ +([0-9a-f]{64})$/gm)].map(([, hash]) => hash);
     assert.is(hashes[0], createHash('sha256').update(readFileSync(process.execPath)).digest('hex'));
     assert.is(hashes[1], hashes[0]);
-    // There and back: what each of the two moves has to show.
+    // There and back: the output of each of the two moves.
     const moves = [...stdout.matchAll(/^Process (\d+) moves to host (\w): (\w+) → (\w+)$/gm)].map(
       ([, ...move]) => move,
     );
@@ -79,13 +79,13 @@ test(
   }),
 );
 
-/** The processes that a process has started. */
+/** The child processes of a process. */
 function childrenOf(pid: number): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .filter((name) => {
       try {
-        // The name may hold anything; what follows it are the state and the parent.
+        // The name may contain anything; after it come the state and the parent.
         return Number(/\) \S (\d+) [^)]*$/.exec(readFileSync(`/proc/${name}/stat`, 'latin1'))?.[1]) === pid;
       } catch {
         return false;
@@ -115,13 +115,13 @@ for (const { when, scene } of [
       assert.ok(children.length > 0);
       killed.child.kill('SIGKILL');
       await killed.ended;
-      // Its processes notice, each in its own time; then it is for the init of this machine to bury them.
+      // Its processes notice, each at a different time; then the init of this machine reaps them.
       while (children.some((pid) => existsSync(`/proc/${pid}`))) await pause(20);
       assert.equal(
         inShm(),
         before.filter((name) => existsSync(join('/dev/shm', name))),
       );
-      // The folder in the temporary directory is what nobody can remove any more.
+      // The folder in the temporary directory is left: no process remains to remove it.
       for (const name of demoFiles()) if (!before.includes(name)) rmSync(join(tmpdir(), name), { recursive: true });
     }),
   );

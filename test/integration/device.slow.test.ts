@@ -1,4 +1,4 @@
-/** `isthmus device` with a real libvirtd and real virtual machines, of which none has a system. */
+/** `isthmus device` with a real libvirtd and real virtual machines without an operating system. */
 // time limit: 300 s
 import { chmodSync, readFileSync, rmSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -30,7 +30,7 @@ register.after(removeRegions);
 const device = (verb: 'attach' | 'detach', domain: string, name: string, ...more: string[]) =>
   printed(['device', verb, domain, '--name', name, '--connect', libvirt.uri, ...more]);
 
-/** The devices that a domain has, as name and size in MiB. */
+/** The devices of a domain, as name and size in MiB. */
 function devices(domain: string, ...view: string[]): [string, number][] {
   const xml = libvirt.virsh('dumpxml', domain, ...view);
   return [...xml.matchAll(/<shmem name='(.+?)'[\s\S]*?<size unit='M'>(\d+)</g)].map(([, name, size]) => [
@@ -40,7 +40,7 @@ function devices(domain: string, ...view: string[]): [string, number][] {
 }
 
 test(
-  'a device is attached to what runs; what is wrong is said before QEMU sees it',
+  'a device is attached to a running domain; errors are reported before QEMU is asked',
   timebox(120, async () => {
     const domain = libvirt.domain('create', 'isthmus-attach');
     const absent = basename(newPath());
@@ -67,7 +67,7 @@ test(
     const done = await device('attach', domain, name, '--live');
     assert.equal(done, { code: 0, stdout: `isthmus: ${name} (16 MiB) is attached to ${domain}\n`, stderr: '' });
     assert.equal(devices(domain), [[name, 16]]);
-    // The very file is under the device.
+    // The device is backed by this very file.
     assert.match(readFileSync(`/proc/${libvirt.pid(domain)}/maps`, 'utf8'), new RegExp(` rw-s .* ${path}\n`));
 
     const again = await device('attach', domain, name);
@@ -80,7 +80,7 @@ test(
 );
 
 test(
-  'with --force QEMU makes the file',
+  'with --force QEMU creates the file',
   timebox(60, async () => {
     const domain = libvirt.domain('create', 'isthmus-force');
     const path = newPath();
@@ -93,7 +93,7 @@ test(
 );
 
 test(
-  'a guest that does not let go of a device is not said to have; one that does later ends the wait',
+  'a device that the guest does not release is not reported as detached; a later release ends the wait',
   timebox(180, async () => {
     const domain = libvirt.domain('create', 'isthmus-detach');
     const path = newRegion(16 * MIB);
@@ -103,7 +103,7 @@ test(
     libvirt.give(path);
     assert.is((await device('attach', domain, name)).code, 0);
 
-    // virsh says that it is detached.
+    // virsh reports success.
     const refused = await device('detach', domain, name, '--wait', '1');
     assert.is(refused.code, 1);
     assert.is(refused.stdout, '');
@@ -113,7 +113,7 @@ test(
     );
     assert.equal(devices(domain), [[name, 16]]);
 
-    // What a system would do when it is asked, the firmware does at its next start.
+    // The firmware releases the device at its next start, as an operating system would when asked.
     const let_go = device('detach', domain, name, '--wait', '120');
     await pause(500);
     const resets = setInterval(() => libvirt.try('reset', domain), 2000);
@@ -131,7 +131,7 @@ test(
 );
 
 test(
-  'a domain that does not run; a q35 machine has a slot once a device was in its configuration',
+  'a domain that is not running; a q35 machine has a free slot after a device was in its configuration',
   timebox(180, async () => {
     const domain = libvirt.domain('define', 'isthmus-config', 'q35');
     const path = newRegion(2 * MIB);

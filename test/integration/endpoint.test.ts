@@ -37,7 +37,7 @@ const tagged = (tag: number, length = 1) => new Uint8Array(length).fill(tag);
 const withTag = (tag: number) => ({ xheader: Uint8Array.of(tag) });
 const byTag = (tag: number) => (envelope: { xheader: Uint8Array }) => envelope.xheader[0] === tag;
 
-/** Connections from a runtime to `count` others' endpoint, both ends. */
+/** Connections from a runtime to `count` endpoints of others, both ends. */
 async function star(
   count: number,
   plugin: 'tcp' | 'ivshmem' | 'loop',
@@ -83,7 +83,7 @@ for (const plugin of ['tcp', 'ivshmem', 'loop'] as const) {
       assert.is(Buffer.from((await first.done).data).toString(), 'from b');
       assert.is(first.state, 'done');
 
-      // One that matches the later of two; the earlier stays for receive().
+      // One receive that matches the later of two messages; the earlier stays for receive().
       await a.far.send('one', withTag(1));
       await a.far.send('two', withTag(2));
       const two = await endpoint.postReceive({ match: byTag(2) }).done;
@@ -100,7 +100,7 @@ for (const plugin of ['tcp', 'ivshmem', 'loop'] as const) {
             if (!late) request = endpoint.postReceive({ data: target, match: byTag(3) });
             const sent = a.far.send(data, withTag(3));
             if (late) {
-              await until('it is there', () => endpoint.iprobe({ match: byTag(3) }) !== undefined);
+              await until('the message is there', () => endpoint.iprobe({ match: byTag(3) }) !== undefined);
               request = endpoint.postReceive({ connection: a.near, data: target });
             }
             const received = await (request as ReceiveRequest).done;
@@ -119,14 +119,14 @@ for (const plugin of ['tcp', 'ivshmem', 'loop'] as const) {
         await sent;
         assert.equal([part.length, whole], [Math.min(10, length), length]);
       }
-      // Nothing is left of it.
+      // Nothing is left of the message.
       await a.far.send('end');
       assert.is((await a.near.receive())?.text(), 'end');
     }),
   );
 
   test(
-    `${plugin}: a posted receive that matches a later message completes although too much is unread`,
+    `${plugin}: a posted receive that matches a later message completes although the limit of unread bytes is reached`,
     timebox(60, async () => {
       const { endpoint, pairs } = await star(1, plugin);
       const [{ near, far }] = pairs as [(typeof pairs)[0]];
@@ -147,7 +147,7 @@ for (const plugin of ['tcp', 'ivshmem', 'loop'] as const) {
       const waiting = endpoint.postReceive({ match: byTag(9) });
       assert.is(Buffer.from((await waiting.done).data).toString(), 'the one');
       await last;
-      // In order, and none is missing.
+      // In order, and none missing.
       for (let i = 0; i < taken; i++) assert.is((await near.receive())?.data.length, 4000);
       await far.send('more');
       assert.is((await near.receive())?.text(), 'more');
@@ -155,7 +155,7 @@ for (const plugin of ['tcp', 'ivshmem', 'loop'] as const) {
   );
 
   test(
-    `${plugin}: probes see what is there and leave it`,
+    `${plugin}: probes see messages and leave them`,
     timebox(30, async () => {
       const { endpoint, pairs } = await star(2, plugin);
       const [a, b] = pairs as [(typeof pairs)[0], (typeof pairs)[0]];
@@ -241,13 +241,13 @@ test(
           () => {},
         );
         const entry: Posted = { source: any ? undefined : source, tag, request, label };
-        // From one source in order; among sources whichever comes first in the books.
+        // From one source in order; among sources, any that the books allow.
         const candidates = unread.filter((one) => takes(entry, one));
         if (candidates.length > 0) {
           await request.done;
           const number = got.get(label) as number;
           const taken = unread.find((one) => one.number === number);
-          assert.ok(taken && takes(entry, taken), `step ${step}: message ${number} was not to be had`);
+          assert.ok(taken && takes(entry, taken), `step ${step}: message ${number} was not expected`);
           const before = unread.filter((one) => takes(entry, one) && one.source === taken?.source);
           assert.is(number, before[0]?.number, `step ${step}, seed ${seed}`);
           unread = unread.filter((one) => one !== taken);
@@ -271,7 +271,7 @@ test(
 );
 
 test(
-  'a mask says which plugins an endpoint may use',
+  'a mask selects the plugins of an endpoint',
   timebox(30, async () => {
     const regions = newRegion();
     const server = await newRuntime({ name: 'server', regions });
@@ -285,7 +285,7 @@ test(
     const masked = server.endpoint({ name: 'masked', plugins: { delete: ['ivshmem', 'loop'] } });
     const listening = await masked.listen({}, () => {});
     assert.is((await client.connect(`127.0.0.1:${listening.port}`)).plugin, 'tcp');
-    assert.is((await masked.connect(`127.0.0.1:${listening.port}`)).plugin, 'tcp', 'one’s own, without loop');
+    assert.is((await masked.connect(`127.0.0.1:${listening.port}`)).plugin, 'tcp', 'the own endpoint, without loop');
     assert.throws(
       () => client.endpoint({ name: 'x', plugins: { only: ['nothing'] } }),
       (error: IsthmusError) => error.code === 'ERR_ISTHMUS_INVALID_ARGUMENT',
@@ -321,18 +321,18 @@ test(
 );
 
 test(
-  'receives of a connection that ends are told; those for any source wait on',
+  'receives of a connection that ends reject; those for any source continue to wait',
   timebox(30, async () => {
     const { endpoint, pairs } = await star(2, 'tcp');
     const [a, b] = pairs as [(typeof pairs)[0], (typeof pairs)[0]];
-    const anybody = endpoint.postReceive({});
+    const anySource = endpoint.postReceive({});
     const own = endpoint.postReceive({ connection: a.near, match: byTag(1) });
     const dying = endpoint.postReceive({ connection: b.near, match: byTag(1) });
     await a.far.close();
     b.far.destroy();
     assert.is((await rejection(own.done)).code, 'ERR_ISTHMUS_CLOSED');
     assert.is((await rejection(dying.done)).code, 'ERR_ISTHMUS_PEER_DIED');
-    assert.is(anybody.state, 'posted');
+    assert.is(anySource.state, 'posted');
     const failing = endpoint.postReceive({
       match: () => {
         throw new Error('a match function');
@@ -345,7 +345,7 @@ test(
     const other = await newRuntime();
     const connection = await other.connect(`127.0.0.1:${port}`);
     await connection.send('first');
-    assert.is(Buffer.from((await anybody.done).data).toString(), 'first');
+    assert.is(Buffer.from((await anySource.done).data).toString(), 'first');
     await connection.send('second');
     assert.match((await rejection(failing.done)).message, 'a match function');
     assert.is(Buffer.from((await endpoint.postReceive({}).done).data).toString(), 'second');
@@ -423,7 +423,7 @@ test(
 );
 
 test(
-  'on demand to oneself',
+  'on demand to the own endpoint',
   timebox(30, async () => {
     const runtime = await newRuntime({ name: 'me' });
     const { port } = await runtime.listen({});
@@ -439,26 +439,26 @@ test(
 );
 
 test(
-  'on demand: nobody of that name, nobody there, nobody who could be called back',
+  'on demand: no peer of that name, no listener, no peer that could be called back',
   timebox(60, async () => {
     const { a, ports, runtimes: two } = await onDemandPair(['A', 'B']);
     await a.send('x');
     const [first, second] = two;
     const stranger = await first.connect(`127.0.0.1:${ports[1]}@Z`);
-    // Nobody there has a connection to A that is not up yet; and the one that is belongs to another.
+    // The listener has no pending connection to A; and the open one belongs to another peer.
     assert.is((await rejection(stranger.send('x'))).code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
     assert.is((await stranger.closed).error?.code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
     const greater = await newRuntime({ name: 'X', retry: 0 });
     const alone = await greater.connect(`127.0.0.1:${ports[0]}@A`);
     assert.is((await rejection(alone.send('x'))).code, 'ERR_ISTHMUS_CONNECT');
-    const nobody = await newRuntime({ name: 'A', retry: 0 });
-    const lost = await nobody.connect('127.0.0.1:1@B');
+    const dialer = await newRuntime({ name: 'A', retry: 0 });
+    const lost = await dialer.connect('127.0.0.1:1@B');
     assert.is((await rejection(lost.send('x'))).code, 'ERR_ISTHMUS_CONNECT');
-    // Never needed: it closes without a word to anybody.
+    // Never used: it closes without a message to any peer.
     const unused = await second.connect(`127.0.0.1:${ports[0]}@A`);
     await unused.close();
     assert.is((await unused.closed).reason, 'local');
-    // Closed while it calls.
+    // Closed while it dials.
     const slow = await newRuntime({ name: 'A' });
     const calling = await slow.connect('127.0.0.1:1@B');
     const sending = rejection(calling.send('x'));

@@ -1,6 +1,6 @@
 /**
- * Allocators racing in real processes on one region: what each wrote into its frames stays what it wrote, some are
- * killed in the middle of it, and at the end every frame is free again.
+ * Allocators that race in real processes on one region: bytes that a process wrote into its frames stay; some processes
+ * are killed meanwhile; and at the end every frame is free again.
  *
  * The processes are this file, started again with a role.
  */
@@ -20,13 +20,13 @@ import { timebox } from '../support/timebox.js';
 const self = fileURLToPath(import.meta.url);
 const MIBS = 4;
 const { HALF_CONSUMER: READER, HALF_PRODUCER: WRITER } = L;
-/** Letters in the box: (frame, slot) and the run's number, each u32. */
+/** Letters in the box: (frame, slot) and the number of the run, each u32. */
 const LETTERS = 32;
 
 const [role, path = '', workerSeed = '', boxFrame = ''] = process.argv.slice(2);
 if (role === 'role:allocate') allocate();
 
-// ── What the processes do ────────────────────────────────────────────────────────────────────────────────────────────
+// ── The roles of the processes ───────────────────────────────────────────────────────────────────────────────────────
 
 interface Run {
   readonly frame: number;
@@ -39,12 +39,13 @@ interface Adopted extends Run {
 }
 
 /**
- * Take and give back runs, with a pattern in each frame. Word 0 of the first frame holds the number of the run from when
- * all is written until it is given back; word 1 of every frame holds its mark. Letters in the box tell others of runs,
- * who adopt the other half, check the number as the handshake does a nonce, and watch the marks until they let go.
+ * Take and give back runs, with a pattern in each frame. Word 0 of the first frame holds the number of the run from the
+ * moment when all is written until it is given back; word 1 of every frame holds its mark. Letters in the box announce
+ * runs to other processes, which adopt the other half, check the number as the handshake checks a nonce, and watch the
+ * marks until they release it.
  */
 function allocate(): never {
-  // The one that watches comes first, on however few processors.
+  // The watching process comes first, on however few processors.
   setPriority(10);
   const core = new TestCore(MIBS * MIB);
   const mapping = mapInto(core, path);
@@ -141,7 +142,7 @@ function allocate(): never {
 // ── The test ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 test(
-  'processes take, adopt and give back, some are killed: no frame is used twice, none is lost',
+  'processes take, adopt and give back, some are killed: no frame is used twice, none leaks',
   timebox(60, async () => {
     const seed = testSeed();
     const random = seeded(seed);
@@ -178,7 +179,7 @@ test(
         await Promise.race([once(child.stdout, 'data'), once(child, 'close')]);
         return child;
       };
-      /** What the upkeep of a region does. */
+      /** The upkeep of a region. */
       const reap = () => {
         for (let slot = 1; slot < core.slots; slot++) {
           const generation = core.call.slotGeneration(slot);

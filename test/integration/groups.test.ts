@@ -44,7 +44,7 @@ interface Member {
   readonly members: (Connection | null)[];
 }
 
-/** Runtimes in this process, each connected with each: those with an even number share a region, the rest has tcp. */
+/** Runtimes in this process, all connected: those with an even number share a region, the others use tcp. */
 async function mesh(size: number): Promise<Member[]> {
   const region = newRegion(16 << 20);
   const all: Member[] = [];
@@ -104,7 +104,7 @@ async function main(): Promise<void> {
               assert.is(message.data.length, length);
               assert.ok(message.data.every((byte) => byte === number));
               assert.equal([...message.xheader], [number]);
-              if (root !== rank) message.data.fill(0xee); // It is ours alone.
+              if (root !== rank) message.data.fill(0xee); // A private copy.
             }
           }),
         );
@@ -115,7 +115,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'a barrier holds everybody until the last has come',
+    'a barrier holds all members until the last has arrived',
     timebox(60, async () => {
       const all = await mesh(5);
       const groups = all.map((_, rank) => open(all, 2, rank));
@@ -137,7 +137,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'members that open late, two groups side by side, and messages beside them',
+    'members that open late, two groups side by side, and messages besides',
     timebox(60, async () => {
       const all = await mesh(4);
       const early = [0, 1, 3].map((rank) => open(all, 3, rank));
@@ -164,7 +164,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'one that is far ahead waits for the others: what is held is bounded',
+    'a member that is far ahead waits for the others: the held messages are bounded',
     timebox(60, async () => {
       const all = await mesh(3);
       const groups = all.map((_, rank) => open(all, 5, rank));
@@ -176,7 +176,7 @@ async function main(): Promise<void> {
         }
       })();
       for (let last = -1; last !== sent; await pause(150)) last = sent;
-      assert.ok(sent < 250, `${sent} broadcasts were taken for nobody`);
+      assert.ok(sent < 250, `${sent} broadcasts were accepted without a receiver`);
       await Promise.all(
         groups.slice(1).map(async (group) => {
           for (let i = 0; i < 300; i++) assert.is((await group.broadcast(0)).data[0], i % 256);
@@ -188,7 +188,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'a member that dies fails what the others do, by name',
+    'a member that dies fails the operations of the others, with its name',
     timebox(60, async () => {
       const all = await mesh(4);
       const groups = all.map((_, rank) => open(all, 6, rank));

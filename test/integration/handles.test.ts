@@ -1,4 +1,4 @@
-/** Nothing is left behind: descriptors, frames, slots, timers, after many connections. */
+/** Nothing leaks: descriptors, frames, slots, timers, after many connections. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
@@ -11,11 +11,11 @@ import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
 
-/** What this process holds. */
+/** Resources that this process holds. */
 function holdings(runtime: Runtime): Record<string, unknown> {
   const resources: Record<string, number> = {};
   for (const resource of process.getActiveResourcesInfo()) {
-    // They come and go by themselves.
+    // These come and go by themselves.
     if (resource === 'Timeout' || resource === 'Immediate') continue;
     resources[resource] = (resources[resource] ?? 0) + 1;
   }
@@ -46,7 +46,7 @@ const roles: Record<string, () => Promise<void>> = {
     serve({ port: () => port, holdings: () => holdings(runtime), regions: () => runtime.regions() });
   },
 
-  /** Connects and closes many times, closes its runtime, and has nothing more to do. */
+  /** Connects and closes many times, closes its runtime, and has nothing left to do. */
   async client() {
     const { port, options } = roleOptions<{ port: number; options: RuntimeOptions }>();
     const runtime = await Runtime.create(options);
@@ -81,7 +81,7 @@ function main(): void {
     const options = () => only(plugin === 'tcp' ? '' : newRegion(), { tcpRingSize: 16_384 });
 
     test(
-      `${plugin}: 200 connections, one after the other, leave nothing behind`,
+      `${plugin}: 200 connections, one after the other, leave nothing`,
       timebox(60, async () => {
         const both = options();
         const child = Child.start(import.meta.url, 'server', both);
@@ -107,7 +107,7 @@ function main(): void {
           }
           await connection.closed;
         };
-        // What is made with the first use and kept.
+        // Created with the first use, and kept.
         for (let i = 0; i < 5; i++) await cycle(i);
         await pause(200);
         const [mine, its] = [holdings(runtime), await child.call('holdings')];
@@ -140,7 +140,7 @@ function main(): void {
   }
 
   test(
-    'runtimes, one after the other, leave nothing behind',
+    'runtimes, one after the other, leave nothing',
     timebox(60, async () => {
       const path = newRegion();
       const once = async () => {

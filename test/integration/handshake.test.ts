@@ -1,4 +1,4 @@
-/** Handshakes over real sockets, with peers that do not do what they should. */
+/** Handshakes over real sockets, with peers that violate the protocol. */
 
 import { once } from 'node:events';
 import { BlockList, connect, createServer, type Server, type Socket } from 'node:net';
@@ -27,14 +27,14 @@ async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await pause(5);
 }
 
-/** What a test that fails half-way leaves open. */
+/** Resources that a test leaves open if it fails half-way. */
 const cleanups = new Set<() => unknown>();
 test.after.each(async () => {
   for (const cleanup of cleanups) await cleanup();
   cleanups.clear();
 });
 
-/** A listener with all that it told. */
+/** A listener, with everything that it reported. */
 class Service {
   listener!: Listener;
   readonly agreed: Connected[] = [];
@@ -67,7 +67,7 @@ class Service {
     return dial({ host: '127.0.0.1', port: this.port, local: ALICE, registry: registryOf(fakeTcp()), ...options });
   }
 
-  /** A peer of its own kind, which says these bytes. */
+  /** A peer written by hand, which sends these bytes. */
   async stranger(bytes: Uint8Array = Buffer.alloc(0)): Promise<Stranger> {
     const socket = connect({ host: '127.0.0.1', port: this.port, allowHalfOpen: true });
     const stranger = new Stranger(socket);
@@ -77,7 +77,7 @@ class Service {
     return stranger;
   }
 
-  /** It still does what it is there for. */
+  /** The service still works. */
   async serves(): Promise<void> {
     const before = this.agreed.length;
     const connected = await this.dial({ retry: 0 });
@@ -94,7 +94,7 @@ class Service {
 
 class Stranger {
   readonly #chunks: Buffer[] = [];
-  /** The other side has closed. */
+  /** The peer has closed. */
   readonly gone: Promise<unknown>;
 
   constructor(readonly socket: Socket) {
@@ -111,7 +111,7 @@ class Stranger {
   }
 }
 
-/** A server that is not a listener of ours. */
+/** A server that is not a listener of Isthmus. */
 async function fakeServer(
   onSocket: (socket: Socket) => void,
 ): Promise<{ server: Server; port: number; close(): void }> {
@@ -133,7 +133,7 @@ async function fakeServer(
   return { server, port, close };
 }
 
-/** A port on which nobody listens at the moment. */
+/** A port without a listener at this moment. */
 async function freePort(): Promise<number> {
   const { port, close, server } = await fakeServer(() => {});
   close();
@@ -151,7 +151,7 @@ const resources = () =>
 // ---------------------------------------------------------------- agreement
 
 test(
-  'dial and listener agree, and hand the sockets over',
+  'dial and listener agree, and pass the sockets to their owners',
   timebox(60, async () => {
     const service = await Service.open();
     const ours = await service.dial();
@@ -170,7 +170,7 @@ test(
       assert.ok(socket.isPaused());
       assert.ok(socket.allowHalfOpen);
     }
-    // The socket works in both directions, and past the end of one of them.
+    // The socket works in both directions, also after the end of one of them.
     theirs.socket.on('data', (chunk) => theirs.socket.write(chunk)).on('end', () => theirs.socket.end('bye'));
     theirs.socket.resume();
     const heard: Buffer[] = [];
@@ -184,7 +184,7 @@ test(
 );
 
 test(
-  'what follows the handshake is not lost, however it is cut',
+  'bytes after the handshake are not lost, however they are cut',
   timebox(60, async () => {
     const random = seeded(seed);
     const service = await Service.open();
@@ -215,7 +215,7 @@ test(
 );
 
 test(
-  'the next plugin is taken when the first is refused, and both say why',
+  'the next plugin is used when the first is refused, and both sides give the reason',
   timebox(60, async () => {
     const service = await Service.open();
     const shm = new FakePlugin('shm', 204, 90, {});
@@ -236,7 +236,7 @@ test(
 // ---------------------------------------------------------------- bad peers of the listener
 
 test(
-  'peers that talk nonsense get a code each; the service goes on',
+  'invalid bytes of a peer get a code each; the service continues',
   timebox(60, async () => {
     const random = seeded(seed ^ 1);
     const service = await Service.open();
@@ -277,7 +277,7 @@ test(
 );
 
 test(
-  'peers that stay silent, stop half-way or close half-way are let go of',
+  'peers that stay silent, stop half-way or close half-way are dropped',
   timebox(60, async () => {
     const service = await Service.open({ handshakeTimeoutMs: 200 });
     const silent = await service.stranger();
@@ -332,7 +332,7 @@ test(
       const asked: unknown[] = [];
       const accept = (peer: unknown) => asked.push(peer) > 0;
       const service = await Service.open({ host, blockList, accept }).catch((error) => {
-        // No IPv6 here.
+        // This machine has no IPv6.
         if (host === '::') return undefined;
         throw error;
       });
@@ -347,7 +347,7 @@ test(
 );
 
 test(
-  'accept that refuses, breaks or never answers lets nobody in and sends nothing',
+  'accept that refuses, throws or never answers admits no peer and sends nothing',
   timebox(60, async () => {
     let answer: ListenerOptions['accept'];
     const service = await Service.open({ accept: (peer) => answer?.(peer) ?? true });
@@ -416,7 +416,7 @@ test(
 );
 
 test(
-  'close ends handshakes under way, leaves agreed connections, and may be called twice',
+  'close ends handshakes in progress, leaves agreed connections, and may be called twice',
   timebox(60, async () => {
     const shm = new FakePlugin('shm', 204, 90, {});
     const service = await Service.open({ registry: registryOf(shm, fakeTcp()) });
@@ -441,7 +441,7 @@ test(
 );
 
 test(
-  'a port that is taken, or cannot be, is an error with a code',
+  'a port in use, or an invalid one, is an error with a code',
   timebox(60, async () => {
     const service = await Service.open();
     const taken = await rejection(Service.open({ port: service.port }));
@@ -471,7 +471,7 @@ test(
 // ---------------------------------------------------------------- bad peers of dial
 
 test(
-  'dial: servers that talk nonsense, stay silent, or hang up',
+  'dial: servers that send invalid bytes, stay silent, or hang up',
   timebox(60, async () => {
     const newer = Buffer.concat([encodeVersion(), encodeFrame(FRAME.CON_INFO, Buffer.alloc(40))]);
     for (const [expected, behave] of [
@@ -489,7 +489,7 @@ test(
       const { port, close } = await fakeServer(behave);
       const handshakeTimeoutMs = expected === 'ERR_ISTHMUS_HANDSHAKE_TIMEOUT' ? 300 : 60_000;
       const error = await rejection(dialTo(port, { handshakeTimeoutMs, registry: registryOf(tcp) }));
-      // A reset may be so fast that the connect itself fails.
+      // A reset may arrive so early that the connect itself fails.
       const early = (error as IsthmusError).errno === 'ECONNRESET' && code('ERR_ISTHMUS_CONNECT')(error);
       assert.ok(code(expected)(error) || early, `${expected}: ${error}`);
       assert.is(tcp.held, 0);
@@ -499,7 +499,7 @@ test(
 );
 
 test(
-  'dial: a refused connect is tried again, until somebody listens or it has been enough',
+  'dial: a refused connect is tried again, until there is a listener or the limit is reached',
   timebox(60, async () => {
     const port = await freePort();
     const lines: string[] = [];
@@ -524,7 +524,7 @@ test(
 );
 
 test(
-  'dial: what cannot be is told at once',
+  'dial: invalid arguments are reported at once',
   timebox(60, async () => {
     assert.ok(code('ERR_ISTHMUS_INVALID_ARGUMENT')(await rejection(dialTo(65536))));
     const service = await Service.open();
@@ -535,7 +535,7 @@ test(
 );
 
 test(
-  'dial: an abort rejects with its reason at any moment and leaves nothing behind',
+  'dial: an abort rejects with its reason at any moment and leaves nothing',
   timebox(60, async () => {
     const reason = new Error('not any more');
     assert.is(await rejection(dialTo(1, { signal: AbortSignal.abort(reason) })), reason);
@@ -560,7 +560,7 @@ test(
     // A socket is gone one turn after it was destroyed.
     await until(() => resources().length <= before.length);
 
-    // After it is agreed, the signal has no say any more.
+    // After the agreement, the signal has no effect.
     const service = await Service.open();
     const controller = new AbortController();
     const connected = await service.dial({ signal: controller.signal });

@@ -1,6 +1,6 @@
 /**
- * Loans: messages that are written where the peer reads them. That they cross like all others is in the conformance
- * suite; here is what is theirs alone. The far end that is killed is this file again, with the role `far`.
+ * Loans: messages that are written where the peer reads them. The conformance suite tests that they cross like all
+ * others; this file tests what only loans have. The far end that is killed is this file again, with the role `far`.
  */
 
 import { setTimeout as pause } from 'node:timers/promises';
@@ -39,7 +39,7 @@ const roles: Record<string, () => Promise<void>> = {
         loan.data.fill(fill);
         await one().send(loan);
       },
-      /** As fast as it goes, each with its number. */
+      /** Sends as fast as possible, each message with its number. */
       async flood(count: number) {
         for (let number = 0, misses = 0; number < count; ) {
           const loan = one().tryLoan(64);
@@ -95,7 +95,7 @@ async function main(): Promise<void> {
 
   for (const [plugin, options] of Object.entries(shared)) {
     test(
-      `${plugin}: what the one has written is what the other borrows, and the frames come back`,
+      `${plugin}: the receiver borrows exactly the sender's bytes, and the frames are free again`,
       timebox(20, async () => {
         const { a, near, far } = await meet(options(16 * MIB));
         assert.is(near.plugin, plugin);
@@ -108,12 +108,12 @@ async function main(): Promise<void> {
           data.fill(1);
           await near.send(loan, { xheader: Uint8Array.of(7) });
           assert.is(thrownBy(() => loan.data).code, 'ERR_ISTHMUS_RELEASED');
-          loan.release(); // It is the other's: nothing happens.
+          loan.release(); // It belongs to the receiver: nothing happens.
           const borrowed = (await far.borrow()) as BorrowedMessage;
           assert.ok(borrowed.inPlace);
           assert.equal([...borrowed.xheader], [7]);
           filled(borrowed, length, 1);
-          // Nothing was copied: who breaks the rule and still writes is seen.
+          // Nothing was copied: a write by the sender, against the rule, is visible.
           data[0] = 99;
           assert.is(borrowed.data[0], 99);
           assert.ok(freeFrames(a) < before);
@@ -124,7 +124,7 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: a receiver in its sleep, a handler of poll, a copy: each is given what lies there`,
+      `${plugin}: a sleeping receiver, a handler of poll, a copy: each reads the bytes in place`,
       timebox(20, async () => {
         const { a, near, far } = await meet(options(16 * MIB));
         const before = freeFrames(a);
@@ -163,7 +163,7 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: no room: tryLoan says so, loan waits until a peer releases; both end with the connection`,
+      `${plugin}: no room: tryLoan returns undefined, loan waits until a peer releases; both end with the connection`,
       timebox(30, async () => {
         const { near, far } = await meet(options(8 * MIB));
         const size = 1 * MIB;
@@ -190,7 +190,7 @@ async function main(): Promise<void> {
         const never = rejection(near.loan(size));
         near.destroy();
         assert.is((await never).code, 'ERR_ISTHMUS_CLOSED');
-        // What was lent and borrowed is there until it is given back.
+        // Lent and borrowed memory stays until it is given back.
         loan.data.fill(5);
         filled(loan, size, 5);
         for (const message of held) filled(message, size, 0);
@@ -200,7 +200,7 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: larger than the region could ever lend: memory of one’s own, and it arrives`,
+      `${plugin}: larger than the region could ever lend: private memory, and the message arrives`,
       timebox(30, async () => {
         const { near, far } = await meet(options(4 * MIB));
         const loan = await near.loan(6 * MIB);
@@ -216,7 +216,7 @@ async function main(): Promise<void> {
     test(
       `${plugin}: a migration, with loans unsent, sent, and borrowed`,
       timebox(60, async () => {
-        for (const who of ['a', 'b', 'both'] as const) {
+        for (const by of ['a', 'b', 'both'] as const) {
           const meeting = await meet(options(16 * MIB));
           const { a, b, near, far } = meeting;
           const before = freeFrames(a);
@@ -230,13 +230,13 @@ async function main(): Promise<void> {
           assert.ok(borrowed.inPlace);
           await near.send(await fill(2)); // Unread.
           const unsent = await fill(3);
-          const those = who === 'both' ? [a, b] : [meeting[who]];
+          const those = by === 'both' ? [a, b] : [meeting[by]];
           await Promise.all(those.map((runtime) => runtime.suspend()));
           filled(borrowed, 200_000, 1);
           filled(unsent, 200_000, 3);
           unsent.data.fill(4);
           const meanwhile = await near.loan(1000);
-          assert.ok(who === 'b' || !meanwhile.inRegion);
+          assert.ok(by === 'b' || !meanwhile.inRegion);
           meanwhile.data.fill(5);
           assert.not(near.trySend(meanwhile));
           const sends = [near.send(unsent), near.send(meanwhile)];
@@ -263,7 +263,7 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: who borrows dies, who lends dies: the other keeps what it holds, and the frames come back`,
+      `${plugin}: the borrower dies, the lender dies: the other keeps what it holds, and the frames are free again`,
       timebox(60, async () => {
         const more = { peerTimeout: 0 };
         const opts = options(16 * MIB, more);
@@ -296,7 +296,7 @@ async function main(): Promise<void> {
           assert.ok(borrowed.inPlace);
           await child.kill('SIGKILL');
           assert.is((await near.closed).reason, 'error');
-          await eventually('all but what is borrowed is free', () => freeFrames(runtime) >= before - 256);
+          await eventually('all frames but the borrowed ones are free', () => freeFrames(runtime) >= before - 256);
           filled(borrowed, 300_000, 9);
           borrowed.release();
           await eventually('the frames are free', () => freeFrames(runtime) === before);
@@ -305,7 +305,7 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: a flood of them, that takes frames back at the moment at which the other takes them over`,
+      `${plugin}: a flood of loans, reclaimed by one side at the moment at which the other adopts them`,
       timebox(60, async () => {
         const opts = options(8 * MIB);
         const runtime = await Runtime.create(opts);
@@ -329,7 +329,7 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: the runtime is closed while loans are out: their bytes stay`,
+      `${plugin}: the runtime is closed while loans are in use: their bytes stay`,
       timebox(20, async () => {
         const { a, b, near, far } = await meet(options(16 * MIB));
         const unsent = await near.loan(50_000);
@@ -349,7 +349,7 @@ async function main(): Promise<void> {
   }
 
   test(
-    'tcp: no region: memory of one’s own',
+    'tcp: no region: private memory',
     timebox(20, async () => {
       const { near, far } = await meet(only(''));
       assert.is(near.plugin, 'tcp');
@@ -364,7 +364,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'misuse: sent twice, another connection’s, after release, no size',
+    'misuse: sent twice, over another connection, after release, without a size',
     timebox(20, async () => {
       const { near, far } = await meet(only(newRegion()));
       const loan = await near.loan(10);
@@ -387,7 +387,7 @@ async function main(): Promise<void> {
       const big = { xheader: new Uint8Array(65_536) };
       const kept = near.tryLoan(10) as Loan;
       assert.is((await rejection(near.send(kept, big))).code, 'ERR_ISTHMUS_MESSAGE_TOO_LARGE');
-      kept.data.fill(1); // Not sent, and still ours.
+      kept.data.fill(1); // Not sent, and still writable here.
       near.destroy();
       assert.is((await rejection(near.send(kept))).code, 'ERR_ISTHMUS_CLOSED');
       assert.is(thrownBy(() => near.tryLoan(10)).code, 'ERR_ISTHMUS_CLOSED');

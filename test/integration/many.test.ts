@@ -13,7 +13,7 @@ import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
 const COUNT = Number(process.env['ISTHMUS_TEST_CONNECTIONS'] ?? 1000);
-/** Below what a listener takes at once. */
+/** Below the number of handshakes that a listener accepts at once. */
 const AT_ONCE = 32;
 
 const roles: Record<string, () => Promise<void>> = {
@@ -54,7 +54,7 @@ async function main(): Promise<void> {
             }),
           );
         }
-        // From any of them.
+        // From any of the connections.
         const endpoint = runtime.endpoint();
         const last = connections.at(-1) as Connection;
         const received = endpoint.postReceive({});
@@ -62,7 +62,7 @@ async function main(): Promise<void> {
         assert.is((await received.done).connection, last);
         await runtime.close();
         for (let i = 0; (await child.call<number>('open')) > 0; i++) {
-          assert.ok(i < 500, 'all are closed at the other side, too');
+          assert.ok(i < 500, 'all are closed at the other side too');
           await pause(10);
         }
         await child.kill();

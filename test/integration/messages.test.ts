@@ -1,6 +1,6 @@
 // time limit: 400 s
 /**
- * Messages between real processes: the conformance suite for `loop`, `shm`, `ivshmem` and `tcp`, and what belongs to a
+ * Messages between real processes: the conformance suite for `loop`, `shm`, `ivshmem` and `tcp`, and tests of a
  * runtime.
  *
  * The far end of all but `loop` is this file again, as a process with the role `far`.
@@ -29,7 +29,7 @@ const roles: Record<string, () => Promise<void>> = {
     await serveFar(await Runtime.create(roleOptions<RuntimeOptions>()));
   },
 
-  /** Takes one record out after the other, with a little time between them, and does nothing else meanwhile. */
+  /** Takes one record after the other, with a little time between them, and does nothing else meanwhile. */
   async bits() {
     const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
     let connection: RuntimeConnection | undefined;
@@ -41,25 +41,25 @@ const roles: Record<string, () => Promise<void>> = {
       port: () => port,
       take(bytes: number) {
         const { core, index } = connection as RuntimeConnection;
-        // As one who copies out, until then: nobody else of this process looks meanwhile.
+        // The receive mode is copy until then: no other code of this process polls meanwhile.
         core.call.disarm(index);
-        core.call.takes(index, core.layout.TAKES_COPIES);
+        core.call.setReceiveMode(index, core.layout.RECEIVE_MODE_COPY);
         const end = performance.now() + 30_000;
         let taken = 0;
         while (taken < bytes && performance.now() < end) {
           if (core.call.peekSpin(index, 20_000) <= 0) continue;
           taken += core.words[core.layout.RESULT_LENGTH >> 2] as number;
           core.call.release(index);
-          // So that the sender has to wait for each, and never in vain.
+          // So that the sender has to wait for each record, and never in vain.
           for (const next = performance.now() + 0.002; performance.now() < next; );
         }
-        core.call.takes(index, 0);
+        core.call.setReceiveMode(index, 0);
         return taken;
       },
     });
   },
 
-  /** Connects, lets go of the event loop, and ends. */
+  /** Connects, releases the event loop, and ends. */
   async unreferenced() {
     const { port, regions, hold } = roleOptions<{ port: number; regions: string; hold: boolean }>();
     const runtime = await Runtime.create(only(regions));
@@ -119,7 +119,7 @@ async function inProcess(regions: string, first: RuntimeOptions = {}, second: Ru
 }
 
 async function main(seed: number): Promise<void> {
-  // Nobody is told of it by the test that it belongs to, which has failed or is over.
+  // No error is reported to the test that opened it: that test has failed or is over.
   const unhandled: unknown[] = [];
   process.on('unhandledRejection', (reason) => {
     console.error('unhandled rejection:', reason);
@@ -194,7 +194,7 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'addresses that are none',
+    'invalid addresses',
     timebox(10, async () => {
       const runtime = await newRuntime(only('', { retry: 0 }));
       const bad: unknown[] = [
@@ -243,7 +243,7 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'data that is none',
+    'invalid data',
     timebox(10, async () => {
       const { near, far } = await inProcess('');
       for (const data of [undefined, null, 1, {}, []]) {
@@ -263,7 +263,7 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'a connection to a listener of one’s own is a loop, unless that is disabled',
+    'a connection to an own listener uses loop, unless loop is disabled',
     timebox(20, async () => {
       for (const [loop, plugin] of [
         [undefined, 'loop'],
@@ -285,7 +285,7 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'a listener says whom it takes, also of its own process',
+    'accept decides about every peer, also in the own process',
     timebox(20, async () => {
       const server = await newRuntime(only('', { name: 'a server' }));
       const client = await newRuntime(only('', { name: 'clientäöü' }));
@@ -389,7 +389,7 @@ async function main(seed: number): Promise<void> {
           const start = performance.now();
           if (hold) {
             await pause(500);
-            // Nothing of it is referenced but the connection.
+            // Only the connection is referenced.
             assert.is(child.process.exitCode, null, 'it ended although it has a connection');
             await child.kill();
           } else {
@@ -492,7 +492,7 @@ async function main(seed: number): Promise<void> {
     timebox(20, async () => {
       const runtime = await newRuntime(only('', { retry: 1000 }));
       const silent = await newRuntime(only(''));
-      // The handshake is not answered while `accept` thinks.
+      // The handshake is not answered while `accept` is pending.
       const { port } = await silent.listen({ accept: () => new Promise(() => {}) }, () => {});
       const reason = new Error('enough');
       assert.is(await rejection(runtime.connect(`127.0.0.1:${port}`, { signal: AbortSignal.abort(reason) })), reason);
@@ -544,7 +544,7 @@ async function main(seed: number): Promise<void> {
     removeRegions();
   });
   test(
-    'a chain of messages that are there at once leaves the event loop its turns',
+    'a chain of messages that are available at once leaves turns to the event loop',
     timebox(20, async () => {
       await using runtime = await Runtime.create({ control: false });
       let accept!: (connection: Connection) => void;
@@ -561,7 +561,7 @@ async function main(seed: number): Promise<void> {
         turns++;
         immediate = setImmediate(turn);
       };
-      // There is one in a millisecond, as long as we have a processor.
+      // One turn in a millisecond, while this process has a processor.
       const end = performance.now() + 5000;
       immediate = setImmediate(turn);
       for (let i = 0; turns < 3 && performance.now() < end; i++) {
@@ -574,9 +574,9 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'a peer that takes a large message out bit by bit does not keep the event loop for all of it',
+    'a peer that reads a large message slowly does not block the event loop for all of it',
     timebox(60, async () => {
-      // Records of 1 KiB: each finds room a moment after it was looked for.
+      // Records of 1 KiB: each finds room a moment after it was refused.
       const { shmName } = newShm();
       const options = onlyShm(shmName, { shmSize: 16 * MIB, rendezvousShm: 0xffff_ffff });
       const child = Child.start(import.meta.url, 'bits', { ...options, ringSize: 4096 });
@@ -584,10 +584,10 @@ async function main(seed: number): Promise<void> {
       const near = (await runtime.connect(`127.0.0.1:${await child.call('port')}`)) as RuntimeConnection;
       assert.equal([near.plugin, near.stats().ringSize], ['shm', 4096]);
       const bytes = new Uint8Array(4 * MIB);
-      // One that is interrupted for a moment gives up anyway: several, so that some are not.
+      // A sender that is interrupted for a moment gives up anyway: several attempts, so that some are not.
       for (let i = 0; i < 20; i++) {
         const taken = child.call('take', bytes.length);
-        await until(() => near.core.call.awaited(near.index) === 1);
+        await until(() => near.core.call.receiverWaits(near.index) === 1);
         const sent = near.send(bytes);
         assert.is(near.stats().pendingSends, 1, 'all of it in one call');
         await sent;
@@ -598,7 +598,7 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'a large message for one who seemed to wait and does not take it: it comes whole, the next ones go by the region',
+    'a large message for a receiver that seemed to wait and does not read it: it arrives complete, the next ones go through the region',
     timebox(20, async () => {
       const { near, far, a } = await inProcess(newRegion(32 * MIB));
       const target = new Uint8Array(2 * MIB);
@@ -606,19 +606,19 @@ async function main(seed: number): Promise<void> {
       const take = async (fill: number) => {
         let length = -1;
         for (let turns = 0; length < 0; turns++) {
-          assert.ok(turns < 10_000, 'it does not come');
+          assert.ok(turns < 10_000, 'it does not arrive');
           length = far.tryReceiveInto(target);
           if (length < 0) await a.turn();
         }
         assert.is(length, target.length);
         assert.ok(target.every((byte) => byte === fill));
       };
-      // Both ends are on this thread: while one sends, the other cannot take anything out.
+      // Both ends are on this thread: while one sends, the other cannot read anything.
       for (let i = 0; i < 10; i++) assert.is(far.tryReceiveInto(target), -1);
       const bytes = new Uint8Array(target.length).fill(1);
       let before = free();
       assert.ok(near.trySend(bytes));
-      bytes.fill(9); // It is ours again.
+      bytes.fill(9); // The sender may write to it again.
       assert.is(free(), before, 'through the ring');
       assert.is(near.stats().pendingSends, 1, 'as far as there was room');
       await take(1);

@@ -1,7 +1,7 @@
 // only with --all
 /**
- * `isthmus migrate`: real virtual machines without a system, which cannot let go of a device; and, for what only one with
- * a system does, and for what goes wrong at a certain moment, played ones. The broker is a real one.
+ * `isthmus migrate`: with real virtual machines without an operating system, which cannot release a device; and, for
+ * behaviour that needs an operating system or a failure at a certain moment, with simulated ones. The broker is real.
  */
 // time limit: 600 s
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
@@ -27,7 +27,7 @@ const test = chosen(register);
 const CLI = process.env['ISTHMUS_CLI'] ?? resolve('dist/cli.js');
 const QEMU = 'qemu-system-x86_64';
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
-/** For answers that come, and for those that do not, in seconds. */
+/** Limits for answers that arrive, and for those that do not, in seconds. */
 const WAIT = String(3 * slowness);
 
 type Args = Readonly<Record<string, unknown>>;
@@ -39,7 +39,7 @@ process.on('exit', () => {
   for (const machine of machines) machine.kill('SIGKILL');
 });
 
-/** Its firmware looks for something to boot, for ever. */
+/** Its firmware searches for something to boot, for ever. */
 class RealQemu {
   readonly path = newPath('qmp');
   readonly process: ChildProcess;
@@ -88,20 +88,20 @@ const ivshmem = (path: string) => [
   ...['-device', 'ivshmem-plain,id=dev0,memdev=mem0'],
 ];
 
-// ─── played machines ─────────────────────────────────────────────────────────────────────────────────────────────────
+// ─── simulated machines ──────────────────────────────────────────────────────────────────────────────────────────────
 
 interface Part {
   readonly id: string;
   readonly path: string;
 }
 
-/** One whose guest lets go of devices, or does not, and whose migration goes as the test wants it to. */
-class PlayedQemu {
+/** A machine whose guest releases devices or does not, and whose migration proceeds as the test wants. */
+class SimulatedQemu {
   readonly devices: Part[] = [];
   readonly objects: Part[] = [];
   status: string;
   migration: string | undefined;
-  /** How long the guest takes to let go, in milliseconds. */
+  /** How long the guest takes to release a device, in milliseconds. */
   lettingGo = 10;
   qmp!: QmpStandIn;
 
@@ -109,8 +109,8 @@ class PlayedQemu {
     this.status = status;
   }
 
-  static async start(status: string, ...paths: string[]): Promise<PlayedQemu> {
-    const qemu = new PlayedQemu(status);
+  static async start(status: string, ...paths: string[]): Promise<SimulatedQemu> {
+    const qemu = new SimulatedQemu(status);
     for (const [i, path] of paths.entries()) {
       qemu.objects.push({ id: `mem${i}`, path });
       qemu.devices.push({ id: `dev${i}`, path });
@@ -120,12 +120,12 @@ class PlayedQemu {
     return qemu;
   }
 
-  /** What it was told to do, without what it was asked. */
+  /** Commands that it received, without queries. */
   get done(): string[] {
     return this.qmp.commands.filter((command) => !/^(query|qom)-/.test(command));
   }
 
-  /** What there is of devices and their memory. */
+  /** Its devices and their memory. */
   get has(): string {
     return [...this.objects, ...this.devices].map(({ id }) => id).join(' ');
   }
@@ -179,22 +179,25 @@ class PlayedQemu {
     };
   }
 
-  /** What `migrate` is to come to. */
+  /** Result of `migrate`. */
   onMigrate(act: () => void): void {
     this.qmp.handlers['migrate'] = act;
   }
 }
 
-const played = new Set<PlayedQemu>();
+const played = new Set<SimulatedQemu>();
 
-/** Two of them, of which the first moves to the second unless something else is said. */
-async function pair(...paths: string[]): Promise<[PlayedQemu, PlayedQemu]> {
-  const [source, destination] = [await PlayedQemu.start('running', ...paths), await PlayedQemu.start('inmigrate')];
+/** Two machines; the first moves to the second unless the test says otherwise. */
+async function pair(...paths: string[]): Promise<[SimulatedQemu, SimulatedQemu]> {
+  const [source, destination] = [
+    await SimulatedQemu.start('running', ...paths),
+    await SimulatedQemu.start('inmigrate'),
+  ];
   source.onMigrate(() => moves(source, destination));
   return [source, destination];
 }
 
-function moves(source: PlayedQemu, destination: PlayedQemu): void {
+function moves(source: SimulatedQemu, destination: SimulatedQemu): void {
   source.migration = 'active';
   setTimeout(() => {
     source.migration = 'completed';
@@ -205,9 +208,9 @@ function moves(source: PlayedQemu, destination: PlayedQemu): void {
   }, 200);
 }
 
-// ─── the way to the broker ───────────────────────────────────────────────────────────────────────────────────────────
+// ─── the path to the broker ──────────────────────────────────────────────────────────────────────────────────────────
 
-/** Hands on what a process and the broker say to each other, until it is cut. */
+/** Forwards bytes between a process and the broker, until it is cut. */
 class Relay {
   readonly #sockets = new Set<Socket>();
   #server: ReturnType<typeof createServer> | undefined;
@@ -250,7 +253,7 @@ class Relay {
 
 function main(): void {
   let broker: TestBroker;
-  // Each command that is run in this process listens for signals.
+  // Each command that runs in this process listens for signals.
   process.setMaxListeners(100);
   process.env['XDG_RUNTIME_DIR'] = mkdtempSync(join(tmpdir(), 'isthmus-test-migrate-'));
   test.before(async () => {
@@ -270,7 +273,7 @@ function main(): void {
   });
 
   let hosts = 0;
-  /** A host of its own for each test, with processes that take part. */
+  /** A separate host for each test, with processes that take part. */
   async function guest(count: number, url = broker.url): Promise<{ host: string; children: Child[] }> {
     const host = `vm-${process.pid}-${++hosts}`;
     const children = Array.from({ length: count }, () => {
@@ -295,7 +298,7 @@ function main(): void {
     ...['migrate', '--qmp', source.path, '--to-qmp', destination.path, '--host', host, '--broker', broker.url],
     ...(more.includes('--uri') ? more : ['--uri', 'unix:/nonexistent/isthmus', ...more]),
   ];
-  const play = (host: string, [source, destination]: readonly [PlayedQemu, PlayedQemu], ...more: string[]) =>
+  const play = (host: string, [source, destination]: readonly [SimulatedQemu, SimulatedQemu], ...more: string[]) =>
     printed(args(host, [source.qmp, destination.qmp], ...more));
 
   /** Names and results, in order. */
@@ -310,7 +313,7 @@ function main(): void {
   const withQemu = real ? test : (register.skip as unknown as typeof test);
 
   withQemu(
-    'a real machine moves, and gets a device over there; all that is shown',
+    'a real machine moves, and gets a device at the destination; all output',
     timebox(90, async () => {
       const { host, children } = await guest(2);
       const uri = `unix:${newPath('move')}`;
@@ -333,11 +336,11 @@ function main(): void {
   );
 
   withQemu(
-    'a real machine moves to one that was started with -incoming defer; --keep-source, --json, and nobody to suspend',
+    'a real machine moves to one that was started with -incoming defer; --keep-source, --json, and no process to suspend',
     timebox(90, async () => {
       const uri = `tcp:127.0.0.1:${await freePort()}`;
       const pairOf = [await RealQemu.start(), await RealQemu.start('-incoming', 'defer')] as const;
-      const done = await printed(args('vm-nobody', pairOf, '--uri', uri, '--keep-source', '--json'));
+      const done = await printed(args('vm-empty', pairOf, '--uri', uri, '--keep-source', '--json'));
       assert.is(done.code, 0, done.stdout + done.stderr);
       const lines = done.stdout
         .trim()
@@ -347,14 +350,14 @@ function main(): void {
         lines.map(({ step, result, undo }) => [step, result, undo]),
         ['look', 'suspend', 'migrate'].map((step) => [step, 'ok', false]),
       );
-      assert.is(lines[1].text, 'no process of vm-nobody takes part');
+      assert.is(lines[1].text, 'no process of vm-empty takes part');
       assert.is(await pairOf[0].status(), 'postmigrate');
       assert.is(await pairOf[1].status(), 'running');
     }),
   );
 
   withQemu(
-    'a guest that does not let go of its device: back to what was',
+    'a guest that does not release its device: the state before is restored',
     timebox(90, async () => {
       const { host, children } = await guest(1);
       const uri = `unix:${newPath('move')}`;
@@ -377,7 +380,7 @@ function main(): void {
   );
 
   withQemu(
-    'nobody listens where the real machine is to go to',
+    'no listener at the destination of the real machine',
     timebox(90, async () => {
       const { host, children } = await guest(1);
       const pairOf = [await RealQemu.start(), await RealQemu.start('-incoming', `unix:${newPath('move')}`)] as const;
@@ -391,10 +394,10 @@ function main(): void {
   );
 
   withQemu(
-    'a real machine that is not there, does not run, or has nobody waiting for it',
+    'a real machine that is missing, does not run, or has no waiting destination',
     timebox(90, async () => {
       const [source, waiting] = [await RealQemu.start(), await RealQemu.start('-incoming', 'defer')];
-      const look = async (...ends: [Ends, Ends]) => (await printed(args('vm-nobody', ends))).stderr;
+      const look = async (...ends: [Ends, Ends]) => (await printed(args('vm-empty', ends))).stderr;
       assert.match(await look({ path: newPath() }, waiting), /^isthmus: look: --qmp: .*ENOENT.*\n {2}Start QEMU with/);
       assert.match(await look(source, source), /look: --to-qmp: .*has not greeted us: does somebody else talk to it/);
       assert.match(
@@ -402,7 +405,7 @@ function main(): void {
         /does not wait for a migration: it is running\n {2}Start it/,
       );
       assert.match(await look(await RealQemu.start('-S'), waiting), /the machine is prelaunch at/);
-      const away = [...args('vm-nobody', [source, waiting]), '--broker', 'mqtt://127.0.0.1:1'];
+      const away = [...args('vm-empty', [source, waiting]), '--broker', 'mqtt://127.0.0.1:1'];
       assert.match((await printed(away)).stderr, /^isthmus: look: mqtt:\/\/127\.0\.0\.1:1: .*ECONNREFUSED/);
       assert.is(await source.status(), 'running');
       assert.is(await waiting.status(), 'inmigrate');
@@ -410,7 +413,7 @@ function main(): void {
   );
 
   test(
-    'two devices go and another one comes, in order',
+    'two devices are detached and another one attached, in order',
     timebox(90, async () => {
       const { host, children } = await guest(1);
       const both = await pair(newPath(), newPath());
@@ -427,7 +430,7 @@ function main(): void {
   );
 
   test(
-    'a process that cannot be suspended: nothing else is done, and the others are resumed',
+    'a process that cannot be suspended: no further step, and the others are resumed',
     timebox(90, async () => {
       const { host, children } = await guest(2);
       const both = await pair(newPath());
@@ -443,7 +446,7 @@ function main(): void {
   );
 
   test(
-    'a process that left the broker without a word may hold the device: nothing is done, unless it is told to have ended',
+    'a process that left the broker without a message may hold the device: no further step, unless the operator confirms that it has ended',
     timebox(90, async () => {
       const { host, children } = await guest(2);
       const both = await pair(newPath());
@@ -495,7 +498,7 @@ function main(): void {
   );
 
   test(
-    'a device that is let go of only after its time is attached again',
+    'a device that is released only after the limit is attached again',
     timebox(90, async () => {
       const { host, children } = await guest(1);
       const both = await pair(newPath());
@@ -509,7 +512,7 @@ function main(): void {
   );
 
   test(
-    'something else fails while it is undone: the rest is done all the same',
+    'another failure while a migration is undone: the remaining steps are done all the same',
     timebox(90, async () => {
       const { host, children } = await guest(1);
       const both = await pair(newPath(), newPath());
@@ -535,7 +538,7 @@ function main(): void {
   );
 
   test(
-    'a destination that ends with the last bytes: the guest goes on at the source. One that says nothing: nobody knows',
+    'a destination that ends with the last bytes: the guest continues at the source. One that does not answer: unknown',
     timebox(90, async () => {
       const { host, children } = await guest(1);
       const both = await pair(newPath());
@@ -572,7 +575,7 @@ function main(): void {
   );
 
   test(
-    'a device that the destination cannot have: the processes are resumed there without it',
+    'a device that the destination cannot attach: the processes are resumed there without it',
     timebox(90, async () => {
       const { host, children } = await guest(1);
       const both = await pair(newPath());
@@ -644,7 +647,7 @@ function main(): void {
   );
 
   test(
-    'a process loses the broker while it moves, and is asked again when it comes back',
+    'a process loses the broker while it moves, and gets the request again when it returns',
     timebox(90, async () => {
       const relay = new Relay(broker.port);
       await relay.open();
@@ -668,7 +671,7 @@ function main(): void {
   );
 
   test(
-    'a process that does not come back to the broker',
+    'a process that does not return to the broker',
     timebox(90, async () => {
       const { host, children } = await guest(2);
       const both = await pair();
@@ -688,7 +691,7 @@ function main(): void {
   );
 
   test(
-    '--dry-run looks, prints and does nothing',
+    '--dry-run checks, prints and does nothing',
     timebox(90, async () => {
       const { host, children } = await guest(1);
       const both = await pair(newPath());
@@ -716,14 +719,14 @@ function main(): void {
     }),
   );
 
-  // ─── by libvirt ──────────────────────────────────────────────────────────────────────────────────────────────────
+  // ─── with libvirt ──────────────────────────────────────────────────────────────────────────────────────────────────
 
   test(
-    'by libvirt, with a program that stands in for virsh: the steps, and what is undone',
+    'with libvirt, and a program that stands in for virsh: the steps, and the steps undone',
     timebox(90, async () => {
       const { host, children } = await guest(1);
       const folder = mkdtempSync(join(tmpdir(), 'isthmus-test-virsh-'));
-      // What a domain has is a file for each side; the libvirtd of the destination is that of --connect.
+      // The devices of a domain are in a file for each side; the libvirtd of the destination is that of --connect.
       writeFileSync(
         join(folder, 'virsh'),
         `#!/bin/sh
@@ -807,9 +810,9 @@ exit 0
   );
 
   const missing = libvirtMissing.length > 0;
-  if (missing) console.log(`! no ${libvirtMissing.join(', ')} here: a migration by a real libvirt IS NOT TRIED`);
+  if (missing) console.log(`! no ${libvirtMissing.join(', ')} here: a migration by a real libvirt IS NOT TESTED`);
   (missing ? (register.skip as unknown as typeof test) : test)(
-    'by a real libvirt, from one daemon to another one: a machine moves, gets a device there, and cannot come back with it',
+    'with a real libvirt, from one daemon to another: a machine moves, gets a device there, and cannot return with it',
     timebox(200, async () => {
       const { host, children } = await guest(1);
       const [here, there] = [await TestLibvirt.start(), await TestLibvirt.start()];

@@ -1,7 +1,7 @@
 // time limit: 300 s
 /**
- * Suspending and resuming, over each plugin: nothing is lost, doubled or out of order, whoever asks, and whatever is
- * under way. Runtimes of this process, and a process of its own where one has to be stopped or killed.
+ * Suspending and resuming, over each plugin: no message is lost, doubled or out of order, whichever end suspends, and
+ * whatever is in transfer. Runtimes of this process, and a separate process where one has to be stopped or killed.
  */
 
 import { randomBytes } from 'node:crypto';
@@ -25,7 +25,7 @@ import { timebox } from '../support/timebox.js';
 const test = chosen(register);
 
 const roles: Record<string, () => Promise<void>> = {
-  /** Answers each message, and can be stopped or killed. */
+  /** Echoes each message, and can be stopped or killed. */
   async echo() {
     const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
     const connections: Connection[] = [];
@@ -54,7 +54,7 @@ async function newRuntime(options: RuntimeOptions): Promise<Runtime> {
 interface Meeting {
   readonly a: Runtime;
   readonly b: Runtime;
-  /** a's and b's end: a has connected. */
+  /** The ends of a and b: a has connected. */
   readonly near: Connection;
   readonly far: Connection;
 }
@@ -79,7 +79,7 @@ const numbered = (number: number, length = 8): Uint8Array => {
 
 const numberOf = (data: Uint8Array): number => new DataView(data.buffer, data.byteOffset).getUint32(0);
 
-/** Receive so many, numbered from `first` on. */
+/** Receive this many messages, numbered from `first` on. */
 async function expect(connection: Connection, count: number, first = 0): Promise<void> {
   for (let number = first; number < first + count; number++) {
     const message = await connection.receive();
@@ -91,7 +91,7 @@ async function expect(connection: Connection, count: number, first = 0): Promise
 
 const lengths = [8, 8, 8, 100, 4000, 70_000];
 
-/** Both directions at once, until told to stop; then everything must have arrived in order. */
+/** Send in both directions at once until stopped; then all messages must have arrived in order. */
 function traffic({ near, far }: Meeting): { stop(): Promise<number> } {
   let going = true;
   const oneWay = async (from: Connection, to: Connection) => {
@@ -144,20 +144,20 @@ async function main(): Promise<void> {
       return meeting;
     };
 
-    for (const who of ['a', 'b', 'both'] as const) {
+    for (const by of ['a', 'b', 'both'] as const) {
       test(
-        `${plugin}: suspended by ${who === 'both' ? 'both' : who === 'a' ? 'who connected' : 'who listens'}, and back`,
+        `${plugin}: suspended by ${by === 'both' ? 'both' : by === 'a' ? 'the connecting end' : 'the listening end'}, and back`,
         timebox(30, async () => {
           const meeting = await open();
           const { a, b, near, far } = meeting;
-          const those = who === 'both' ? [a, b] : [meeting[who]];
+          const those = by === 'both' ? [a, b] : [meeting[by]];
           const states: string[] = [];
           those[0]?.onMigration((state) => states.push(state));
           await near.send(numbered(0));
           await expect(far, 1);
           await far.send(numbered(0)); // Unread.
           await Promise.all(those.map((runtime) => runtime.suspend()));
-          await eventually('both know', () => near.state === 'suspended' && far.state === 'suspended');
+          await eventually('both are suspended', () => near.state === 'suspended' && far.state === 'suspended');
           for (const runtime of those) {
             assert.is(runtime.migration, 'allowed');
             assert.equal(runtime.regions(), []);
@@ -173,7 +173,7 @@ async function main(): Promise<void> {
           await expect(near, 2);
           assert.equal([near.state, far.state, near.plugin, far.plugin], ['open', 'open', plugin, plugin]);
           assert.equal(states, ['requested', 'preparing', 'allowed', 'finished', 'resuming', 'inactive']);
-          assert.ok(near.stats().messagesSent >= 3 && far.stats().messagesSent >= 2, 'counters go on');
+          assert.ok(near.stats().messagesSent >= 3 && far.stats().messagesSent >= 2, 'counters continue');
           await near.close();
           assert.is(await far.receive(), undefined);
         }),
@@ -181,7 +181,7 @@ async function main(): Promise<void> {
     }
 
     test(
-      `${plugin}: under traffic, again and again`,
+      `${plugin}: under traffic, repeatedly`,
       timebox(90, async () => {
         const meeting = await open({ rendezvousShm: 50_000, rendezvousIvshmem: 50_000 });
         const { a, b } = meeting;
@@ -198,7 +198,7 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: what waited is longer than the ring of the link that comes`,
+      `${plugin}: the waiting message is longer than the ring of the next link`,
       timebox(30, async () => {
         const meeting = await open({
           ringSize: 65_536,
@@ -208,8 +208,8 @@ async function main(): Promise<void> {
         });
         const { a, b, near, far } = meeting;
         await a.suspend();
-        await eventually('the other knows', () => far.state === 'suspended');
-        // Nothing else makes either side look whether there is room again.
+        await eventually('the other end is suspended', () => far.state === 'suspended');
+        // Nothing else makes either side check for room again.
         const sends = [far.send(numbered(0, 1_000_000))];
         await a.resume();
         await expect(near, 1);
@@ -221,13 +221,13 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: one suspends while the other is suspended already, in either order back`,
+      `${plugin}: one end suspends while the other is suspended already; resumed in either order`,
       timebox(30, async () => {
         for (const first of ['a', 'b'] as const) {
           const meeting = await open();
           const { a, b, near, far } = meeting;
           await a.suspend();
-          await eventually('the other knows', () => far.state === 'suspended');
+          await eventually('the other end is suspended', () => far.state === 'suspended');
           await b.suspend();
           const sends = [near.send(numbered(0)), far.send(numbered(0))];
           const other = first === 'a' ? b : a;
@@ -243,7 +243,7 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: nobody reads, and messages are borrowed or only announced`,
+      `${plugin}: messages are unread, borrowed or only announced`,
       timebox(30, async () => {
         const { a, b, near, far } = await open({ rendezvousShm: 200_000, rendezvousIvshmem: 200_000 });
         await near.send(numbered(0, 1000));
@@ -266,19 +266,19 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: what is borrowed fills the ring in the middle of a message`,
+      `${plugin}: borrowed messages fill the ring in the middle of a message`,
       timebox(30, async () => {
-        for (const who of ['a', 'b', 'both'] as const) {
+        for (const by of ['a', 'b', 'both'] as const) {
           const meeting = await open({ ringSize: 16_384, tcpRingSize: 16_384 });
           const { a, b, near, far } = meeting;
           for (const connection of [near, far]) await connection.send(numbered(0, 3000));
           const borrowed = [await near.borrow(), await far.borrow()];
-          // A receive that has begun with a message gets that message, whole.
+          // A receive that has begun with a message gets that message, complete.
           const target = new Uint8Array(100_000);
           const posted = b.endpoint().postReceive({ connection: far, data: target });
           const sends = [near, far].map((connection) => connection.send(numbered(1, 100_000)));
           await pause(20);
-          const those = who === 'both' ? [a, b] : [meeting[who]];
+          const those = by === 'both' ? [a, b] : [meeting[by]];
           await Promise.all(those.map((runtime) => runtime.suspend()));
           for (const message of borrowed) {
             assert.ok(message?.data.subarray(4).every((byte) => byte === 0));
@@ -296,7 +296,7 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: far more unread than is taken`,
+      `${plugin}: far more unread messages than the limit`,
       timebox(60, async () => {
         const { a, near, far } = await open({ unread: 10_000 });
         let sent = 0;
@@ -340,7 +340,7 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: a peer that is stopped: the deadline, and its late answer`,
+      `${plugin}: a stopped peer: the deadline, and its late answer`,
       timebox(60, async () => {
         const shared = options();
         const child = Child.start(import.meta.url, 'echo', shared);
@@ -362,7 +362,7 @@ async function main(): Promise<void> {
         await sent;
         await expect(connection, 1, 1);
         assert.is(connection.state, 'open');
-        // Killed while it is suspended: an error in bounded time, not a wait.
+        // Killed while it is suspended: an error in bounded time, no endless wait.
         await child.call('suspend');
         await eventually('suspended', () => connection.state === 'suspended');
         assert.is(connection.state, 'suspended');
@@ -371,7 +371,7 @@ async function main(): Promise<void> {
     );
 
     test(
-      `${plugin}: killed while it is asked`,
+      `${plugin}: killed during the suspension`,
       timebox(30, async () => {
         const shared = options();
         const child = Child.start(import.meta.url, 'echo', shared);
@@ -390,13 +390,13 @@ async function main(): Promise<void> {
   }
 
   test(
-    'streams, groups and tokens go on',
+    'streams, groups and tokens continue',
     timebox(60, async () => {
       using hosts = await SimulatedHosts.create(2);
       const seats = [hosts.seat(0), hosts.seat(0)] as const;
       const silent = { debug: 0, control: false };
       const { a, b, near, far } = await meet({ ...seats[0].options, ...silent }, { ...seats[1].options, ...silent });
-      // Memory in the region, and plain memory; both are asked for after the region has changed.
+      // Memory in the region, and private memory; both are used after the region has changed.
       const memory = b.allocate(1 << 16, { connection: far });
       assert.ok(memory.inRegion);
       memory.write(0, new Uint8Array(1 << 16).fill(5));
@@ -428,7 +428,7 @@ async function main(): Promise<void> {
       }
       inRegion.withdraw();
       assert.is((await rejection(one.read(new Uint8Array(1)))).code, 'ERR_ISTHMUS_RMA_DENIED');
-      // A stream from one end to the other, with a migration now and then.
+      // A stream from one end to the other, with migrations meanwhile.
       const bytes = randomBytes(3_000_000);
       const sent = pipeline(Readable.from(chunksOf(bytes)), near.stream());
       const received: Buffer[] = [];
@@ -447,7 +447,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'what is asked twice, or in the wrong order',
+    'calls that are repeated, or in the wrong order',
     timebox(30, async () => {
       const { a, near, far } = await meet(only(newRegion()));
       await a.resume(); // Never suspended.
@@ -476,13 +476,13 @@ async function main(): Promise<void> {
   );
 
   test(
-    'a peer that listens nowhere is reached again, and its listener goes',
+    'a peer without a listener is reached again, and its temporary listener is closed',
     timebox(30, async () => {
       for (const regions of ['', newRegion()]) {
         const { a, b, near, far } = await meet(only(regions));
         assert.equal(a.inspect().listeners, []);
         await b.suspend();
-        await eventually('the other knows', () => near.state === 'suspended');
+        await eventually('the other end is suspended', () => near.state === 'suspended');
         assert.is(a.inspect().listeners.length, 1);
         await b.resume();
         await far.send(numbered(0));
@@ -510,7 +510,7 @@ async function main(): Promise<void> {
     timebox(30, async () => {
       const { a, b, near, far } = await meet(only(newRegion()));
       await b.suspend();
-      await eventually('the other knows', () => near.state === 'suspended');
+      await eventually('the other end is suspended', () => near.state === 'suspended');
       const closing = near.close();
       await b.resume();
       await closing;
@@ -528,7 +528,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'the region under it becomes another one: tcp, and back',
+    'the region of the connection is replaced by another: tcp, and back',
     timebox(30, async () => {
       using hosts = await SimulatedHosts.create(2);
       const [mine, theirs] = [hosts.seat(0), hosts.seat(0)];
@@ -546,7 +546,7 @@ async function main(): Promise<void> {
         await theirs.migrate(b, host);
         await eventually('open', () => near.state === 'open' && far.state === 'open');
         assert.equal([near.plugin, far.plugin], [plugin, plugin]);
-        if (plugin === 'tcp') assert.ok(far.why !== undefined, 'who came back knows why');
+        if (plugin === 'tcp') assert.ok(far.why !== undefined, 'the end that came back knows why');
         await pause(20);
       }
       assert.ok((await stop()) > 100);
@@ -565,7 +565,7 @@ async function main(): Promise<void> {
       const arch = [encodeArchReq(103), encodeFrame(FRAME.ARCH_OK)];
       const message = (type: number, ...data: number[]) => Buffer.from([type, 0, 0, 0, data.length, 0, 0, 0, ...data]);
       const portBytes = (of: number) => [of & 0xff, of >> 8, 0, 0];
-      /** Connect as C does; what comes behind the handshake, until the end. */
+      /** Connect as C does. @returns the bytes after the handshake, until the end */
       const comes = async (kind: typeof FRAME.CON_INFO | typeof FRAME.CON_INFO_DEMAND) => {
         const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
         socket.write(Buffer.concat([encodeVersion(), encodeConInfo(their, kind), ...arch]));
@@ -583,7 +583,7 @@ async function main(): Promise<void> {
       const first = await comes(FRAME.CON_INFO);
       await eventually('accepted', () => accepted.length === 1);
       const connection = accepted[0] as Connection;
-      // They ask: the message under way, then an ACK with our port, then the end; nothing behind it.
+      // The peer suspends: the message in progress, then an ACK with this side's port, then the end; nothing after it.
       await connection.send(Uint8Array.of(1, 2, 3));
       first.socket.write(Buffer.concat([message(0, 9), message(9, ...portBytes(4242))]));
       await first.ended;
@@ -591,22 +591,22 @@ async function main(): Promise<void> {
       first.socket.end();
       assert.is(connection.state, 'suspended');
       const sent = connection.send(Uint8Array.of(4));
-      // They come back, known by their id.
+      // The peer comes back, recognised by its id.
       const second = await comes(FRAME.CON_INFO_DEMAND);
       await sent;
       assert.equal([accepted.length, connection.state], [1, 'open']);
       assert.equal([...((await connection.receive())?.data ?? [])], [9]);
       await eventually('the message', () => second.body().length > 0);
       assert.equal(second.body(), message(0, 4));
-      // Both ask: each takes the other's for the answer.
+      // Both suspend: each takes the REQ of the other for the answer.
       const suspended = runtime.suspend();
-      await eventually('our REQ', () => second.body().length > 9);
+      await eventually('the REQ of this side', () => second.body().length > 9);
       second.socket.write(message(9, ...portBytes(4242)));
       await suspended;
       await second.ended;
       assert.equal(second.body(), Buffer.concat([message(0, 4), message(9, ...portBytes(port))]));
       second.socket.end();
-      // They come first: nobody answers before we are back.
+      // The peer comes first: this side does not answer before it has resumed.
       const third = connect({ port, host: '127.0.0.1' });
       third.write(Buffer.concat([encodeVersion(), encodeConInfo(their, FRAME.CON_INFO_DEMAND), ...arch]));
       let heard = 0;
@@ -617,7 +617,7 @@ async function main(): Promise<void> {
       assert.is(heard, 0);
       await runtime.resume();
       await eventually('up', () => connection.state === 'open');
-      // Somebody else under their name is nobody.
+      // Another process under the peer's name is refused.
       const stranger = connect({ port, host: '127.0.0.1' });
       const info = encodeConInfo({ ...their, id: 1n }, FRAME.CON_INFO_DEMAND);
       stranger.write(Buffer.concat([encodeVersion(), info, ...arch]));
@@ -627,7 +627,10 @@ async function main(): Promise<void> {
     }),
   );
 
-  /** One of ours that a peer of greater name has suspended as C does, and asked to come back: with who comes there. */
+  /**
+   * A connection that a peer of greater name has suspended as C does, and asked to come back.
+   * @returns also its calls
+   */
   async function askedBack() {
     const runtime = await newRuntime(only('', { name: 'ours' }));
     const accepted: Connection[] = [];
@@ -661,12 +664,12 @@ async function main(): Promise<void> {
   }
 
   test(
-    'asked to come back, and suspended before it was there: it comes when it is resumed, since nobody asks again',
+    'asked to come back, and suspended before the link was up: it dials when it is resumed, since the peer does not ask again',
     timebox(30, async () => {
       const { runtime, connection, calls, their, arch, end } = await askedBack();
       await runtime.suspend();
       await runtime.resume();
-      await eventually('it comes again', () => calls.length === 2);
+      await eventually('it dials again', () => calls.length === 2);
       calls[1]?.write(Buffer.concat([encodeVersion(), encodeConInfo(their, FRAME.CON_INFO), ...arch.slice(1)]));
       await eventually('up', () => connection.state === 'open');
       end();
@@ -674,7 +677,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'somebody else who answers where the peer was is not taken for it',
+    'another process that answers at the address of the peer is not taken for it',
     timebox(30, async () => {
       const { connection, calls, their, arch, end } = await askedBack();
       const stranger = encodeConInfo({ ...their, id: 1n }, FRAME.CON_INFO);
@@ -686,7 +689,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'between two of one name: refused for the sake of a call that does not come, it calls again',
+    'between two of one name: refused in favour of a call that does not come, it dials again',
     timebox(30, async () => {
       const runtime = await newRuntime({ ...only('', { name: 'both' }), handshakeTimeout: 300 });
       const accepted: Connection[] = [];
@@ -698,7 +701,7 @@ async function main(): Promise<void> {
       let calls = 0;
       const server = createServer((socket) => {
         socket.on('error', () => {});
-        // The first one is refused: their id is the smaller one, so that their own call would count.
+        // The first call is refused: the id of the peer is the smaller one, so that the peer's own call would count.
         if (++calls === 1) socket.once('data', () => socket.end());
         else socket.write(Buffer.concat([encodeVersion(), encodeConInfo(their, FRAME.CON_INFO), ...arch.slice(1)]));
       });

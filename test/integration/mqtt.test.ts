@@ -49,7 +49,7 @@ const roles: Record<string, () => Promise<void>> = {
         connection = await runtime.connect({ host: '127.0.0.1', port: to });
         return connection.plugin;
       },
-      /** Those that are sent while it is suspended wait. */
+      /** Messages that are sent while it is suspended wait. */
       send(from: number, to: number) {
         for (let i = from; i < to; i++) void connection.send(new Uint8Array([i]));
       },
@@ -60,7 +60,7 @@ const roles: Record<string, () => Promise<void>> = {
     tell('ready');
   },
 
-  /** Two worker threads with a stand-in each; the main thread takes part when it is told to. */
+  /** Two worker threads with a stand-in each; the main thread takes part when asked to. */
   async threads() {
     const scene = roleOptions<Scene>();
     const states = ['', '', ''];
@@ -104,7 +104,7 @@ const roles: Record<string, () => Promise<void>> = {
     });
   },
 
-  /** Has nothing else to stay alive for. */
+  /** Has nothing else that keeps it alive. */
   async leaver() {
     participants([new StandIn()], roleOptions<Scene>(), []);
     await pause(500);
@@ -112,7 +112,7 @@ const roles: Record<string, () => Promise<void>> = {
   },
 };
 
-/** Ask again until it holds. */
+/** Repeat until it holds. */
 async function until<T>(get: () => Promise<T> | T, holds: (value: T) => boolean, seconds = 20): Promise<T> {
   const limit = performance.now() + seconds * 1000 * slowness;
   for (;;) {
@@ -123,7 +123,7 @@ async function until<T>(get: () => Promise<T> | T, holds: (value: T) => boolean,
   }
 }
 
-/** Somebody else at the broker: what the migration framework, or a person, sees and says. */
+/** Another client of the broker: the part of the migration framework, or of a person. */
 class Onlooker {
   readonly answers: string[] = [];
   readonly statuses = new Map<string, Status>();
@@ -156,7 +156,7 @@ class Onlooker {
     );
   }
 
-  /** The answers so far, when there are that many; and a moment later still no more. */
+  /** The answers so far, once there are that many; and a moment later still no more. */
   async heard(count: number): Promise<string[]> {
     await until(
       () => this.answers,
@@ -172,7 +172,7 @@ const onlookers = new Set<Onlooker>();
 
 function main(): void {
   let broker: TestBroker;
-  // Each command that is run in this process listens for signals.
+  // Each command that runs in this process listens for signals.
   process.setMaxListeners(50);
   const home = mkdtempSync(join(tmpdir(), 'isthmus-test-mqtt-'));
   process.env['XDG_RUNTIME_DIR'] = home;
@@ -236,10 +236,10 @@ function main(): void {
   );
 
   test(
-    'as a person does it: mosquitto_pub and mosquitto_sub',
+    'by hand: mosquitto_pub and mosquitto_sub',
     timebox(40, async () => {
       if (!hasMosquitto) {
-        console.log('! no mosquitto: mosquitto_pub and mosquitto_sub are NOT TRIED');
+        console.log('! no mosquitto: mosquitto_pub and mosquitto_sub are NOT TESTED');
         return;
       }
       const child = await start();
@@ -265,7 +265,7 @@ function main(): void {
   );
 
   test(
-    'runtimes of several threads answer once, whichever thread comes and goes',
+    'runtimes of several threads give one answer, while threads start and end',
     timebox(90, async () => {
       const onlooker = await Onlooker.start(broker.url);
       const child = Child.start(import.meta.url, 'threads', { url: broker.url });
@@ -294,7 +294,7 @@ function main(): void {
       await child.call('join');
       await plugins(3);
       await both(['allowed', 'allowed', 'allowed']);
-      // Ended without a word: it is waited for until it has been silent for some time.
+      // A thread that ended without a message is waited for until it has been silent for some time.
       await child.call('terminate', 1);
       await both(['allowed', 'inactive', 'allowed']);
       await child.call('leave');
@@ -307,7 +307,7 @@ function main(): void {
   );
 
   test(
-    'what is not a request, or not for us, does nothing',
+    'payloads that are no request, or for another process, have no effect',
     timebox(40, async () => {
       const onlooker = await Onlooker.start(broker.url);
       await onlooker.say('suspend', { retain: true });
@@ -318,7 +318,8 @@ function main(): void {
         (lines) => lines.some((line) => /^warning a retained request .* is ignored/.test(line)),
       );
       await onlooker.heard(0);
-      // To clear it is an empty payload, which the broker passes on like any other: a toggle, as for the C fork.
+      // A retained message is cleared with an empty payload, which the broker forwards like any other: a toggle, as for
+      // the C fork.
       await onlooker.say('', { retain: true });
       await onlooker.heard(1);
       await onlooker.say('resume');
@@ -350,9 +351,9 @@ function main(): void {
   );
 
   test(
-    'a delivery that comes twice is acted on once',
+    'a request delivered twice is executed once',
     timebox(40, async () => {
-      // A broker of our own making, that repeats itself: no real one does so on demand.
+      // A broker written for this test, which repeats a delivery: no real one does so on demand.
       const repeating = await startBroker();
       const { port } = repeating;
       await repeating.close();
@@ -374,7 +375,7 @@ function main(): void {
           () => onlooker.statuses.get(String(process.pid))?.state,
           (state) => state === 'inactive',
         );
-        // Its own client, seen from the broker: write the same PUBLISH to it twice, the second with DUP.
+        // The connection of the client, seen from the broker: write the same PUBLISH to it twice, the second with DUP.
         const id = Object.keys((aedes as unknown as { clients: object }).clients).find((name) =>
           /^isthmus_/.test(name),
         );
@@ -406,7 +407,7 @@ function main(): void {
   );
 
   test(
-    'the broker is restarted in the middle: the answer comes when it is back, the status too',
+    'the broker is restarted meanwhile: answer and status are sent when it is back',
     timebox(60, async () => {
       const own = await TestBroker.start();
       try {
@@ -438,7 +439,7 @@ function main(): void {
   );
 
   test(
-    'no broker at all, a broker that says nothing: nothing is waited for, and leaving is quick',
+    'no broker, or a silent broker: no call waits for it, and closing is quick',
     timebox(40, async () => {
       const { createServer } = await import('node:net');
       const silent = createServer((socket) => socket.on('error', () => {})).listen(0, '127.0.0.1');
@@ -461,7 +462,7 @@ function main(): void {
   );
 
   test(
-    'COMPLETED is held back until the application says so',
+    'COMPLETED is held back until the application confirms',
     timebox(30, async () => {
       const onlooker = await Onlooker.start(broker.url);
       const child = await start({ options: { postpone: true } });
@@ -482,7 +483,7 @@ function main(): void {
   );
 
   test(
-    'status: offline in order, and by the last will of one that is killed',
+    'status: offline in order, and by the last will of a killed process',
     timebox(30, async () => {
       const onlooker = await Onlooker.start(broker.url);
       const [killed, left] = await Promise.all([start(), start()]);
@@ -494,7 +495,7 @@ function main(): void {
       await killed.kill('SIGKILL');
       const will = await onlooker.state(killed, 'offline');
       assert.equal(will, { state: 'offline', since: null, name: '', pid: killed.pid, plugins: {} });
-      // Retained: who comes later sees it as well.
+      // Retained: a later client sees it as well.
       const later = await Onlooker.start(broker.url);
       await Promise.all([later.state(killed, 'offline'), later.state(left, 'offline')]);
     }),
@@ -504,7 +505,7 @@ function main(): void {
     'credentials and TLS',
     timebox(60, async () => {
       if (!hasMosquitto) {
-        console.log('! no mosquitto: credentials and TLS are NOT TRIED');
+        console.log('! no mosquitto: credentials and TLS are NOT TESTED');
         return;
       }
       const path = (name: string) => join(home, name);
@@ -515,7 +516,7 @@ function main(): void {
       ]);
       const tls =
         made.status === 0 ? { ca: path('cert.pem'), cert: path('cert.pem'), key: path('key.pem') } : undefined;
-      if (!tls) console.log('! no openssl: TLS is NOT TRIED');
+      if (!tls) console.log('! no openssl: TLS is NOT TESTED');
       const guarded = await TestBroker.start({ user: 'alice', password: 'p@ss:word', ...(tls ? { tls } : {}) });
       try {
         const where = `${tls ? 'localhost' : '127.0.0.1'}:${guarded.port}`;
@@ -548,7 +549,7 @@ function main(): void {
   );
 
   test(
-    'isthmus suspend, status and resume: all of them, and exit code 0 only if all of them answer well',
+    'isthmus suspend, status and resume: all processes, and exit code 0 only if all of them succeed',
     timebox(120, async () => {
       const own = await TestBroker.start();
       const at = ['--broker', own.url];
@@ -595,7 +596,7 @@ function main(): void {
         assert.match(late.stdout, new RegExp(`^${first.pid} worker: no answer in 0\\.5 s$`, 'm'));
 
         assert.is((await printed(['resume', ...at])).code, 0);
-        // Killed while it is waited for.
+        // Killed while the command waits for it.
         await first.call('delay', 0, 60_000);
         const killing = printed(['suspend', ...at, '--wait', '60']);
         await onlooker.state(first, 'preparing');
@@ -614,11 +615,11 @@ function main(): void {
   );
 
   test(
-    'isthmus suspend --pid of a process that comes to the broker only after the request',
+    'isthmus suspend --pid of a process that connects to the broker only after the request',
     timebox(60, async () => {
       const onlooker = await Onlooker.start(broker.url);
       await onlooker.client.subscribeAsync(`fast/pscom/${HOST}/late/request`);
-      // Asked once, in vain.
+      // Requested once, in vain.
       const asked = new Promise((resolve) => onlooker.client.once('message', resolve));
       const suspending = printed(['suspend', '--broker', broker.url, '--wait', '30', '--pid', 'late']);
       await asked;
@@ -714,7 +715,7 @@ function main(): void {
         assert.is(failed.code, 1);
         assert.match(failed.stderr, /no answer from b\[8\]/);
         assert.is((await printed(['suspend', '--local', id, '--pid', '7'])).code, 2);
-        assert.is((await printed(['suspend', '--local', 'nobody'])).code, 1);
+        assert.is((await printed(['suspend', '--local', 'missing'])).code, 1);
       } finally {
         socket?.close();
       }

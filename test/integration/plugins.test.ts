@@ -1,8 +1,8 @@
 // only with --all
 // time limit: 400 s
 /**
- * Plugins of third parties: the example in `examples/unix-plugin` passes the conformance suite, and what a plugin does
- * wrong ends neither the process nor the handshake.
+ * Plugins of third parties: the example in `examples/unix-plugin` passes the conformance suite, and faults of a plugin
+ * end neither the process nor the handshake.
  *
  * The far end of the suite is this file again, as a process with the role `far`.
  */
@@ -46,7 +46,7 @@ const roles: Record<string, () => Promise<void>> = {
 
 const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
 
-/** Runtimes of one test, closed behind it: a hundred of them would fill the address space with their memories. */
+/** Runtimes of one test, closed after it: a hundred of them would fill the address space with their memories. */
 const runtimes: Runtime[] = [];
 const closeRuntimes = () => Promise.all(runtimes.splice(0).map((runtime) => runtime.close({ timeout: 500 })));
 
@@ -101,7 +101,7 @@ async function talk({ near, far }: Both): Promise<void> {
 /** One end of a pair of streams. */
 class Half extends Duplex {
   other: Half | undefined;
-  /** Writes and ends do not get to the other side, as when a cable is cut. */
+  /** Writes and ends do not reach the other side, as when a cable is cut. */
   cut = false;
   fault: Error | undefined;
   #wanted: (() => void) | undefined;
@@ -135,7 +135,7 @@ class Half extends Duplex {
 const halves = new Map<number, Half>();
 let handles = 0;
 
-/** The accepting side makes a pair, and tells the other where one of them lies. */
+/** The accepting side creates a pair, and tells the other where one of them is. */
 function memoryAttempt(channel: StreamChannel, made: (half: Half) => void) {
   if (channel.role === 'connect') {
     return {
@@ -198,7 +198,7 @@ async function main(seed: number): Promise<void> {
       const near = await runtime.connect({ host: '127.0.0.1', port: await child.call<number>('port') });
       assert.is(near.plugin, 'unix');
       const end = await child.call<number>('newest', 1);
-      // So little that the kernel takes it at once.
+      // So little that the kernel accepts it at once.
       await child.call('call', end, 'send', [seed, [[10], [30_000], [20]]]);
       await child.call('call', end, 'flush', []);
       await child.kill();
@@ -214,14 +214,14 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'unix: on another host there is nothing at that path, and a folder may be too deep',
+    'unix: on another host that path does not exist, and a folder may be too deep',
     timebox(20, async () => {
       const own = mkdtempSync(join(tmpdir(), 'isthmus-test-'));
       const server = await newRuntime([unixPlugin({ folder: own })]);
       const client = await newRuntime([unixPlugin({ folder })]);
       const first = await join2(client, server);
       assert.is(first.near.plugin, 'unix');
-      // From here on it is as if the two did not see the same folders.
+      // From here on the two behave as if they did not see the same folders.
       for (const name of readdirSync(own)) rmSync(join(own, name), { recursive: true });
       const second = await join2(client, server);
       assert.is(second.near.plugin, 'tcp');
@@ -239,7 +239,7 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'unix: whoever comes without the token is nobody, and nothing is left behind',
+    'unix: a connection without the token is refused, and nothing is left',
     timebox(20, async () => {
       const own = mkdtempSync(join(tmpdir(), 'isthmus-test-'));
       const lines: string[] = [];
@@ -261,12 +261,12 @@ async function main(seed: number): Promise<void> {
     }),
   );
 
-  // ── Handing plugins over ───────────────────────────────────────────────────────────────────────────────────────────
+  // ── Passing plugins to a runtime ───────────────────────────────────────────────────────────────────────────────────
 
   const attempt = () => undefined;
 
   test(
-    'plugins that are none',
+    'invalid plugins',
     timebox(10, async () => {
       const good = { name: 'mine', archId: 3000, priority: 5, attempt };
       const bad: object[] = [
@@ -315,7 +315,7 @@ async function main(seed: number): Promise<void> {
         [plugin, other({ archId: 3001 })],
         ...['loop', 'tcp', 'shm', 'ivshmem'].map((name) => [other({ name })]),
         ...[102, 103, 204, 220].map((archId) => [other({ archId })]),
-        // PSP_RETRY means something else.
+        // PSP_RETRY has another meaning.
         [other({ name: 'retry' })],
       ];
       for (const list of lists) {
@@ -357,7 +357,7 @@ async function main(seed: number): Promise<void> {
         ] as const) {
           const both = await join2(from, to);
           assert.is(both.near.plugin, 'tcp');
-          // Its own is not a better one any more.
+          // The plugin of the connection is not a better one any more.
           if (from === a) assert.is(both.near.why?.includes('memory'), false);
           else assert.match(both.far.why ?? '', /memory: disabled/);
         }
@@ -369,7 +369,7 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'a stream of one’s own carries messages, and closes in order',
+    'a custom stream carries messages, and closes in order',
     timebox(20, async () => {
       const both = await joined([memoryPlugin()], [memoryPlugin()]);
       assert.is(both.near.plugin, 'memory');
@@ -403,12 +403,12 @@ async function main(seed: number): Promise<void> {
     }),
   );
 
-  // ── What plugins do wrong ──────────────────────────────────────────────────────────────────────────────────────────
+  // ── Faults of plugins ──────────────────────────────────────────────────────────────────────────────────────────────
 
   const oops = (): never => {
     throw new Error('oops');
   };
-  /** Hands over what is no stream for messages. */
+  /** Returns something that is no stream for messages. */
   const gives = (make: () => unknown) => ({
     attempt: (channel: StreamChannel) => {
       setImmediate(() => channel.ok(make() as Duplex));
@@ -421,7 +421,7 @@ async function main(seed: number): Promise<void> {
     'throws in unavailable': { unavailable: oops },
     'is not available': { unavailable: () => 'oops' },
     'throws in attempt': { attempt: oops },
-    'throws in attempt what is no error': {
+    'throws a value that is no error in attempt': {
       attempt: () => {
         throw 'oops';
       },
@@ -434,7 +434,7 @@ async function main(seed: number): Promise<void> {
         return undefined;
       },
     },
-    'gives up later, more than once, and goes on talking': {
+    'gives up later, more than once, and continues to send': {
       attempt(channel) {
         setImmediate(() => {
           channel.next('oops');
@@ -445,7 +445,7 @@ async function main(seed: number): Promise<void> {
         return {};
       },
     },
-    'sends a frame that is none': {
+    'sends an invalid frame': {
       attempt(channel) {
         setImmediate(() => channel.step(5, Buffer.alloc(3)));
         return {};
@@ -463,7 +463,7 @@ async function main(seed: number): Promise<void> {
     'gives a stream that is closed': gives(destroyed),
     'gives a stream of strings': gives(encoded),
   };
-  /** Talks first, as the other side of a plugin under test. */
+  /** Sends first, as the other side of a plugin under test. */
   const eager = memoryPlugin({
     attempt(channel) {
       channel.step(STEP.STEP1, Buffer.of(255));
@@ -497,7 +497,7 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'a plugin that never gets ready: the handshake has a limit, and the attempt is undone',
+    'a plugin that is never ready: the handshake has a limit, and the attempt is undone',
     timebox(20, async () => {
       let undone = 0;
       const waits = () => memoryPlugin({ attempt: () => ({ undo: () => undone++ }) });
@@ -532,7 +532,7 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'a stream that fails: an error of its connection, on both sides, and of nothing else',
+    'a stream that fails: an error of its connection, on both sides, and of no other',
     timebox(30, async () => {
       for (const how of ['throws', 'is destroyed', 'ends'] as const) {
         const made: Half[] = [];
@@ -554,7 +554,7 @@ async function main(seed: number): Promise<void> {
         assert.is(code(await rejection(bad.near.receive())), 'ERR_ISTHMUS_PEER_DIED');
         const closed = await bad.near.closed;
         if (how !== 'ends') assert.match(closed.error?.message ?? '', 'oops');
-        // This one learns it from the guard: nothing told its stream.
+        // This side learns it from the guard: its stream was not told.
         assert.is((await bad.far.closed).error?.code, 'ERR_ISTHMUS_PEER_DIED');
         await talk(good);
       }
@@ -562,7 +562,7 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'a stream that does not find out: the guard tells, in order or not',
+    'a stream that does not detect the end: the guard reports it, in order or not',
     timebox(30, async () => {
       for (const end of ['destroy', 'close'] as const) {
         const made: Half[] = [];
@@ -570,7 +570,7 @@ async function main(seed: number): Promise<void> {
         await both.near.send('all of it');
         await both.near.flush();
         const half = made[0] as Half;
-        // What is written from here on arrives, but not that it is the end.
+        // Bytes written from here on arrive, but their end does not.
         half._final = (callback) => callback();
         if (end === 'destroy') both.near.destroy();
         else both.near.close({ timeout: 10_000 }).catch(() => {});
@@ -596,7 +596,7 @@ async function main(seed: number): Promise<void> {
   );
 
   test(
-    'what fails to let go keeps nobody from ending, and is told',
+    'a plugin that fails to destroy itself does not block the end of the runtime, and is reported',
     timebox(20, async () => {
       let called = 0;
       const lines: string[] = [];

@@ -1,6 +1,7 @@
 /**
- * `isthmus region check` on regions that others use, have died in, and that are none. What it finds in spoilt ones is in
- * test/unit/verification.test.ts. Other processes are this file again, with the role `peer`.
+ * `isthmus region check` on regions in use, on regions with dead processes, and on files that are no regions. For its
+ * findings in corrupted regions see test/unit/verification.test.ts. Other processes are this file again, with the role
+ * `peer`.
  */
 import { closeSync, copyFileSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { test as register } from 'uvu';
@@ -18,7 +19,7 @@ const test = chosen(register);
 /** How often a region under full load is checked. */
 const CHECKS = 20;
 
-/** Messages of all lengths, fragments and rendezvous among them, for ever; what comes goes nowhere. */
+/** Sends messages of all lengths, fragments and rendezvous among them, for ever; received messages are dropped. */
 async function babble(connection: Connection): Promise<void> {
   const receive = async () => {
     for await (const _ of connection);
@@ -40,7 +41,7 @@ const roles: Record<string, () => Promise<void>> = {
       babble: async (to: number) => {
         void babble(await runtime.connect({ host: '127.0.0.1', port: to }));
       },
-      /** Connections that come and go. */
+      /** Connections that are opened and closed all the time. */
       churn: async (to: number) => {
         for (;;) {
           const connection = await runtime.connect({ host: '127.0.0.1', port: to });
@@ -83,7 +84,7 @@ function spoil(path: string, at: number, bytes: Uint8Array): void {
 
 function main(): void {
   test(
-    'a region under full load, by processes that come and go: nothing is found, and nothing written',
+    'a region under full load, by processes that attach and leave: no finding, and nothing written',
     timebox(120, async () => {
       const region = newRegion(32 * MIB);
       const options = only(region, { retry: 0 });
@@ -103,9 +104,9 @@ function main(): void {
         deepest = Math.max(deepest, verdict.looks);
       }
       assert.ok(records > 0, 'there was traffic');
-      console.log(`${records} records seen in ${CHECKS} checks; at most ${deepest} looks`);
+      console.log(`${records} records seen in ${CHECKS} checks; at most ${deepest} passes`);
 
-      // Spoilt while it is used: what is wrong stays, and is found.
+      // Corrupted while in use: the fault stays, and is found.
       const { FRAME } = coreLayout();
       spoil(region, FRAME - 1, Buffer.of(1));
       const { code, verdict } = await verdictOn(region);
@@ -124,7 +125,7 @@ function main(): void {
   );
 
   test(
-    'the dead that nobody takes back: notes; a newcomer takes them back',
+    'dead processes that are not reclaimed: notes; a newcomer reclaims them',
     timebox(60, async () => {
       const region = newRegion();
       const options = only(region);
@@ -144,7 +145,7 @@ function main(): void {
       assert.match(text, /slots +256 +2 dead/);
       assert.match(text, /consistent, 2 notes/);
 
-      // A copy proves nothing about anybody, and all of it is as consistent.
+      // A copy gives no proof about any process, and is just as consistent.
       const copy = newPath('copy');
       copyFileSync(region, copy);
       const other = await verdictOn(copy);
@@ -158,7 +159,7 @@ function main(): void {
       const newcomer = await Runtime.create(options);
       const [mapped] = newcomer.regions();
       const { total, tables } = verdict.counts!.frames;
-      assert.is(mapped?.freeFrames, total - tables, 'there at once, not only with its first upkeep');
+      assert.is(mapped?.freeFrames, total - tables, 'free at once, not only with its first upkeep');
       const after = (await verdictOn(region)).verdict;
       assert.equal(after.findings, []);
       assert.is(after.counts?.slots.dead, 0);
@@ -168,7 +169,7 @@ function main(): void {
   );
 
   test(
-    'zeros, what is somebody else’s, too short, not there',
+    'zeros, another format, too short, missing',
     timebox(60, async () => {
       const zeros = newRegion(MIB);
       const blank = await verdictOn(zeros);
@@ -179,7 +180,7 @@ function main(): void {
       const foreign = await verdictOn(newRegion(MIB, Buffer.alloc(MIB, 0xcb)));
       assert.is(foreign.code, 1);
       assert.match(inWords(foreign.verdict), /^header: in use by the C pscom plugin/);
-      const text = await printed(['region', 'check', newRegion(MIB, Buffer.from('a text of mine'))]);
+      const text = await printed(['region', 'check', newRegion(MIB, Buffer.from('another format'))]);
       assert.is(text.code, 1);
       assert.match(text.stdout, /error: header: it begins with [\s\S]*Leave it alone unless/);
       const short = await verdictOn(newRegion(1000));

@@ -1,6 +1,6 @@
 /**
- * Regions that are not as they should be, and what becomes of them: an error where one was named, a note and another
- * plugin where one was only found. Other processes are this file again, with a role.
+ * Regions with faults, and the result: an error where the region was named, a note and another plugin where it was only
+ * found. Other processes are this file again, with a role.
  */
 
 import { spawnSync } from 'node:child_process';
@@ -44,7 +44,7 @@ const roles: Record<string, () => Promise<void>> = {
   /** Attaches at a given moment. */
   async attach() {
     const { path, at } = roleOptions<{ path: string; at: number }>();
-    // Everything that takes long is done already when the moment comes.
+    // All slow steps are done before the moment comes.
     await (await Runtime.create(only(''))).close();
     while (Date.now() < at) {}
     try {
@@ -84,7 +84,7 @@ async function newRuntime(options: RuntimeOptions): Promise<Runtime> {
 
 const closeAll = () => Promise.all(runtimes.splice(0).map((runtime) => runtime.close({ timeout: 500 })));
 
-/** A region with everything in it that Isthmus writes, and nobody attached. */
+/** A region with everything in it that Isthmus writes, and no process attached. */
 async function formatted(size = 4 * MIB, label?: string): Promise<string> {
   const path = newRegion(size, undefined, label);
   await (await Runtime.create(only(path))).close();
@@ -131,7 +131,7 @@ async function connect(client: Runtime, server: Runtime): Promise<Pair> {
   return { near, far };
 }
 
-/** What is wrong with it, named and found: an error in the one case, a note in the other, tcp instead. */
+/** The fault of a region that is named, and found: an error in the one case; a note, and tcp instead, in the other. */
 async function refused(path: string, expected: string, found: string | null = expected): Promise<IsthmusError> {
   const descriptors = spawnlessDescriptors();
   const error = await rejection(Runtime.create(only(path)));
@@ -160,7 +160,7 @@ async function refused(path: string, expected: string, found: string | null = ex
   assert.match(near.why ?? '', /^ivshmem: /);
   if (found !== null) assert.ok(near.why?.includes(path), near.why);
   await closeAll();
-  assert.is(spawnlessDescriptors(), descriptors, 'a descriptor was left open');
+  assert.is(spawnlessDescriptors(), descriptors, 'a descriptor leaked');
   return error;
 }
 
@@ -173,13 +173,13 @@ const spawnlessDescriptors = () =>
 
 function main(seed: number): void {
   test(
-    'there is none of that name',
+    'no region of that name',
     timebox(20, async () => {
       const path = newPath();
       const error = await rejection(Runtime.create(only(path)));
       assert.is(error.code, 'ERR_ISTHMUS_REGION_NOT_FOUND');
       assert.is(error.path, path);
-      // One that is there, in front of it, is let go of.
+      // A valid region before it in the list is detached.
       const good = await formatted();
       assert.is((await rejection(Runtime.create(only([good, path])))).code, 'ERR_ISTHMUS_REGION_NOT_FOUND');
       const runtime = await newRuntime(only(good));
@@ -201,7 +201,7 @@ function main(seed: number): void {
   );
 
   test(
-    'truncated: its header says that it is larger',
+    'truncated: larger according to its header',
     timebox(20, async () => {
       const path = newRegion(2 * MIB, read(await formatted(4 * MIB), 0, 65_536));
       const error = await refused(path, 'ERR_ISTHMUS_REGION_TOO_SMALL');
@@ -211,7 +211,7 @@ function main(seed: number): void {
   );
 
   test(
-    'larger than its header says',
+    'larger than according to its header',
     timebox(20, async () => {
       await refused(newRegion(4 * MIB, read(await formatted(2 * MIB), 0, 65_536)), 'ERR_ISTHMUS_REGION_CORRUPT');
     }),
@@ -228,7 +228,7 @@ function main(seed: number): void {
   );
 
   test(
-    'others may write to it',
+    'other users may write to it',
     timebox(20, async () => {
       const path = await formatted();
       chmodSync(path, 0o602);
@@ -255,13 +255,13 @@ function main(seed: number): void {
 
   const root = process.geteuid?.() === 0;
   (root ? test : test.skip)(
-    `it belongs to a stranger${root ? '' : ' (skipped: only root can give files away)'}`,
+    `it belongs to another user${root ? '' : ' (skipped: only root can change owners)'}`,
     timebox(20, async () => {
       const path = await formatted();
       chownSync(path, 12_345, 12_345);
       const error = await refused(path, 'ERR_ISTHMUS_REGION_PERMISSIONS');
       assert.match(error.message, '12345');
-      // To one of our groups is enough.
+      // Access for one of the groups of this process is enough.
       chownSync(path, 12_345, process.getegid?.() ?? 0);
       await newRuntime(only(path));
       await closeAll();
@@ -301,7 +301,7 @@ function main(seed: number): void {
         assert.ok(error.message.includes(before.toString('hex', 0, 8)), error.message);
         assert.ok(before.equals(read(path, 0, 8192)), 'it was written to');
       }
-      // Zeros where the magic should be, and something behind it.
+      // Zeros in place of the magic, and other bytes after it.
       for (const at of [8, 12, 64, 4088]) {
         const path = newRegion(2 * MIB);
         write(path, at, Buffer.of(0x77));
@@ -330,14 +330,14 @@ function main(seed: number): void {
   );
 
   test(
-    'a table of rubbish behind a good header does no harm',
+    'tables with random contents after a valid header do no harm',
     timebox(30, async () => {
       const random = seeded(seed);
       for (let round = 0; round < 5; round++) {
         const path = await formatted(2 * MIB);
         const rubbish = Buffer.from(Array.from({ length: 100_000 }, () => random(256)));
         write(path, 4096, rubbish);
-        // It may attach or be full; it may not hang or crash.
+        // It may attach or be full; it must not hang or crash.
         const runtime = await Runtime.create(only(path)).catch((error: IsthmusError) => error);
         if (runtime instanceof Runtime) {
           const other = await newRuntime(only(''));
@@ -404,7 +404,7 @@ function main(seed: number): void {
   );
 
   test(
-    'somebody on this kernel began to format and was killed: taken over',
+    'a process on this kernel began to format and was killed: taken over',
     timebox(20, async () => {
       const { hash } = hashOf(newRegion(2 * MIB));
       assert.ok(hash > 0 && hash < 2 ** 24);
@@ -422,7 +422,7 @@ function main(seed: number): void {
   );
 
   test(
-    'somebody elsewhere began to format and does not finish',
+    'a process on another kernel began to format and does not finish',
     timebox(30, async () => {
       const path = newRegion(2 * MIB);
       write(path, 12, u32((((hashOf(path).hash ^ 0x123456) & 0xffffff) << 8) | 1));
@@ -433,7 +433,7 @@ function main(seed: number): void {
   );
 
   test(
-    'what was only found is never formatted',
+    'a region that was only found is never formatted',
     timebox(20, async () => {
       const path = newRegion(2 * MIB);
       const runtime = await newRuntime(only(`${nameOf(path).slice(0, -1)}?`));
@@ -457,7 +457,7 @@ function main(seed: number): void {
       0,
   );
   (privately ? test : test.skip)(
-    `sparse, and its file system is full${privately ? '' : ' (skipped: not allowed to mount one)'}`,
+    `sparse, and its file system is full${privately ? '' : ' (skipped: no permission to mount one)'}`,
     timebox(30, () => {
       for (const create of [false, true]) {
         const path = `${mountPoint}/region`;
@@ -465,7 +465,7 @@ function main(seed: number): void {
         const [command, ...args] = [...(privately as string[]), 'sh', '-c', script, mountPoint];
         const line = [...args, process.execPath, self, 'role:full', JSON.stringify({ path, create })];
         const child = spawnSync(command as string, line, { encoding: 'utf8', timeout: 20_000 });
-        assert.is(child.signal, null, 'killed, as by touching a page that is not there');
+        assert.is(child.signal, null, 'killed, as by an access to a missing page');
         assert.is(child.status, 0, child.stderr);
         const { message, ...error } = JSON.parse(child.stdout);
         assert.is(error.code, 'ERR_ISTHMUS_REGION_NO_SPACE');
@@ -473,13 +473,13 @@ function main(seed: number): void {
         assert.ok(error.needed > 12 * MIB && error.needed <= 16 * MIB, message);
         assert.ok(error.available <= 4 * MIB, message);
         assert.ok(message.includes(String(error.needed)) && message.includes(String(error.available)), message);
-        assert.is(error.left, !create, 'only what was there before stays');
+        assert.is(error.left, !create, 'only a file that existed before stays');
       }
     }),
   );
 
   test(
-    'a sparse file gets all of its blocks',
+    'all blocks of a sparse file are allocated',
     timebox(20, async () => {
       const path = newRegion(8 * MIB);
       await newRuntime(only(path));
@@ -489,7 +489,7 @@ function main(seed: number): void {
   );
 
   test(
-    'all slots are taken',
+    'all slots are in use',
     timebox(40, async () => {
       const path = await formatted(MIB);
       const holders: Runtime[] = [];
@@ -511,7 +511,7 @@ function main(seed: number): void {
         holders.map((runtime) => runtime.regions()[0]?.slot),
         holders.map((_, slot) => slot),
       );
-      // Found by a pattern it is no error.
+      // For a region found by a pattern it is no error.
       const other = await newRuntime(only(`${nameOf(path).slice(0, -1)}?`));
       assert.equal(
         other.refusedRegions().map((refusal) => refusal.error.code),
@@ -524,7 +524,7 @@ function main(seed: number): void {
   );
 
   test(
-    'out of frames: tcp, and the connection says why',
+    'out of frames: tcp, and the connection gives the reason',
     timebox(40, async () => {
       const path = await formatted(MIB);
       const [client, server] = [await newRuntime(only(path)), await newRuntime(only(path))];
@@ -550,7 +550,7 @@ function main(seed: number): void {
   // ── The same memory, or not ────────────────────────────────────────────────────────────────────────────────────────
 
   test(
-    'one region: ivshmem; two different ones: tcp, and why',
+    'one region: ivshmem; two different ones: tcp, with the reason',
     timebox(30, async () => {
       const [one, two] = [newRegion(4 * MIB), newRegion(4 * MIB)];
       const a = await newRuntime(only(one));
@@ -568,7 +568,7 @@ function main(seed: number): void {
   );
 
   for (const [when, attached] of [
-    ['before anybody attached', false],
+    ['before any process attached', false],
     ['while attached', true],
   ] as const) {
     test(
@@ -591,7 +591,7 @@ function main(seed: number): void {
           assert.match(near.why ?? '', 'ivshmem');
           assert.match(`${near.why} ${far.why}`, /not the same memory|claims our own slot/);
         }
-        // One that has both finds the right one.
+        // A process with both regions finds the right one.
         const both = await newRuntime(only([copy, original]));
         for (const other of [a, b]) {
           assert.is((await connect(both, other)).near.plugin, 'ivshmem');
@@ -614,7 +614,7 @@ function main(seed: number): void {
   );
 
   test(
-    'without its file a region goes on',
+    'a region whose file was removed continues to work',
     timebox(30, async () => {
       const path = newRegion(4 * MIB);
       const a = await newRuntime(only(path));
@@ -650,7 +650,7 @@ async function formatTogether(): Promise<void> {
   const uuids: string[] = [];
   for (const [round, path] of paths.entries()) {
     if (Atomics.add(arrived, round, 1) === count - 1) Atomics.notify(arrived, round);
-    // The last one arrives as a number that nobody waits with.
+    // The last worker arrives as the highest number: no other is waiting.
     for (let seen = Atomics.load(arrived, round); seen < count; seen = Atomics.load(arrived, round)) {
       Atomics.wait(arrived, round, seen, 1000);
     }

@@ -1,10 +1,10 @@
 // time limit: 200 s
 /**
- * What is used up: descriptors, address space, frames, entries. And clocks that jump, or differ. Each ends in an error that
- * says so, or in tcp; nothing hangs, nothing is left behind, and when there is room again, it goes on. Full file systems and
- * slots: regions.test.ts and shm.test.ts.
+ * Exhausted resources: descriptors, address space, frames, entries. And clocks that jump, or differ. Each case ends in
+ * an error with its reason, or in tcp; nothing hangs or leaks, and when there is room again, work continues. Full file
+ * systems and slots: regions.test.ts and shm.test.ts.
  *
- * Limits are those of processes of their own: this file again, with a role.
+ * The limits are those of separate processes: this file again, with a role.
  */
 import { spawnSync } from 'node:child_process';
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
@@ -29,7 +29,7 @@ type Outcome = {
   readonly message?: string;
 };
 
-/** It ends in time, and well or with a code. */
+/** The operation ends in time, with success or an error with a code. */
 async function outcome(body: () => Promise<Outcome>): Promise<Outcome> {
   const late = pause(LIMIT, undefined, { ref: false }).then(() => {
     throw new Error('it hangs');
@@ -46,11 +46,11 @@ async function echoTo(connection: Connection): Promise<void> {
   try {
     for await (const { data } of connection) await connection.send(data);
   } catch {
-    // Whoever called is gone.
+    // The caller is gone.
   }
 }
 
-/** Attach, connect, say something, hear it, and leave. */
+/** Attach, connect, exchange a message, and leave. */
 function visit(options: RuntimeOptions, port: number): Promise<Outcome> {
   return outcome(async () => {
     await using runtime = await Runtime.create(options);
@@ -65,7 +65,7 @@ function visit(options: RuntimeOptions, port: number): Promise<Outcome> {
 
 const descriptors = () => readdirSync('/proc/self/fd').length;
 
-/** The abstract names at which a process listens. */
+/** Abstract names at which a process listens. */
 function bellsOf(pid: number): string {
   const inodes = readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
     try {
@@ -79,15 +79,15 @@ function bellsOf(pid: number): string {
 }
 
 const roles: Record<string, () => Promise<void>> = {
-  /** A process that can use up its descriptors, and give some back. */
+  /** A process that can use up its descriptors, and free some. */
   async descriptors() {
     const { options, port } = roleOptions<{ options: RuntimeOptions; port: number }>();
     const spare: number[] = [];
-    // What is loaded at the first use needs some as well.
+    // Modules loaded at the first use need some as well.
     await visit(options, port);
     let runtime: Runtime | undefined;
     serve({
-      /** Leave so many free. */
+      /** Leave this many free. */
       leave(free: number) {
         try {
           for (;;) spare.push(openSync('/dev/null', 'r'));
@@ -104,7 +104,7 @@ const roles: Record<string, () => Promise<void>> = {
         return (await runtime.listen({}, echoTo)).port;
       },
       open: () => descriptors() - spare.length,
-      /** The share of a processor that it takes for so many milliseconds of nothing. */
+      /** Share of a processor that the process uses while idle for this many milliseconds. */
       async idle(ms: number) {
         const { user, system } = process.cpuUsage();
         await pause(ms);
@@ -118,7 +118,7 @@ const roles: Record<string, () => Promise<void>> = {
     const { options, port } = roleOptions<{ options: RuntimeOptions; port: number }>();
     console.log(`OUTCOME ${JSON.stringify(await visit(options, port))}`);
   },
-  /** The wall clock jumps by a day, forth and back, while it talks. */
+  /** The wall clock jumps by a day, forth and back, during an exchange of messages. */
   async jumper() {
     const { options, port } = roleOptions<{ options: RuntimeOptions; port: number }>();
     const stalls: string[] = [];
@@ -150,7 +150,7 @@ async function tidy(): Promise<void> {
   await endChildren();
 }
 
-/** A shell that sets a limit and becomes what follows. */
+/** A shell that sets a limit and executes the program that follows. */
 const limited = (limit: string) => ['sh', '-c', `ulimit ${limit} && exec "$@"`, 'sh'];
 const works = (under: readonly string[]) => spawnSync(under[0]!, [...under.slice(1), 'true']).status === 0;
 
@@ -177,28 +177,28 @@ function main(): void {
           if (code) assert.match(`${code} ${message}`, /EMFILE|ERR_ISTHMUS_(CONNECT|HANDSHAKE_REFUSED|PEER_DIED)/);
           await child.call('giveBack');
           const after = await child.call<number>('open');
-          assert.ok(after <= before + 1, `${after} descriptors are open behind it, ${before} before`);
+          assert.ok(after <= before + 1, `${after} descriptors are open after it, ${before} before`);
         }
         console.log(Object.fromEntries(outcomes));
         assert.is((await child.call<Outcome>('visit')).plugin, plugin);
         assert.ok(
           [...outcomes.keys()].some((key) => key.startsWith('ERR_')),
-          'it never ran out',
+          'descriptors never ran out',
         );
 
-        // And who is called has none.
+        // Now the listening side has no descriptors.
         const there = await child.call<number>('listen');
         await child.call('leave', 0);
-        // Somebody who has no business here waits at its doorbell all the time.
+        // A foreign client waits at its doorbell socket all the time.
         const [, name] = /@(isthmus\/\S+)/.exec(bellsOf(child.pid)) ?? [];
         const fd = name ? mapper().connectAbstract(name, 1000, 1) : -1;
-        assert.ok(plugin !== 'ivshmem' || fd >= 0, 'it has no doorbell');
+        assert.ok(plugin !== 'ivshmem' || fd >= 0, 'no doorbell');
         await pause(300);
         const share = await child.call<number>('idle', 1500);
-        assert.ok(share < 0.3, `${share} of a processor, for nothing`);
+        assert.ok(share < 0.3, `${share} of a processor while idle`);
         if (fd >= 0) closeSync(fd);
         const { code } = await visit({ ...options, handshakeTimeout: 1500 }, there);
-        assert.match(code ?? 'it went well', /^ERR_ISTHMUS_(CONNECT|HANDSHAKE_REFUSED|HANDSHAKE_TIMEOUT|PEER_DIED)$/);
+        assert.match(code ?? 'success', /^ERR_ISTHMUS_(CONNECT|HANDSHAKE_REFUSED|HANDSHAKE_TIMEOUT|PEER_DIED)$/);
         await child.call('giveBack');
         assert.is((await visit(options, there)).plugin, plugin);
         await tidy();
@@ -218,7 +218,7 @@ function main(): void {
 
     const elsewhen = ['unshare', '--time', '--monotonic', '1000000', '--boottime', '1000000', '--fork', '--kill-child'];
     (works(elsewhen) ? test : test.skip)(
-      `${plugin}: a peer whose monotonic clock is days ahead${works(elsewhen) ? '' : ' (skipped: no time namespace)'}`,
+      `${plugin}: a peer with a monotonic clock days ahead${works(elsewhen) ? '' : ' (skipped: no time namespace)'}`,
       timebox(60, async () => {
         const options = way();
         const { port } = await listening({ ...options, stallTimeout: 1500, peerTimeout: 4000 });
@@ -230,18 +230,18 @@ function main(): void {
   }
 
   (mapperMissing() ? test.skip : test)(
-    'no address space: an error that names the limit, or a smaller memory of our own',
+    'no address space: an error that names the limit, or a smaller private memory',
     timebox(120, async () => {
       const region = newRegion(64 * MIB);
       const { port } = await listening(only(region));
       const seen: string[] = [];
-      // In KiB: what Node itself takes, and then less and less for memories.
+      // In KiB: first as much as Node itself needs, then less and less for memories.
       for (const gib of [48, 24, 20, 16, 12, 8]) {
         const under = limited(`-v ${gib << 20}`);
         const child = Child.start(import.meta.url, 'visitor', { options: only(region), port }, { under });
         await child.ended();
         const said = /^OUTCOME (.*)$/m.exec(child.output)?.[1];
-        // Node itself may not come up with so little.
+        // Node itself may not start with so little.
         if (!said) {
           assert.match(child.output, /out of memory|allocat|Fatal/i);
           seen.push(`${gib} GiB: no Node`);
@@ -259,7 +259,7 @@ function main(): void {
   );
 
   (mapperMissing() ? test.skip : test)(
-    'out of frames: over tcp, and why; and through the region as soon as there is room',
+    'out of frames: over tcp, with the reason; and through the region as soon as there is room',
     timebox(60, async () => {
       const options = only(newRegion(MIB), { ringSize: 65_536 });
       const { runtime, port } = await listening(options);
@@ -271,12 +271,12 @@ function main(): void {
       }
       const last = connections.at(-1)!;
       assert.is(last.plugin, 'tcp');
-      // Whichever side has none: the other one is only told to take the next plugin.
+      // Either side may have no room: the other one is only told to use the next plugin.
       assert.match(last.why ?? '', /frames|refused by the peer/);
-      assert.ok(connections.length > 1, 'the first one found no room');
+      assert.ok(connections.length > 1, 'the first connection found no room');
       await last.send('hello');
       assert.is((await last.receive())?.text(), 'hello');
-      // Memory that is to be shared comes from elsewhere then.
+      // Memory to be shared is then allocated outside the region.
       using memory = other.allocate(900_000);
       assert.not(memory.inRegion);
       await Promise.all(connections.map((connection) => connection.close()));

@@ -1,6 +1,6 @@
 // time limit: 200 s
 /**
- * The other side's memory: read, written, withdrawn; rendezvous. The far end is this file again, with the role `owner`.
+ * Remote memory: read, written, withdrawn; rendezvous. The far end is this file again, with the role `owner`.
  */
 
 import { setTimeout as pause } from 'node:timers/promises';
@@ -20,7 +20,7 @@ const test = chosen(register);
 const RING = 16_384;
 
 const roles: Record<string, () => Promise<void>> = {
-  /** Owns memory that others use, and sends and receives what it is told to. */
+  /** Owns memory that others use, and sends and receives as the test asks. */
   async owner() {
     const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
     const connections: Connection[] = [];
@@ -65,7 +65,7 @@ const roles: Record<string, () => Promise<void>> = {
         plain = undefined;
       },
       free: () => runtime.regions().map(({ freeFrames }) => freeFrames),
-      /** All at once: over tcp each is taken only when it was fetched. */
+      /** All at once: over tcp each is read only when it was fetched. */
       send: (lengths: readonly number[]) =>
         Promise.all(
           lengths.map((length) =>
@@ -191,7 +191,7 @@ async function main(): Promise<void> {
           assert.ok(kept.every((byte) => byte === 0xee || byte === 0));
           assert.is((await rejection(target.write(kept))).code, 'ERR_ISTHMUS_RMA_DENIED');
           assert.is(await child.call('byte', 5), 9);
-          // The other one still stands, and goes with its memory.
+          // The other grant is still valid, and ends with its memory.
           if (kind === 'plain') await child.call('forgetPlain');
           await near.close();
           assert.match((await rejection(token.read(kept))).code, /ERR_ISTHMUS_(CLOSED|RMA_DENIED)/);
@@ -251,7 +251,7 @@ async function main(): Promise<void> {
 
         // Unread: borrow, poll, tryReceiveInto and a posted receive each get one; one is truncated.
         const large = [200_000, 300_000, 400_000, 500_000, 600_000];
-        // Who has copied out may get them through the ring while he waits; now he looks in place.
+        // A receiver that copies out may get them through the ring while it waits; now it reads in place.
         for (let i = 0; i < 10; i++) near.poll(() => {}, 1);
         const sent = child.call('send', large);
         assert.is((await near.borrow())?.data.length, 200_000);
@@ -260,7 +260,7 @@ async function main(): Promise<void> {
           near.poll((memory, offset, length) => {
             polled = length;
             assert.ok(memory.slice(offset, offset + length).every((byte) => byte === length % 251));
-            // Where a region is shared it lies there, and that is shown.
+            // With a shared region, the message lies there, and info shows it.
             assert.is(memory.length > length, plugin !== 'tcp');
           }, 1);
           await pause(1);
@@ -278,7 +278,7 @@ async function main(): Promise<void> {
         assert.is((await near.receive())?.data.length, 500_000);
         await sent;
 
-        // The frames come back.
+        // The frames are free again.
         const [free] = await child.call<number[]>('free');
         for (let i = 0; i < 20; i++) {
           await Promise.all([child.call('send', [2_000_000]), near.receive()]);
@@ -288,7 +288,7 @@ async function main(): Promise<void> {
           await pause(5);
         }
 
-        // A close waits until all is fetched, and what the other side leaves unread does not hold it for ever.
+        // A close waits until all messages are fetched, but not for ever if the other side leaves them unread.
         const last = child.call('send', [700_000]);
         const closing = child.call('close');
         assert.is((await near.receive())?.data.length, 700_000);
@@ -300,7 +300,7 @@ async function main(): Promise<void> {
   }
 
   test(
-    'memory in a region is read while its owner is stopped, and outlives nothing that it should not',
+    'memory in a region is read while its owner is stopped, and is freed with its grants and its owner',
     timebox(60, async () => {
       const options = only(newRegion(16 << 20), { ringSize: RING });
       const child = Child.start(import.meta.url, 'owner', options);
@@ -324,7 +324,7 @@ async function main(): Promise<void> {
       await child.call('release');
       assert.is((await rejection(token.read(target))).code, 'ERR_ISTHMUS_RMA_DENIED');
 
-      // What was announced is delivered although its sender was killed.
+      // Announced messages are delivered although their sender was killed.
       const free = runtime.regions()[0]?.freeFrames;
       const own = await child.call('send', [2_000_000]);
       assert.is(own, undefined);
@@ -341,7 +341,7 @@ async function main(): Promise<void> {
         await pause(5);
       }
 
-      // Memory of a runtime that is closed stays readable for its owner.
+      // Memory of a closed runtime stays readable for its owner.
       const memory = runtime.allocate(10_000);
       assert.is(memory.inRegion, true);
       memory.write(100, new Uint8Array(50).fill(5));
@@ -358,7 +358,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'tcp: what was announced, and not fetched before its sender was gone, is an error and not a wait without an end',
+    'tcp: a message that was announced but not fetched before its sender was gone is an error, not an endless wait',
     timebox(20, async () => {
       const options = only('', { rendezvous: 1000 });
       const [a, b] = [await Runtime.create(options), await Runtime.create(options)];

@@ -1,5 +1,7 @@
 // only with --all
-/** The host server: creates, adopts, refuses, survives its own death and that of peers, and never calls silence death. */
+/**
+ * The host server: creates, adopts, refuses, survives its own death and that of peers; never takes silence for death.
+ */
 // time limit: 400 s
 import { closeSync, existsSync, openSync, readFileSync, readSync, statSync, writeSync } from 'node:fs';
 import { resolve } from 'node:path';
@@ -23,7 +25,7 @@ const SIZE = 16 * MIB;
 const CYCLES = Number(process.env['ISTHMUS_ATTACH_CYCLES'] ?? 1000);
 
 const roles: Record<string, () => Promise<void>> = {
-  /** A runtime with one connection, which echoes what it gets. */
+  /** A runtime with one connection, which echoes messages. */
   async peer() {
     const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
     let connection: Connection | undefined;
@@ -75,7 +77,7 @@ interface Line {
   readonly stranded?: readonly unknown[];
 }
 
-/** A server that speaks JSON. */
+/** A server with JSON output. */
 class Server {
   readonly child: Child;
 
@@ -101,7 +103,7 @@ class Server {
     return this.lines.find(({ event }) => event === 'ready')?.origin;
   }
 
-  /** The first line from that one on that is like this. */
+  /** The first line from that one on that matches. */
   async saw(like: (line: Line) => boolean, from = 0): Promise<Line> {
     for (;;) {
       const found = this.lines.slice(from).find(like);
@@ -123,7 +125,7 @@ class Server {
   }
 }
 
-/** What `isthmus server` says in words when it does not start. */
+/** Output of `isthmus server` when it does not start. */
 async function refused(path: string, ...more: string[]): Promise<string> {
   const run = Child.run(CLI, ['server', '-s', path, '-m', String(SIZE / MIB), ...more]);
   const { code } = await run.ended();
@@ -131,7 +133,7 @@ async function refused(path: string, ...more: string[]): Promise<string> {
   return run.output;
 }
 
-/** Two processes that talk over a region. */
+/** Two processes with a connection over a region. */
 async function pair(path: string): Promise<[Child, Child]> {
   const start = (name: string) => Child.start(import.meta.url, 'peer', only(path, { name }));
   const [here, there] = [start('here'), start('there')];
@@ -140,14 +142,14 @@ async function pair(path: string): Promise<[Child, Child]> {
   return [here, there];
 }
 
-/** Where the words of a slot lie in the file. */
+/** Offsets of the words of a slot in the file. */
 function slotAt(slot: number): number {
   const core = new Core(MIB);
   core.call.geometry(SIZE);
   return core.call.slotAddress(slot) - core.layout.WINDOW;
 }
 
-/** Make the owner of a slot one of another kernel, as the peers in a VM are: nothing can be proven of him. */
+/** Change the owner of a slot to another kernel, as for the peers in a VM: nothing can be proven about it. */
 function moveAway(path: string, slot: number): void {
   const fd = openSync(path, 'r+');
   const word = Buffer.alloc(8);
@@ -180,12 +182,12 @@ async function main(): Promise<void> {
   );
 
   test(
-    'refuses permissions for others, an unknown user, and a size that is no power of two',
+    'refuses permissions for others, an unknown user, and a size that is not a power of two',
     timebox(30, async () => {
       for (const [args, why] of [
         [['--mode', '0666'], /others nothing/],
         [['--mode', '99'], /Permissions/],
-        [['--owner', 'nobody-of-that-name'], /no user/],
+        [['--owner', 'no-such-user'], /no user/],
         [['--group', 'no-such-group'], /no group/],
       ] as const) {
         const { code, stderr } = await printed(['server', '-s', newPath(), '-m', '1', ...args]);
@@ -197,7 +199,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'killed and started again with peers attached: they do not notice, and are there',
+    'killed and restarted with peers attached: they do not notice, and stay attached',
     timebox(120, async () => {
       const path = newPath();
       const first = await Server.start(path);
@@ -220,7 +222,7 @@ async function main(): Promise<void> {
 
       const ino = statSync(path).ino;
       const end = await second.stop();
-      assert.is(end.removed, false, 'somebody is attached');
+      assert.is(end.removed, false, 'a peer is attached');
       assert.is(end.peers?.length, 2);
       assert.is(statSync(path).ino, ino);
       assert.is(await here.call('echo', 'still'), 'still');
@@ -233,7 +235,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'takes back what a peer had that was killed, and says so',
+    'reclaims from a killed peer, and reports it',
     timebox(90, async () => {
       const path = newPath();
       const server = await Server.start(path);
@@ -241,8 +243,8 @@ async function main(): Promise<void> {
       const [here, there] = await pair(path);
       await server.state(({ peers = [] }) => peers.length === 2);
       await there.kill('SIGKILL');
-      // Either the server or the peer was the first to see it.
-      const { peer } = await server.saw(({ event, peer: who }) => /^(dead|left)$/.test(event) && who?.name === 'there');
+      // Either the server or the peer may detect it first.
+      const { peer } = await server.saw(({ event, peer: its }) => /^(dead|left)$/.test(event) && its?.name === 'there');
       assert.ok((peer?.frames ?? 0) > 0);
       assert.equal(await here.call('over'), { reason: 'error', code: 'ERR_ISTHMUS_PEER_DIED' });
       await here.call('close');
@@ -252,15 +254,15 @@ async function main(): Promise<void> {
   );
 
   test(
-    'refuses what is not healthy, and replaces it when told to',
+    'refuses an unhealthy region, and replaces it with --force',
     timebox(120, async () => {
-      const foreign = newRegion(SIZE, Buffer.from('somebody else has written this'));
+      const foreign = newRegion(SIZE, Buffer.from('another format'));
       assert.match(await refused(foreign), /not adopted \('--force' replaces it\).*ERR_ISTHMUS_REGION_FOREIGN/);
-      assert.match(readFileSync(foreign).toString('latin1', 0, 30), /somebody else/, 'untouched');
+      assert.match(readFileSync(foreign).toString('latin1', 0, 30), /another format/, 'untouched');
       const ino = statSync(foreign).ino;
       const server = await Server.start(foreign, '--force');
       assert.is(server.origin, 'replaced');
-      assert.is(statSync(foreign).ino, ino, 'in place: a VM that has it goes on sharing it');
+      assert.is(statSync(foreign).ino, ino, 'in place: a VM that has it mapped still shares it');
       await pair(foreign);
       await endChildren();
 
@@ -282,7 +284,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'does not replace what a process has, whatever it is told',
+    'does not replace a region that a process uses, even with --force',
     timebox(60, async () => {
       const path = newPath();
       createPosix(path, SIZE);
@@ -297,11 +299,11 @@ async function main(): Promise<void> {
   );
 
   test(
-    'the file stays while somebody has it in memory, attached or not',
+    'the file stays while a process has it mapped, attached or not',
     timebox(60, async () => {
       const path = newPath();
       const server = await Server.start(path);
-      // As the QEMU of a VM in which nobody is attached.
+      // Like the QEMU of a VM in which no process is attached.
       const holder = Child.start(import.meta.url, 'peer', only(path, { name: 'holder' }));
       await holder.call('port');
       moveAway(path, 0);
@@ -315,7 +317,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    'silence is not death: only an operator says so, of whom nothing can be proven',
+    'silence is not death: without proof, only an operator declares a peer dead',
     timebox(120, async () => {
       const path = newPath();
       const server = await Server.start(path);
@@ -337,14 +339,14 @@ async function main(): Promise<void> {
 
       there.process.kill('SIGSTOP');
       const silent = await server.saw(({ event, peer }) => event === 'silent' && peer?.slot === slot);
-      assert.ok((silent.peer?.frames ?? 0) > 0, 'it keeps what it has');
+      assert.ok((silent.peer?.frames ?? 0) > 0, 'it keeps what it holds');
       said = await confirm();
       assert.is(said.code, 0, said.stderr);
       assert.match(said.stdout, /declared dead; \d+ frames taken back, 1 connections will report it/);
-      // Its guard is open all the time.
+      // Its guard stays open all the time.
       assert.equal(await here.call('over'), { reason: 'error', code: 'ERR_ISTHMUS_PEER_DIED' });
       there.process.kill('SIGCONT');
-      // It learns that it was fenced off, and begins nothing in the region any more.
+      // It learns that it was fenced, and begins nothing in the region any more.
       assert.is(await here.call('connect', await there.call('port')), 'tcp');
       assert.is(await here.call('echo', 'over the network'), 'over the network');
       said = await confirm();
@@ -355,7 +357,7 @@ async function main(): Promise<void> {
   );
 
   test(
-    `${CYCLES} times attached and detached: nothing is left`,
+    `${CYCLES} times attached and detached: nothing leaks`,
     timebox(300, async () => {
       const path = newPath();
       const server = await Server.start(path);
@@ -366,7 +368,7 @@ async function main(): Promise<void> {
         assert.ok(region.usable);
         region.detach();
       }
-      // It tells of what it saw on the way, too.
+      // It also reports the events in between.
       await server.state(({ peers = [], frames }) => peers.length === 0 && frames?.free === before);
       assert.ok((await server.stop()).removed);
     }),

@@ -1,4 +1,4 @@
-/** Settings that change what a runtime does, between two runtimes over TCP. */
+/** Settings that change the behaviour of a runtime, between two runtimes over TCP. */
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -26,7 +26,7 @@ async function pair(options: RuntimeOptions) {
 const MESSAGES = 400;
 const SIZE = 4000;
 
-/** Does not wait: what finds no room is not sent before something is read. */
+/** Does not wait: messages without room are not sent before the peer reads. */
 function sendAll(near: Connection): void {
   for (let i = 0; i < MESSAGES; i++) near.send(new Uint8Array(SIZE).fill(i)).catch(() => {});
 }
@@ -36,7 +36,7 @@ async function until(holds: () => boolean): Promise<void> {
 }
 
 test(
-  'PSP_UNEXPECTED_RECEIVES reads on beyond the limit of what may be unread',
+  'PSP_UNEXPECTED_RECEIVES reads beyond the limit of unread bytes',
   timebox(30, async () => {
     const limit = 10_000;
     const bounded = await pair({ unread: limit });
@@ -60,7 +60,7 @@ test(
 );
 
 test(
-  'PSP_NETWORK decides which address the other side is told',
+  'PSP_NETWORK decides which address is announced to the peer',
   timebox(30, async () => {
     const server = await Runtime.create(only(''));
     const told = async (network: string) => {

@@ -1,8 +1,9 @@
 // only with --all
 // time limit: 600 s
 /**
- * Plugin `shm`: one region file per user and host, made by the first and removed by the last, whatever happens to any of
- * them; and `isthmus region show`, which looks into regions. Other processes are this file again, with a role.
+ * Plugin `shm`: one region file per user and host, created by the first and removed by the last process, whatever
+ * happens to any of them; and `isthmus region show`, which inspects regions. Other processes are this file again, with
+ * a role.
  *
  * ISTHMUS_TEST_KILLS: how many processes are killed at random moments, default 8.
  */
@@ -63,7 +64,7 @@ async function ping(connection: Connection): Promise<void> {
   assert.is((await connection.receive())?.text(), 'over and out');
 }
 
-/** Two runtimes that meet, and part. @returns how they met, and what both say of better ways */
+/** Two runtimes connect and close. @returns the plugin, and the reasons of both against better plugins */
 async function meet(options: RuntimeOptions, others: RuntimeOptions = options): Promise<Met> {
   const [client, server] = await Promise.all([Runtime.create(options), Runtime.create(others)]);
   let far: Connection | undefined;
@@ -80,7 +81,7 @@ async function meet(options: RuntimeOptions, others: RuntimeOptions = options): 
   }
 }
 
-/** Meet again and again, at times of its own choice. */
+/** Connect and close again and again, at random times. */
 async function churn(options: RuntimeOptions, rounds: number, seed: number): Promise<string[]> {
   const random = seeded(seed);
   const odd: string[] = [];
@@ -93,7 +94,7 @@ async function churn(options: RuntimeOptions, rounds: number, seed: number): Pro
 }
 
 const roles: Record<string, () => Promise<void>> = {
-  /** Listens, and connects when it is told to. */
+  /** Listens, and connects when asked to. */
   async peer() {
     const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
     const { port } = await runtime.listen({}, echo);
@@ -120,7 +121,7 @@ const roles: Record<string, () => Promise<void>> = {
     tell('done', await churn(options, rounds, seed));
   },
 
-  /** Where there is no room for a region. */
+  /** Without room for a region. */
   async full() {
     const { options, path } = roleOptions<{ options: RuntimeOptions; path: string }>();
     const first = await meet(options);
@@ -151,7 +152,7 @@ async function start(options: RuntimeOptions, under: readonly string[] = []): Pr
   return { child, port: await child.event<number>('ready') };
 }
 
-/** How others see a file: all that must not change when it is to be left alone. */
+/** State of a file as others see it: all that must not change when it is to be left alone. */
 function looks(path: string): unknown {
   const { ino, mode, uid, size, mtimeMs } = lstatSync(path);
   return { ino, mode, uid, size, mtimeMs };
@@ -177,7 +178,7 @@ function newFile(path: string, size: number, head: Uint8Array = new Uint8Array(0
   chmodSync(path, mode);
 }
 
-/** A region as somebody left it who was killed in the middle of a connection. */
+/** A region as left by a process that was killed in the middle of a connection. */
 async function newLeftover(): Promise<string> {
   const { shmName, path } = newShm();
   const a = await newRuntime(onlyShm(shmName));
@@ -196,7 +197,7 @@ const size = 4 * MIB;
 
 function main(seed: number): void {
   test(
-    'which addresses are this host’s own, and what a peer elsewhere gets',
+    'addresses of this host, and the answer to a peer on another host',
     timebox(10, () => {
       for (const own of ['127.0.0.1', '127.3.2.1', '::1', '::ffff:127.0.0.1']) assert.ok(isOwn(own), own);
       for (const other of ['192.0.2.1', '::ffff:192.0.2.1', '2001:db8::1', '::', '']) {
@@ -221,12 +222,12 @@ function main(seed: number): void {
   );
 
   test(
-    'two processes meet over shm; the file comes with them and goes with the last',
+    'two processes connect over shm; the file is created with them and removed with the last',
     timebox(60, async () => {
       const { shmName, path } = newShm();
       const runtime = await newRuntime(onlyShm(shmName));
       const { child, port } = await start(onlyShm(shmName));
-      assert.not(existsSync(path), 'nobody has wanted it');
+      assert.not(existsSync(path), 'not used yet');
       assert.equal(
         runtime
           .plugins()
@@ -253,7 +254,7 @@ function main(seed: number): void {
       assert.is(mine?.uuid, its.uuid);
       assert.is.not(mine?.slot, its.slot);
       await runtime.close();
-      assert.ok(existsSync(path), 'the other one still uses it');
+      assert.ok(existsSync(path), 'the other process still uses it');
       await child.call('close');
       assert.not(existsSync(path));
       await tidy();
@@ -261,7 +262,7 @@ function main(seed: number): void {
   );
 
   test(
-    'when the last connection is gone so is the file, and the next one makes another',
+    'the file is removed with the last connection, and the next connection creates another',
     timebox(60, async () => {
       const { shmName, path } = newShm();
       const [a, b] = [await newRuntime(onlyShm(shmName)), await newRuntime(onlyShm(shmName))];
@@ -274,7 +275,7 @@ function main(seed: number): void {
         }
         assert.is(a.regions().length, 1, 'three connections, one region');
         for (const connection of pair) await connection[how]();
-        await eventually('the file goes', () => !existsSync(path));
+        await eventually('the file is removed', () => !existsSync(path));
         assert.equal([a.regions(), b.regions()], [[], []]);
       }
       await tidy();
@@ -282,7 +283,7 @@ function main(seed: number): void {
   );
 
   test(
-    'disabled or of another name at the other side: the next plugin, and why',
+    'disabled or of another name on the other side: the next plugin, with the reason',
     timebox(30, async () => {
       const { shmName, path } = newShm();
       const other = newShm();
@@ -293,7 +294,7 @@ function main(seed: number): void {
       assert.is(apart.plugin, 'tcp');
       assert.match(apart.why ?? '', /shm: no region in common/);
       assert.not(existsSync(path) || existsSync(other.path));
-      // A region beside it is the second choice.
+      // A region besides is the second choice.
       const region = newRegion(size);
       assert.is((await meet(onlyShm(shmName, { regions: region }))).plugin, 'shm');
       const second = await meet(onlyShm(shmName, { regions: region }), only(region));
@@ -320,7 +321,7 @@ function main(seed: number): void {
       }
       assert.equal([a.regions().length, b.regions().length], [1, 1]);
       await tidy();
-      // Closed in the middle of it.
+      // Closed in the middle of a handshake.
       for (let i = 0; i < 10; i++) {
         const [c, d] = [await newRuntime(onlyShm(shmName)), await newRuntime(onlyShm(shmName))];
         const listening = await d.listen({}, echo);
@@ -333,7 +334,7 @@ function main(seed: number): void {
   );
 
   test(
-    'runtimes of one process and of its threads have slots of their own',
+    'runtimes of one process and of its threads have separate slots',
     timebox(40, async () => {
       const { shmName, path } = newShm();
       const options = onlyShm(shmName);
@@ -365,7 +366,7 @@ function main(seed: number): void {
   const namespaces = ['unshare', '--pid', '--fork', '--kill-child'];
   const separate = spawnSync(namespaces[0] as string, [...namespaces.slice(1), 'true']).status === 0;
   (separate ? test : test.skip)(
-    `in different pid namespaces${separate ? '' : ' (skipped: not allowed to make one)'}`,
+    `in different pid namespaces${separate ? '' : ' (skipped: no permission to make one)'}`,
     timebox(60, async () => {
       const { shmName, path } = newShm();
       const [one, two] = await Promise.all([start(onlyShm(shmName), namespaces), start(onlyShm(shmName), namespaces)]);
@@ -418,7 +419,7 @@ function main(seed: number): void {
   );
 
   test(
-    'six processes make and remove it all the time',
+    'six processes create and remove the file all the time',
     timebox(120, async () => {
       const { shmName, path } = newShm();
       const options = onlyShm(shmName, { shmSize: MIB });
@@ -433,11 +434,11 @@ function main(seed: number): void {
   );
 
   test(
-    `${kills} of many are killed at any moment; the others go on, and the file goes with the last`,
+    `${kills} of many are killed at any moment; the others continue, and the last one removes the file`,
     timebox(100 + 10 * kills, async () => {
       const random = seeded(seed);
       const { shmName, path } = newShm();
-      // Large, so that many are killed while they make it.
+      // Large, so that many are killed while they create it.
       const options = onlyShm(shmName, { shmSize: 32 * MIB });
       const survivor = Child.start(import.meta.url, 'churn', { options, rounds: 10 + 2 * kills, seed });
       for (let killed = 0; killed < kills; ) {
@@ -454,7 +455,7 @@ function main(seed: number): void {
         );
       }
       assert.equal(await survivor.event<string[]>('done', 50 + 8 * kills), []);
-      // If the last one was killed the file is there: the next one takes it over, and removes it.
+      // If the last one was killed the file is left: the next process takes it over and removes it.
       assert.is((await meet(options)).plugin, 'shm');
       assert.not(existsSync(path));
       await tidy();
@@ -462,7 +463,7 @@ function main(seed: number): void {
   );
 
   test(
-    'a process that ends without having closed anything removes it, if it is the last',
+    'a process that ends without closing anything removes the file, if it is the last',
     timebox(60, async () => {
       const { shmName, path } = newShm();
       const [one, two] = await Promise.all([start(onlyShm(shmName)), start(onlyShm(shmName))]);
@@ -478,7 +479,7 @@ function main(seed: number): void {
   );
 
   test(
-    'its file is removed by hand: connections go on, newcomers meet in another one',
+    'the file is removed by hand: connections continue, newcomers meet in another file',
     timebox(60, async () => {
       const { shmName, path } = newShm();
       const [a, b, c] = await Promise.all([1, 2, 3].map(() => newRuntime(onlyShm(shmName))));
@@ -493,16 +494,16 @@ function main(seed: number): void {
       await ping(old);
       assert.is(a?.regions().length, 2);
       await old.close();
-      await eventually('the old one is let go of', () => a?.regions().length === 1 && b?.regions().length === 1);
+      await eventually('the old region is detached', () => a?.regions().length === 1 && b?.regions().length === 1);
       await tidy();
       assert.not(existsSync(path));
     }),
   );
 
-  // ── What may lie there ─────────────────────────────────────────────────────────────────────────────────────────────
+  // ── Other files under its name ─────────────────────────────────────────────────────────────────────────────────────
 
   test(
-    'left over by somebody who is gone: taken over, whatever its state',
+    'left by a process that is gone: taken over, whatever its state',
     timebox(90, async () => {
       const leftover = await newLeftover();
       const { LAYOUT_VERSION, SLOT_SIZE, FRAME } = coreLayout();
@@ -538,7 +539,7 @@ function main(seed: number): void {
           copyFileSync(leftover, path);
           for (let slot = 0; slot < 64; slot++) write(path, FRAME + slot * SLOT_SIZE, Buffer.of(2, 1, 1, 1, 1));
         },
-        'a table of rubbish': (path) => {
+        'tables with random contents': (path) => {
           const random = seeded(seed);
           copyFileSync(leftover, path);
           write(path, 4096, Buffer.from(Array.from({ length: 100_000 }, () => random(256))));
@@ -561,14 +562,14 @@ function main(seed: number): void {
 
   const root = process.geteuid?.() === 0;
   test(
-    `somebody else’s: left alone, and why${root ? '' : ' (without one that belongs to another user: only root can make it)'}`,
+    `foreign files: left alone, with the reason${root ? '' : ' (without one of another user: only root can make it)'}`,
     timebox(60, async () => {
       const target = newPath('target');
       newFile(target, size);
       const states: Record<string, readonly [make: (path: string) => void, why: RegExp]> = {
         'of the C plugin': [(path) => newFile(path, size, Buffer.of(0xcb)), /C pscom plugin.*REGION_FOREIGN/],
-        'something else': [(path) => newFile(path, size, Buffer.from('precious')), /REGION_FOREIGN/],
-        'behind zeros': [(path) => newFile(path, size, Buffer.from('\0\0\0\0\0\0\0\0\0precious')), /REGION_FOREIGN/],
+        'another format': [(path) => newFile(path, size, Buffer.from('precious')), /REGION_FOREIGN/],
+        'after zeros': [(path) => newFile(path, size, Buffer.from('\0\0\0\0\0\0\0\0\0precious')), /REGION_FOREIGN/],
         'a link': [(path) => symlinkSync(target, path), /REGION_PERMISSIONS/],
         'a link to nowhere': [(path) => symlinkSync('/nonexistent', path), /REGION_PERMISSIONS/],
         'a folder': [(path) => mkdirSync(path), /REGION_PERMISSIONS/],
@@ -595,12 +596,12 @@ function main(seed: number): void {
         await tidy();
         assert.is(runtime.plugins().find(({ name }) => name === 'shm')?.priority, 90);
       }
-      assert.ok(readFileSync(target).equals(Buffer.alloc(size)), 'behind the link nothing was written');
+      assert.ok(readFileSync(target).equals(Buffer.alloc(size)), 'nothing was written to the target of the link');
     }),
   );
 
   test(
-    'another version, size or mode that somebody uses: left alone until he is gone',
+    'another version, size or mode, in use: left alone until its user is gone',
     timebox(60, async () => {
       const leftover = await newLeftover();
       const states: Record<string, readonly [make: (path: string) => void, why: RegExp]> = {
@@ -642,7 +643,7 @@ function main(seed: number): void {
   );
 
   test(
-    'somebody has its lock and does not come to an end: without it, in bounded time',
+    'another process holds the lock for ever: connected without shm, in bounded time',
     timebox(60, async () => {
       const { shmName, path } = newShm();
       newFile(path, 0);
@@ -665,7 +666,7 @@ function main(seed: number): void {
       0,
   );
   (privately ? test : test.skip)(
-    `its file system is full${privately ? '' : ' (skipped: not allowed to mount one)'}`,
+    `its file system is full${privately ? '' : ' (skipped: no permission to mount one)'}`,
     timebox(60, () => {
       const { shmName, path } = newShm();
       const [command, ...args] = [
@@ -678,7 +679,7 @@ function main(seed: number): void {
       const options = onlyShm(shmName, { shmSize: 16 * MIB });
       const line = [...args, process.execPath, self, 'role:full', JSON.stringify({ options, path })];
       const child = spawnSync(command as string, line, { encoding: 'utf8', timeout: 50_000 });
-      assert.is(child.signal, null, 'killed, as by touching a page that is not there');
+      assert.is(child.signal, null, 'killed, as by an access to a missing page');
       assert.is(child.status, 0, child.stderr);
       const { first, again, left } = JSON.parse(child.stdout.trim().split('\n').at(-1) as string);
       for (const { plugin, why } of [first, again]) {
@@ -691,7 +692,7 @@ function main(seed: number): void {
 
   // ── isthmus region show ────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** The program in this process: test/integration/cli.test.ts starts it as its users do. */
+  /** The program in this process; test/integration/cli.test.ts starts it as users do. */
   const isthmus = async (...args: string[]) => {
     const { write: print } = process.stdout;
     let [stdout, stderr] = ['', ''];
@@ -750,14 +751,14 @@ function main(seed: number): void {
           report.rings.map(({ used }: any) => used),
           [0, 0],
         );
-        // It has neither joined nor changed anything.
+        // It has neither attached nor changed anything.
         assert.is(statSync(path).ino, ino);
         const text = (await isthmus('region', 'show', path)).stdout;
         for (const word of ['Slots: 2 of', 'the second', 'holds its lock', 'Rings: 2', 'Frames of 4 KiB']) {
           assert.ok(text.includes(word), `${word} in\n${text}`);
         }
 
-        // As somebody leaves it who was killed; and a copy of it proves nothing about anybody.
+        // As left by a killed process; and a copy of it gives no proof about any process.
         const copy = newPath('copy');
         copyFileSync(path, copy);
         const unknown = JSON.parse((await isthmus('region', 'show', copy, '--json')).stdout);
@@ -772,7 +773,7 @@ function main(seed: number): void {
         const { child } = await start({ ...options, name: 'the victim' });
         if (plugin === 'shm') await child.call('connect', port);
         await child.kill();
-        await eventually('its death is noticed', async () => {
+        await eventually('its death is detected', async () => {
           const { slots } = JSON.parse((await isthmus('region', 'show', path, '--json')).stdout);
           return slots.every(({ name }: any) => name !== 'the victim');
         });
@@ -783,7 +784,7 @@ function main(seed: number): void {
   }
 
   test(
-    'region show: a dead peer that nobody has taken back yet',
+    'region show: a dead peer that is not reclaimed yet',
     timebox(60, async () => {
       const { shmName, path } = newShm();
       const [one, two] = await Promise.all([start(onlyShm(shmName)), start(onlyShm(shmName))]);
@@ -805,7 +806,7 @@ function main(seed: number): void {
   );
 
   test(
-    'region show: nothing, garbage, blanks, rubbish in the tables',
+    'region show: no file, garbage, blanks, random contents in the tables',
     timebox(120, async () => {
       const missing = await isthmus('region', 'show', newPath());
       assert.is(missing.code, 1);
@@ -840,7 +841,7 @@ function main(seed: number): void {
   test.run();
 }
 
-/** In a thread: connect, say how, and end when told to. */
+/** In a thread: connect, report the plugin, and end when asked to. */
 async function thread(): Promise<void> {
   const { options, port } = workerData as { options: RuntimeOptions; port: number };
   const runtime = await Runtime.create(options);

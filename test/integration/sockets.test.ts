@@ -1,5 +1,5 @@
 // only with --all
-/** The options of tcp's sockets, asked of the kernel: PSP_SO_SNDBUF and PSP_SO_RCVBUF. */
+/** The options of tcp's sockets, read back from the kernel: PSP_SO_SNDBUF and PSP_SO_RCVBUF. */
 import { closeSync, openSync, readdirSync, readlinkSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -49,14 +49,14 @@ async function connected(
 }
 
 test(
-  'both sides set what they are told to',
+  'both sides set the configured sizes',
   timebox(20, async () => {
     const near = { sendBuffer: 70_000, receiveBuffer: 90_000 };
     process.env['PSP_SO_SNDBUF'] = '50000';
     process.env['PSP_SO_RCVBUF'] = '40000';
     try {
       await connected(near, {}, async (a, b) => {
-        // The kernel doubles them, for what it needs itself.
+        // The kernel doubles the values, for its own bookkeeping.
         const found = buffers();
         assert.ok(found.includes('140000 180000'), found.join(', '));
         assert.ok(found.includes('100000 80000'), found.join(', '));
@@ -69,7 +69,7 @@ test(
       delete process.env['PSP_SO_SNDBUF'];
       delete process.env['PSP_SO_RCVBUF'];
     }
-    // One of them alone.
+    // Only one of them.
     await connected({ sendBuffer: 60_000 }, {}, async () => {
       const found = buffers().filter((each) => each.startsWith('120000 '));
       assert.is(found.length, 1);
@@ -78,7 +78,7 @@ test(
 );
 
 test(
-  'where a socket shows no descriptor that is said once, and the connection goes on',
+  'a socket without a descriptor: reported once, and the connection continues',
   timebox(10, () => {
     const lines: string[] = [];
     const core = createPrivateCore();
@@ -91,7 +91,7 @@ test(
     });
     for (let i = 0; i < 3; i++) {
       const channel = { role: 'accept', address: undefined, step() {}, ok() {}, next() {} } as const;
-      // One that was never connected has no handle.
+      // A socket that was never connected has no handle.
       const link = plugin.accept(channel).open(new Socket(), Buffer.alloc(0));
       link.destroy();
       link.free();
@@ -102,7 +102,7 @@ test(
 );
 
 test(
-  'the native functions check what they get',
+  'the native functions check their arguments',
   timebox(10, () => {
     const { setSocketBuffers, socketBuffers } = mapper();
     const thrown = (body: () => unknown) => {
@@ -129,7 +129,7 @@ test(
     assert.is(error.code, 'ENOTSOCK');
     assert.is(error.syscall, 'setsockopt');
     assert.is(thrown(() => socketBuffers(file)).code, 'ENOTSOCK');
-    // Nothing is asked of the kernel where nothing is wanted.
+    // With 0 for both, the kernel is not called.
     setSocketBuffers(file, 0, 0);
     closeSync(file);
     assert.is(thrown(() => socketBuffers(file)).code, 'EBADF');

@@ -2,11 +2,11 @@
 // time limit: 300 s
 // alone
 /**
- * Peers that fall silent without being dead: stopped by a signal, as a paused virtual machine would be. The other
- * processes are this file again, with the role `peer`.
+ * Peers that fall silent without being dead: stopped by a signal, as in a paused virtual machine. The other processes
+ * are this file again, with the role `peer`.
  *
- * How long something takes is nowhere asserted: what is waited for has a generous limit, and where nothing is to happen,
- * something that counts the same rounds says when to look.
+ * No test asserts how long something takes. Waits have generous limits; where nothing is to happen, a count of the same
+ * rounds tells when to check.
  */
 
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
@@ -30,9 +30,9 @@ import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
-/** Seconds until something has happened; all of it happens within a few on a machine with nothing else to do. */
+/** Seconds until an event has happened; on an idle machine all happen within a few. */
 const LIMIT = 30 * slowness;
-/** In milliseconds: what is silent for so long is stopped, and not only waiting for a processor. */
+/** In milliseconds: silence longer than this is a stop, not only a wait for a processor. */
 const SILENCE = 2500 * Math.min(slowness, 3);
 /** Messages: far more than two rings hold. */
 const MANY = 200_000;
@@ -45,12 +45,12 @@ function numbered(number: number): Buffer {
 }
 
 function checkNumbered(number: number, data: Uint8Array): void {
-  if (Buffer.compare(data, numbered(number)) !== 0) throw new Error(`message ${number} is not what was sent`);
+  if (Buffer.compare(data, numbered(number)) !== 0) throw new Error(`message ${number} differs from what was sent`);
 }
 
 const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
 
-/** What the other process does for each connection, by the first message that comes. */
+/** Behaviour of the other process for each connection, chosen by the first message. */
 async function behave(connection: Connection): Promise<void> {
   const what = (await connection.receive())?.text();
   if (what === 'echo') for await (const { data } of connection) await connection.send(data);
@@ -60,7 +60,7 @@ async function behave(connection: Connection): Promise<void> {
       for (let number = 0; number < count; number++) await connection.send(numbered(number));
       tell('sent');
     } catch {
-      // Why is told below.
+      // The reason is reported below.
     }
   }
   const { reason, error } = await connection.closed;
@@ -139,7 +139,7 @@ function main(): void {
 
   for (const [plugin, way] of Object.entries(ways)) {
     test(
-      `${plugin}: a stopped peer stalls its connection, which goes on where it was when the peer does`,
+      `${plugin}: a stopped peer stalls its connection, which continues from the same point when the peer does`,
       timebox(90, async () => {
         const options = way();
         const lines: string[] = [];
@@ -176,8 +176,8 @@ function main(): void {
         await eventually('silence', () => connection.stalled >= SILENCE + 1000);
         assert.equal(seen, ['stalled']);
         assert.is(connection.state, 'open');
-        assert.equal(region(runtime), before, 'frames and slots are whose they were');
-        assert.ok(connection.stats().pendingSends > 0, 'what is sent waits');
+        assert.equal(region(runtime), before, 'frames and slots have the same owners');
+        assert.ok(connection.stats().pendingSends > 0, 'sent messages wait');
         assert.ok(runtime.inspect().connections.find(({ number }) => number === 2)!.stalled > SILENCE);
         const { stdout } = await printed(['inspect', runtime.id]);
         assert.match(stdout, /^ +2 is stalled: no sign of life of its peer for [\d.]+ s$/m);
@@ -196,11 +196,11 @@ function main(): void {
         assert.equal(published, ['stalled true true', 'recovered true true']);
         assert.equal(seenAtOther, []);
         assert.is(lines.length, 2, lines.join('\n'));
-        const who = `warning: isthmus\\[${child.pid}\\] over ${plugin} is`;
-        assert.match(lines[0]!, new RegExp(`^${who} stalled: no sign of life of it for \\d+ ms$`));
-        assert.match(lines[1]!, new RegExp(`^${who} back after \\d+ ms$`));
+        const peer = `warning: isthmus\\[${child.pid}\\] over ${plugin} is`;
+        assert.match(lines[0]!, new RegExp(`^${peer} stalled: no sign of life of it for \\d+ ms$`));
+        assert.match(lines[1]!, new RegExp(`^${peer} back after \\d+ ms$`));
 
-        // One that is being closed is not stalled, and does not recover.
+        // A connection that is being closed is not stalled, and does not recover.
         child.process.kill('SIGSTOP');
         await eventually('silence again', () => connection.stalled > 0);
         const closing = connection.close({ timeout: 100 }).catch(code);
@@ -216,18 +216,18 @@ function main(): void {
   }
 
   test(
-    'a pause of our own is not the silence of a peer, also if it has had the same pause',
+    'a pause of this process is not taken for silence of a peer, even if the peer had the same pause',
     timebox(90, async () => {
       const options = only(newRegion(), { stallTimeout: 3000 });
       const [{ child, port }, stopped, blocked] = await Promise.all([start(options), start(options), start(options)]);
       for (const one of [stopped, blocked]) await one.child.call('connect', port);
       child.process.kill('SIGSTOP');
-      // They have seen it silent, but not for long.
+      // The others have seen it silent, but not for long.
       await pause(1100);
       stopped.child.process.kill('SIGSTOP');
       await blocked.child.call('block', 4000);
       stopped.child.process.kill('SIGCONT');
-      // They look before it moves again: their own pause counts as one round.
+      // The others check before it continues: their own pause counts as one round.
       for (const one of [stopped, blocked]) assert.equal(await one.child.call('heard'), []);
       await pause(100);
       child.process.kill('SIGCONT');
@@ -235,7 +235,7 @@ function main(): void {
         await one.child.call('ping', 'hello');
         assert.equal(await one.child.call('heard'), []);
       }
-      // And only a pause of its own is.
+      // Only a pause of the peer alone counts.
       child.process.kill('SIGSTOP');
       let heard: string[] = [];
       const begin = performance.now();
@@ -249,7 +249,7 @@ function main(): void {
   );
 
   test(
-    'peerTimeout: what was committed, then the error; what the peer holds stays its own until it goes on, or ends',
+    'peerTimeout: committed messages, then the error; what the peer holds stays its own until it continues, or ends',
     timebox(90, async () => {
       const options = only(newRegion());
       const runtime = await newRuntime({ ...options, stallTimeout: SILENCE, peerTimeout: 2 * SILENCE, unread: 0 });
@@ -276,21 +276,21 @@ function main(): void {
       }
       assert.equal(seen, [['stalled'], ['stalled']]);
       await ping(good, 'meanwhile');
-      // Somebody who comes, goes, and looks for what nobody holds; and some rounds of our own for that.
+      // A process that attaches, leaves and sweeps; and some rounds of this runtime's own upkeep.
       const next = await newRuntime(options);
       const another = await open(next, other.port, 'echo');
       await ping(another, 'another');
       await another.close();
       await next.close();
-      await eventually('what others had of theirs', () => free() === during);
+      await eventually('halves that others held are free', () => free() === during);
       await pause(1200);
       assert.equal([free(), region(runtime).slotsUsed], [during, slotsUsed], 'quarantined');
 
       const [first, second] = silent.map(({ child }) => child);
       first!.process.kill('SIGCONT');
       assert.is(await first!.event('closed'), 'ERR_ISTHMUS_PEER_DIED');
-      await eventually('what one has let go of', () => free() > during);
-      assert.ok(free() < initial, 'and not what the other holds');
+      await eventually('halves that one peer has released', () => free() > during);
+      assert.ok(free() < initial, 'but not what the other holds');
       await second!.kill();
       await eventually('all frames', () => free() === initial);
       await ping(good, 'after');
@@ -300,7 +300,7 @@ function main(): void {
   );
 
   test(
-    'one that was shut out while it was paused finds that out; what it was about to write lands in its own frames',
+    'a process that was fenced while paused finds that out; its pending writes go to its own frames',
     timebox(90, async () => {
       const path = newRegion();
       const options = only(path, { unread: 0 });
@@ -311,7 +311,7 @@ function main(): void {
       const free = () => region(runtime).freeFrames;
       const initial = free();
       const { child, port } = await start(options);
-      // It writes all the time, so it is stopped in the middle of it.
+      // It writes all the time, so it is stopped in the middle of a write.
       const bad = await open(runtime, port, `send ${MANY}`);
       for (let number = 0; number < 1000; number++) checkNumbered(number, (await bad.receive())!.data);
       child.process.kill('SIGSTOP');
@@ -328,7 +328,7 @@ function main(): void {
       assert.match((await printed(['region', 'show', path])).stdout, /fenced/);
       await eventually('the error', () => bad.state === 'closed');
       assert.is((await bad.closed).error?.code, 'ERR_ISTHMUS_PEER_DIED');
-      // Others take what they can get, and look for what nobody holds: its frames are not among that.
+      // Others take all the frames that they can get, and sweep: its frames are not among them.
       const next = await newRuntime(options);
       const another = await open(next, other.port, 'echo');
       const everything: SharedMemory[] = [];
@@ -344,7 +344,7 @@ function main(): void {
         memory.read(0, copy);
         assert.ok(
           copy.every((byte) => byte === 0x77),
-          'it wrote into what is not its own',
+          'it wrote into foreign frames',
         );
         memory.release();
       }
@@ -352,7 +352,7 @@ function main(): void {
       await another.close();
       await next.close();
       await eventually('all frames', () => free() === initial);
-      // It can come back over another way, and the region knows nothing of it.
+      // It can connect over another plugin, and the region is not used.
       assert.is((await runtime.connect({ host: '127.0.0.1', port })).plugin, 'tcp');
       await ping(good, 'after');
       const again = await printed(['region', 'fence', path, String(slot)]);
@@ -362,7 +362,7 @@ function main(): void {
   );
 
   test(
-    'one that was shut out and is killed then: its frames come back',
+    'a process that was fenced and then killed: its frames are free again',
     timebox(90, async () => {
       const path = newRegion();
       const options = only(path);
@@ -382,7 +382,7 @@ function main(): void {
   );
 
   test(
-    'what a peer writes while its ring is drained for the last time does not keep that from ending',
+    'a peer that writes while its ring is drained for the last time does not keep the drain from ending',
     timebox(90, async () => {
       const options = only(newRegion(), { unread: 0 });
       const [runtime, other] = [await newRuntime(options), await newRuntime(options)];
@@ -391,7 +391,7 @@ function main(): void {
         far = connection;
       });
       const near = (await runtime.connect({ host: '127.0.0.1', port })) as RuntimeConnection;
-      await eventually('the other end', () => far !== undefined);
+      await eventually('the other end exists', () => far !== undefined);
       const bytes = Buffer.alloc(100);
       let written = 0;
       const fill = () => {
@@ -399,16 +399,16 @@ function main(): void {
       };
       fill();
       assert.ok(written < MANY / 10);
-      // Asked for each message on its way out of the ring, takes none, and writes as fast as they are read.
+      // Called for each message on its way out of the ring: reads none, and writes as fast as they are read.
       const request = runtime.endpoint().postReceive({
         match: () => {
           fill();
           return false;
         },
       });
-      const error = new IsthmusError('ERR_ISTHMUS_PEER_TIMEOUT', 'as if it were silent');
+      const error = new IsthmusError('ERR_ISTHMUS_PEER_TIMEOUT', 'simulated silence');
       near.lifetime.onEnded({ kind: 'lost', error });
-      assert.ok(written < MANY, 'as much as is written is read');
+      assert.ok(written < MANY, 'everything written was read');
       assert.is((await near.closed).error?.code, 'ERR_ISTHMUS_PEER_TIMEOUT');
       request.cancel();
       for (let i = 0; i < written; i++) assert.is((await near.receive())?.data.length, bytes.length);
@@ -418,7 +418,7 @@ function main(): void {
   );
 
   test(
-    'over tcp and loop nobody stalls',
+    'over tcp and loop no connection stalls',
     timebox(90, async () => {
       const limits = { stallTimeout: SILENCE, peerTimeout: 2 * SILENCE };
       const options = only(newRegion());
@@ -437,7 +437,7 @@ function main(): void {
       near.child.process.kill('SIGSTOP');
       await tcp.send('are you there?');
       const answer = tcp.receive();
-      // As long as it takes where one can stall.
+      // As long as it takes where a connection can stall.
       assert.is((await shared.closed).error?.code, 'ERR_ISTHMUS_PEER_TIMEOUT');
       assert.equal(seenAtShared, ['stalled']);
       assert.equal([tcp.stalled, loop.stalled], [0, 0]);

@@ -3,8 +3,8 @@
 /**
  * `connection.stream()` over `loop`, `tcp` and `ivshmem`, and HTTP over it.
  *
- * The far ends of `tcp` and `ivshmem` are this file again, as a process with the role `far`. ISTHMUS_TEST_STREAM_MB: MiB
- * that each direction carries where bytes are counted (default 4); ISTHMUS_TEST_REQUESTS: requests (default 200).
+ * The far ends of `tcp` and `ivshmem` are this file again, as a process with the role `far`. ISTHMUS_TEST_STREAM_MB:
+ * MiB that each direction carries where bytes are counted (default 4); ISTHMUS_TEST_REQUESTS: requests (default 200).
  */
 import { createHash, type Hash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -37,10 +37,10 @@ const test = chosen(register);
 const AMOUNT = Number(process.env['ISTHMUS_TEST_STREAM_MB'] ?? 4) * MIB;
 const REQUESTS = Number(process.env['ISTHMUS_TEST_REQUESTS'] ?? 200);
 
-/** What an error says of itself, also across processes. */
+/** Description of an error, also across processes. */
 const codeOf = (error: unknown) => (error as { code?: string } | undefined)?.code ?? String(error);
 
-/** Chunks of all sizes, empty ones too, hashed as they go; what the other end must find is `total` bytes of this hash. */
+/** Chunks of all sizes, empty ones too, hashed on the way; the other end must get `total` bytes with this hash. */
 function* chunks(seed: number, total: number, hash: Hash): Generator<Buffer> {
   const random = seeded(seed);
   const noise = randomBytes(1 << 20);
@@ -54,7 +54,7 @@ function* chunks(seed: number, total: number, hash: Hash): Generator<Buffer> {
   }
 }
 
-/** Write in the ways that there are: waiting for room or not, corked or not. */
+/** Write in all ways: waiting for room or not, corked or not. */
 async function writeAll(stream: ConnectionStream, seed: number, total: number): Promise<string> {
   const hash = createHash('sha256');
   const random = seeded(seed + 1);
@@ -74,7 +74,7 @@ async function writeAll(stream: ConnectionStream, seed: number, total: number): 
 async function hashAll(stream: Readable, restless = false): Promise<{ length: number; hash: string }> {
   const hash = createHash('sha256');
   let length = 0;
-  // Left to itself the iterator destroys a Duplex of which it has read the one direction.
+  // By default the iterator destroys a Duplex after it has read one direction.
   for await (const chunk of stream.iterator({ destroyOnReturn: false })) {
     hash.update(chunk as Buffer);
     length += (chunk as Buffer).length;
@@ -83,7 +83,7 @@ async function hashAll(stream: Readable, restless = false): Promise<{ length: nu
   return { length, hash: hash.digest('hex') };
 }
 
-/** A stream, what happened to it, and what can be asked of it by name from another process. */
+/** A stream, its events, and methods that another process can call by name. */
 class End {
   readonly connection: Connection;
   readonly stream: ConnectionStream;
@@ -98,7 +98,7 @@ class End {
     this.stream.on('error', (error) => this.events.push(codeOf(error)));
   }
 
-  /** Both directions at once. @returns what was sent, and what came */
+  /** Both directions at once. @returns what was sent, and what was received */
   async exchange(seed: number, total: number): Promise<{ sent: string; got: { length: number; hash: string } }> {
     this.#moving = Promise.all([writeAll(this.stream, seed, total), hashAll(this.stream, true)]);
     const [sent, got] = await this.#moving;
@@ -160,7 +160,7 @@ class End {
     return this.stream.readableLength;
   }
 
-  /** Of the messages that carry the stream; the stream itself is not used. */
+  /** Counts of the messages that carry the stream; the stream itself is not used. */
   async lengths(): Promise<number[]> {
     const lengths: number[] = [];
     for (;;) {
@@ -180,7 +180,7 @@ const PSK = { identity: 'isthmus', psk: Buffer.alloc(32, 7) };
 /** No certificates: both sides know a key. */
 const SECURE = { ciphers: 'PSK', minVersion: 'TLSv1.2', maxVersion: 'TLSv1.2' } as const;
 
-/** Listeners of the far side: one for streams that are asked by name, one for HTTP, one for HTTPS. */
+/** Listeners of the far side: one for streams that are called by name, one for HTTP, one for HTTPS. */
 async function listenAll(runtime: Runtime) {
   const ends: End[] = [];
   const options: { allowHalfOpen?: boolean }[] = [];
@@ -238,7 +238,7 @@ async function listenAll(runtime: Runtime) {
     call: (end: number, method: string, args: unknown[]) =>
       ((ends[end] as End)[method as keyof End] as (...args: unknown[]) => unknown)(...args),
     seen: () => seen,
-    /** Streams of HTTP that are still there. */
+    /** Streams of HTTP that are still open. */
     open: () => accepted.filter(({ closed }) => !closed).length,
     closeIdle: () => server.closeIdleConnections(),
   };
@@ -266,7 +266,7 @@ interface Subject {
   readonly runtime: Runtime;
   readonly child: Child | undefined;
   readonly ports: number[];
-  /** Calls something of `listenAll` over there. */
+  /** Calls a function of `listenAll` in the far process. */
   far<T = any>(name: keyof Far, ...args: unknown[]): Promise<T>;
   connections: number;
 }
@@ -301,7 +301,7 @@ function suite(plugin: string, seed: number): void {
     return connection;
   };
 
-  /** A stream here, and its other end over there. */
+  /** A stream here, and its other end in the far process. */
   const open = async (options?: { allowHalfOpen?: boolean }): Promise<{ near: End; far: Call }> => {
     const on = await subject();
     const near = new End(await connect(0), options);
@@ -329,7 +329,7 @@ function suite(plugin: string, seed: number): void {
     assert.is(near.stream.bytesWritten, AMOUNT);
   });
 
-  check('many small writes, as they come and corked', 30, async () => {
+  check('many small writes, uncorked and corked', 30, async () => {
     const { near, far } = await open();
     const echoed = hashAll(near.stream);
     await far('echo');
@@ -347,7 +347,7 @@ function suite(plugin: string, seed: number): void {
     near.stream.uncork();
     near.stream.end();
     assert.equal(await echoed, { length, hash: hash.digest('hex') });
-    // 10,000 corked pieces, of which many share a message.
+    // 10,000 corked pieces, many of which share a message.
     const messages = near.connection.stats().messagesSent - before;
     assert.ok(messages < 100, `${messages} messages`);
     await near.closed();
@@ -359,7 +359,7 @@ function suite(plugin: string, seed: number): void {
     const place = await on.far<number>('newest', ++on.connections);
     const lengths = on.far<number[]>('call', place, 'lengths', []);
     const stream = connection.stream({ chunkSize: 100_000 });
-    assert.is(connection.stream(), stream, 'another one the second time');
+    assert.is(connection.stream(), stream, 'another stream the second time');
     stream.write('');
     stream.write(Buffer.alloc(0));
     stream.cork();
@@ -374,7 +374,7 @@ function suite(plugin: string, seed: number): void {
     stream.destroy();
   });
 
-  check('options that are none', 20, async () => {
+  check('invalid options', 20, async () => {
     const connection = await connect(0);
     (await subject()).connections++;
     for (const options of [
@@ -395,7 +395,7 @@ function suite(plugin: string, seed: number): void {
     stream.destroy();
   });
 
-  check('who does not read holds back who writes, and loses nothing', 60, async () => {
+  check('a reader that does not read holds the writer back, and loses nothing', 60, async () => {
     const { near, far } = await open();
     const piece = randomBytes(65_536);
     const hash = createHash('sha256');
@@ -420,8 +420,8 @@ function suite(plugin: string, seed: number): void {
       }
     }
     assert.ok(stalled, `${length} bytes and no end`);
-    // The buffers of two sockets are the largest of what lies between.
-    assert.ok(length < 32 * MIB, `${length} bytes are on their way`);
+    // The buffers of the two sockets are the largest in between.
+    assert.ok(length < 32 * MIB, `${length} bytes are in transfer`);
     assert.ok((await far('buffered')) <= 1 << 20);
     near.stream.end();
     const got = await far('hash');
@@ -468,7 +468,7 @@ function suite(plugin: string, seed: number): void {
       await b('read');
       await a('end', 'that is all of me');
       assert.is(await b('ended'), 'that is all of me');
-      // One direction is over, the other one is not.
+      // One direction has ended, the other has not.
       await pause(50);
       assert.equal(await a('happened'), ['finish']);
       assert.equal(await b('happened'), ['end']);
@@ -497,7 +497,7 @@ function suite(plugin: string, seed: number): void {
     assert.equal((await near.closed()).events, ['finish', 'end', 'close']);
   });
 
-  check('a stream that was destroyed is an error at the other side, behind what it had sent', 30, async () => {
+  check('a destroyed stream is an error at the other side, after the bytes sent before', 30, async () => {
     for (const cause of [undefined, 'of the application']) {
       const { near, far } = await open();
       near.read();
@@ -518,7 +518,7 @@ function suite(plugin: string, seed: number): void {
     assert.equal((await far('closed')).events, ['ERR_ISTHMUS_PEER_DIED', 'close']);
   });
 
-  check('a reader that is late gets all that came before the error', 30, async () => {
+  check('a late reader gets all bytes that arrived before the error', 30, async () => {
     const { near, far } = await open();
     await far('write', 'x'.repeat(300_000));
     await until(() => near.connection.stats().messagesReceived > 1 || near.connection.stats().unreadMessages > 1);
@@ -534,7 +534,7 @@ function suite(plugin: string, seed: number): void {
     assert.equal(events, ['ERR_ISTHMUS_PEER_DIED', 'close']);
   });
 
-  check('writing to one who is gone fails, whether somebody reads or not', 30, async () => {
+  check('writing to a peer that is gone fails, with and without a reader', 30, async () => {
     for (const reads of [true, false]) {
       const { near, far } = await open();
       if (reads) near.read();
@@ -573,7 +573,7 @@ function suite(plugin: string, seed: number): void {
     assert.equal((await far('closed')).events, ['close']);
   });
 
-  check('a timeout, which bytes put off', 20, async () => {
+  check('a timeout, which traffic postpones', 20, async () => {
     const { near, far } = await open();
     near.read();
     let count = 0;
@@ -584,15 +584,15 @@ function suite(plugin: string, seed: number): void {
     await until(() => count === 1);
     near.stream.on('timeout', () => count++);
     await pause(80);
-    assert.is(count, 1, 'once, without a byte between');
+    assert.is(count, 1, 'once, without a byte in between');
     await far('write', 'a byte');
     await until(() => count > 1);
     near.stream.setTimeout(0);
     near.destroy();
   });
 
-  check('a promise of the connection behind a poll', 20, async () => {
-    // Once polled, a connection used to be left to its application for a while.
+  check('a promise of the connection after a poll', 20, async () => {
+    // After a poll, a connection used to be left to its application for a while.
     const on = await subject();
     const connection = await connect(0);
     const place = await on.far<number>('newest', ++on.connections);
@@ -620,7 +620,7 @@ function suite(plugin: string, seed: number): void {
 
   const ask = async (agent: http.Agent, path: string, body?: string): Promise<http.IncomingMessage> => {
     const request = http.request({ agent, path, method: body === undefined ? 'GET' : 'POST' });
-    // The response says it too, if there is one.
+    // The response reports it too, if there is one.
     request.on('error', () => {});
     request.end(body);
     const [response] = (await once(request, 'response')) as [http.IncomingMessage];
@@ -640,7 +640,7 @@ function suite(plugin: string, seed: number): void {
       }),
     );
     assert.is(agent.streams.length, 4);
-    // The server ends what is idle, and both sides let go of it.
+    // The server ends idle connections, and both sides release them.
     const on = await subject();
     await on.far('closeIdle');
     await until(() => agent.streams.every(({ closed }) => closed));
@@ -664,7 +664,7 @@ function suite(plugin: string, seed: number): void {
     agent.destroy();
   });
 
-  check('HTTP: either side gives up in the middle, and the server goes on', 60, async () => {
+  check('HTTP: either side gives up in the middle, and the server continues', 60, async () => {
     const on = await subject();
     const agent = new Agent({ keepAlive: true });
     // The client, downloading.
@@ -687,7 +687,7 @@ function suite(plugin: string, seed: number): void {
     const cut = await ask(agent, '/cut/100000');
     const error = await hashAll(cut).then(() => undefined, codeOf);
     assert.match(String(error), /ECONNRESET|ERR_ISTHMUS_PEER_DIED/);
-    // The server, which does not want the rest of the question.
+    // The server, which does not want the rest of the request.
     const long = http.request({ agent, path: '/deaf', method: 'PUT' });
     long.on('error', () => {});
     const told = once(long, 'response') as Promise<[http.IncomingMessage]>;
@@ -721,9 +721,9 @@ function suite(plugin: string, seed: number): void {
     await closed;
   });
 
-  // ── The last of its process ────────────────────────────────────────────────────────────────────────────────────────
+  // ── The end of a process ───────────────────────────────────────────────────────────────────────────────────────────
 
-  check('a runtime that is closed does not wait for a peer that reads no more', 30, async () => {
+  check('a runtime that is closed does not wait for a peer that has stopped reading', 30, async () => {
     const { near, far } = await open();
     await far('end', 'before it stood still');
     near.read();
@@ -747,7 +747,7 @@ async function main(seed: number): Promise<void> {
 
   for (const plugin of ['ivshmem', 'tcp']) {
     test(
-      `${plugin}: a process that is killed: what it had sent, then the error, for readers and writers`,
+      `${plugin}: a killed process: the bytes that it had sent, then the error, for readers and writers`,
       timebox(30, async () => {
         const { child, runtime, ports, far } = await start(plugin);
         const near = new End(await runtime.connect({ host: '127.0.0.1', port: ports[0] as number }));

@@ -1,7 +1,7 @@
 // only with --all
 // alone
 /**
- * What waiting costs, and what it keeps from happening. The measured processes are this file again, with a role.
+ * The costs of waiting, and that it blocks nothing else. The measured processes are this file again, with a role.
  *
  * ISTHMUS_TEST_IDLE: seconds over which an idle process is measured, default 3.
  */
@@ -32,14 +32,14 @@ const roles: Record<string, () => Promise<void>> = {
     tell('ready', port);
   },
 
-  /** What a bare timer costs on this machine at this moment. */
+  /** Cost of a bare timer on this machine at this moment. */
   async bare() {
     serve({});
     setInterval(() => {}, 10);
     tell('ready');
   },
 
-  /** Polls without rest, and has other things to do beside it. */
+  /** Polls without a pause, and has timers and sockets to serve besides. */
   async spin() {
     const { port, options, seconds } = roleOptions<{ port: number; options: RuntimeOptions; seconds: number }>();
     const runtime = await Runtime.create(options);
@@ -105,7 +105,7 @@ function main(): void {
         assert.is(connection.plugin, 'ivshmem');
         for (let i = 0; i < 20; i++) await ping(connection, `${i}`);
       }
-      // The traffic, and what the compiler has to say to it, is over.
+      // The traffic, and the compiler's work for it, are over.
       await pause(2000);
       const bare = Child.start(import.meta.url, 'bare');
       await bare.event('ready');
@@ -119,7 +119,7 @@ function main(): void {
       const percent = (part: number) => `${(part * 100).toFixed(2)} %`;
       console.log(`idle: ${percent(share)} of a core over ${seconds} s; a bare timer of 10 ms: ${percent(timer)}`);
       // The clock ticks in hundredths: over a short time two of them are an accident. And where the machine is so slow
-      // that a timer which does nothing takes that much, no more can be told than that we are not far from it.
+      // that an idle timer takes that much, the test can only show that the runtime is not far from it.
       const limit = timer < 0.005 ? 0.01 : timer * 3;
       assert.ok(share < limit + 2 / HZ / seconds, percent(share));
       await bare.kill();
@@ -135,7 +135,7 @@ function main(): void {
 
   for (const plugin of ['ivshmem', 'tcp']) {
     test(
-      `${plugin}: messages to one that has backed off arrive, one by one and many at once`,
+      `${plugin}: messages to a receiver that has backed off arrive, one by one and many at once`,
       timebox(40, async () => {
         const options = only(plugin === 'tcp' ? '' : newRegion());
         const child = Child.start(import.meta.url, 'idle', options);
@@ -144,12 +144,12 @@ function main(): void {
         const connection = await runtime.connect({ host: '127.0.0.1', port });
         assert.is(connection.plugin, plugin);
         const times: number[] = [];
-        // To the first pause, and further and further behind it.
+        // To the first pause, and further and further after it.
         for (const wait of [0, 1, 2, 3, 5, 10, 30, 60, 100, 300, 700]) {
           await pause(wait);
           times.push(await ping(connection, `after ${wait}`));
         }
-        console.log(`${plugin}: longest way to one that had backed off: ${Math.max(...times).toFixed(1)} ms`);
+        console.log(`${plugin}: longest time to a receiver that had backed off: ${Math.max(...times).toFixed(1)} ms`);
         for (let round = 0; round < 10; round++) {
           await pause(20 * round);
           for (let i = 0; i < 100; i++) await connection.send(`${round} ${i}`);
@@ -161,7 +161,7 @@ function main(): void {
     );
 
     test(
-      `${plugin}: one that spins still serves its timers and sockets`,
+      `${plugin}: a process that spins still serves its timers and sockets`,
       timebox(40, async () => {
         const options = only(plugin === 'tcp' ? '' : newRegion());
         const server = await newRuntime(options);
@@ -204,7 +204,7 @@ function main(): void {
       for (let round = 0; round < 5; round++) {
         await connection.send('polled');
         while (connection.tryReceiveInto(target) < 0) await pause(0);
-        // From here on somebody else has to look again.
+        // From here on the runtime has to poll again.
         assert.ok((await ping(connection, 'received')) < 5000);
       }
       await child.kill();

@@ -168,7 +168,7 @@ claim:
 #endif
     fi;
     pad = (span > WORDS - tail % WORDS -> WORDS - tail % WORDS : 0);
-    /* claim: the head known so far, else a look at it; else wait for room, by a timer that looks (TX_WANTS). */
+    /* claim: the head known so far, else a look at it; else wait for room, by a timer that looks (TX_WANTS_ROOM). */
     if
     :: tail + pad + span + BEHIND - head <= WORDS
     :: else ->
@@ -221,9 +221,9 @@ publish:
 #endif
     tail = tail + pad + span;
     n++;
-look_at_armed:
+load_armed:
     STEP;
-#ifdef NEVER_TELL
+#ifdef NO_READY_BIT
     old = 0;
 #else
     old = LOAD(r, ARMED(r));
@@ -246,7 +246,7 @@ set_summary:
       STEP;
       or_seqcst(r, SUMMARY, 1 << WORD(r));
 #endif
-look_at_sleeping:
+load_sleeping:
       STEP;
 #ifndef SLEEPING_FIRST
       old = LOAD(r, SLEEPING);
@@ -293,7 +293,7 @@ inline publish_head(r) {
 
 proctype Consumer() {
   byte got[PRODUCERS], read[PRODUCERS], rx_head[PRODUCERS];
-  bit hot[PRODUCERS], rx_armed[PRODUCERS];
+  bit polled[PRODUCERS], rx_armed[PRODUCERS];
   bit asleep, quiet, found;
   byte r, w, header, summary, bits;
   byte wants = WANTS;
@@ -302,20 +302,20 @@ proctype Consumer() {
   atomic {
     r = 0;
     do
-    :: r < PRODUCERS -> hot[r] = 1; r++
+    :: r < PRODUCERS -> polled[r] = 1; r++
     :: else -> break
     od;
     r = 0
   };
 
-look:
+poll:
   skip;
   if
   :: ALL_CONSUMED -> goto done
   :: else
   fi;
   /* poll() */
-rouse:
+cancel_sleep:
   skip;
   if
   :: asleep -> asleep = 0; store_seqcst(me, SLEEPING, 0)
@@ -347,7 +347,7 @@ disarm:
         :: rx_armed[r] -> rx_armed[r] = 0; store_armed(me, ARMED(r), 0)
         :: else
         fi;
-        hot[r] = 1;
+        polled[r] = 1;
         r++
       :: r < PRODUCERS && (bits & (1 << r)) == 0 -> r++
       :: r == PRODUCERS -> break
@@ -365,7 +365,7 @@ disarm:
   found = 0;
   r = 0;
   do
-  :: r < PRODUCERS && hot[r] ->
+  :: r < PRODUCERS && polled[r] ->
 readable:
     header = LOAD(me, AT(r, read[r]));
     do
@@ -412,33 +412,33 @@ release:
       header = LOAD(me, AT(r, read[r]))
     od;
     r++
-  :: r < PRODUCERS && !hot[r] -> r++
+  :: r < PRODUCERS && !polled[r] -> r++
   :: r == PRODUCERS -> break
   od;
   r = 0;
   if
-  :: found -> found = 0; goto look
+  :: found -> found = 0; goto poll
   :: else
   fi;
 
-rest:
+try_sleep:
   quiet = 1;
   r = PRODUCERS;
   do
-  :: r > 0 && hot[r - 1] ->
+  :: r > 0 && polled[r - 1] ->
     r--;
 arm:
     skip;
 #ifndef HEAD_KEPT
     publish_head(r);
 #endif
-#ifdef ARM_AFTER_LOOK
+#ifdef ARM_AFTER_RECHECK
     header = LOAD(me, AT(r, read[r]));
     store_armed(me, ARMED(r), 1);
 #else
     store_armed(me, ARMED(r), 1);
-look_again:
-#ifdef NO_LOOK_AGAIN
+recheck_record:
+#ifdef NO_RECHECK
     header = 0;
 #else
     header = LOAD(me, AT(r, read[r]));
@@ -449,16 +449,16 @@ look_again:
     :: else ->
       rx_armed[r] = 1;
       if
-      :: hot[r] = 0
+      :: polled[r] = 0
       :: wants > 0 -> wants--; waits[r] = 1
       fi
     fi;
     header = 0
-  :: r > 0 && !hot[r - 1] -> r--
+  :: r > 0 && !polled[r - 1] -> r--
   :: r == 0 -> break
   od;
   if
-  :: !quiet -> quiet = 0; goto look
+  :: !quiet -> quiet = 0; goto poll
   :: else -> quiet = 0
   fi;
   if
@@ -466,28 +466,28 @@ look_again:
 quiet_until_timer:
     waits[0] = 0;
     waits[PRODUCERS - 1] = 0;
-    goto look
+    goto poll
   :: else
   fi;
 
 sleep:
   skip;
-#ifdef SLEEP_AFTER_LOOK
+#ifdef SLEEP_AFTER_RECHECK
   summary = LOAD(me, SUMMARY);
   store_sleeping(me, SLEEPING, 1);
   asleep = 1;
 #else
   store_sleeping(me, SLEEPING, 1);
   asleep = 1;
-look_at_summary:
-#ifdef NO_SUMMARY_LOOK
+recheck_summary:
+#ifdef NO_SUMMARY_RECHECK
   summary = 0;
 #else
   summary = LOAD(me, SUMMARY);
 #endif
 #endif
   if
-  :: summary != 0 -> summary = 0; asleep = 0; store_seqcst(me, SLEEPING, 0); goto look
+  :: summary != 0 -> summary = 0; asleep = 0; store_seqcst(me, SLEEPING, 0); goto poll
   :: else
   fi;
 
@@ -496,12 +496,12 @@ asleep_until_rung:
   if
   :: atomic { bell -> bell = 0 }
   :: ALL_CONSUMED && !NOT_YET_VISIBLE -> goto done
-#if defined(CRASH) && !defined(NO_NET)
+#if defined(CRASH) && !defined(NO_FALLBACK_POLL)
   /* The net of host/waiting.ts: he who was to ring is dead. */
   :: atomic { crashed && !bell && !ALL_CONSUMED && timeout -> skip }
 #endif
   fi;
-  goto look;
+  goto poll;
 
 done:
   assert(ALL_CONSUMED)

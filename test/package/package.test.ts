@@ -1,13 +1,13 @@
 /**
- * The package as its users get it: packed, installed into an empty project in every way that npm offers, imported,
+ * The package as users get it: packed, installed into an empty project in every way that npm offers, imported,
  * required, called from the command line; its types; and the snippets of the README.
  *
- * A code block of README.md takes part by what its info string says after the language:
+ * The info string of a code block of README.md, after the language, tells how it is tested:
  *
  * - `ts` or `js` alone: a `ts` block must compile against the package's types;
  * - `run`: it must also end by itself, within 30 s and with exit code 0;
  * - `background`: it is started before the next block that runs and ended after that one;
- * - `fragment`: it is left alone.
+ * - `fragment`: it is not tested.
  */
 // time limit: 900 s
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -25,18 +25,18 @@ const work = mkdtempSync(join(tmpdir(), 'isthmus-package-'));
 const test = suite('package');
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 
-/** Our own environment without what npm put there for the script that runs us. */
+/** The environment of this process without the variables that npm sets for its scripts. */
 const env: NodeJS.ProcessEnv = {};
 for (const [name, value] of Object.entries(process.env)) {
   if (!/^(npm_|INIT_CWD$|ISTHMUS_)/i.test(name)) env[name] = value;
 }
-// The snippets of the README meet over a region of their own, not over that of whoever runs this.
+// The snippets of the README meet over a region of their own, not over the user's region.
 env['PSP_SHM_NAME'] = `test-package-${process.pid}`;
 // The Node that runs the tests also runs npm.
 env['PATH'] = [dirname(process.execPath), ...(env['PATH'] ?? '').split(delimiter)]
   .filter((folder) => !folder.includes('node_modules'))
   .join(delimiter);
-// Without the headers node-gyp would go and download them.
+// Without the headers node-gyp would download them.
 for (const folder of [join(dirname(process.execPath), '..'), '/usr', '/usr/local']) {
   if (!existsSync(join(folder, 'include/node/node_api.h'))) continue;
   env['npm_config_nodedir'] = folder;
@@ -94,7 +94,7 @@ function project(name: string): string {
      if (typeof required.Runtime?.create !== 'function') throw new Error('require: no Runtime in ' + Object.keys(required));
      console.log(Object.keys(required).sort().filter((name) => name !== '__esModule').join(' '));\n`,
   );
-  // Prints where the native part lies, if it loads.
+  // Prints the path of the native part, if it loads.
   writeFileSync(
     join(folder, 'native.cjs'),
     `const { dirname } = require('node:path');
@@ -108,7 +108,7 @@ function project(name: string): string {
 
 const npm = (cwd: string, ...args: string[]) => good('npm', [...args, '--no-audit', '--no-fund'], cwd, 240);
 
-/** Both ways into the library, and the command line. */
+/** Both ways to load the library, and the command line. */
 async function usable(folder: string): Promise<void> {
   const imported = await good(process.execPath, ['check.mjs'], folder);
   const required = await good(process.execPath, ['check.cjs'], folder);
@@ -119,7 +119,7 @@ async function usable(folder: string): Promise<void> {
 
 const linux = process.platform === 'linux';
 let tarball = '';
-/** The project that the other tests look at. */
+/** The project that the other tests use. */
 let installed = '';
 
 test.before(async () => {
@@ -137,7 +137,7 @@ test.after(async () => {
 });
 
 test(
-  'the tarball holds what it should and nothing else',
+  'the tarball contains the expected files and nothing else',
   timebox(60, async () => {
     const { stdout } = await good('tar', ['-tzf', tarball], work);
     const files = stdout.trim().split('\n');
@@ -174,7 +174,7 @@ test(
 );
 
 test(
-  'without the native part it can still be used, and npm rebuild compiles one',
+  'without the native part the library still works, and npm rebuild compiles the native part',
   timebox(300, async () => {
     const folder = join(work, 'compiled');
     cpSync(installed, folder, { recursive: true, verbatimSymlinks: true });
@@ -185,7 +185,7 @@ test(
     if (!linux) return;
 
     const rebuilt = await npm(folder, 'rebuild', 'isthmus', '--foreground-scripts');
-    // An npm that asks before it runs a dependency's scripts does not run them here, without anybody to answer.
+    // An npm that asks before it runs a dependency's scripts does not run them here, where no user answers.
     const compiled = existsSync(join(inside, 'build/Release/isthmus.node'))
       ? rebuilt
       : await npm(inside, 'run', 'install');
@@ -233,7 +233,7 @@ test(
     mkdirSync(folder);
     writeFileSync(join(folder, 'package.json'), '{ "type": "module" }\n');
     const files = ['all.ts'];
-    // Also with the declarations themselves checked.
+    // The declarations themselves are checked as well.
     writeFileSync(
       join(folder, 'all.ts'),
       "export * from 'isthmus';\nimport { Runtime } from 'isthmus';\nvoid Runtime.create;\n",
@@ -278,7 +278,7 @@ test(
       if (words.has('background')) {
         const child = spawn(process.execPath, [file], { cwd: folder, env, stdio: ['ignore', 'pipe', 'inherit'] });
         background.push(child);
-        // It is up once it says something; one that says nothing gets a second.
+        // It is up once it prints something; a silent one gets a second.
         await Promise.race([new Promise((resolve) => child.stdout.once('data', resolve)), sleep(1000)]);
         child.stdout.resume();
         continue;

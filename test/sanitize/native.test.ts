@@ -1,10 +1,11 @@
 // only with --all
 // time limit: 600 s
 /**
- * The native part under AddressSanitizer and UndefinedBehaviorSanitizer: built with both, loaded into Node, which is not,
- * and put through the tests that use it. Whatever they report fails the test, in whichever process it was.
+ * The native part under AddressSanitizer and UndefinedBehaviorSanitizer: built with both, loaded into a Node without
+ * them, and run through the tests that use it. A report in any process fails the test.
  *
- * Needs a g++ with libasan and libubsan, and Node's headers; what is missing is said, and the tests are skipped.
+ * Needs a g++ with libasan and libubsan, and the headers of Node. If something is missing, that is printed and the
+ * tests are skipped.
  */
 import { spawnSync } from 'node:child_process';
 import {
@@ -29,7 +30,7 @@ const folder = mkdtempSync(join(tmpdir(), 'isthmus-sanitize-'));
 test.after(() => rmSync(folder, { recursive: true, force: true }));
 const logs = join(folder, 'logs');
 
-/** What of the tests uses the native part: pages, locks, doorbells, watches, and two processes with all of it. */
+/** Tests that use the native part: pages, locks, doorbells, watches, and two processes with all of it. */
 const SUITES = ['unit/mapper', 'unit/doorbell', 'unit/frames', 'integration/waiting.test', 'integration/sockets'];
 
 const FLAGS = ['-std=c++17', '-fexceptions', '-fvisibility=hidden', '-fPIC', '-O1', '-g', '-fno-omit-frame-pointer'];
@@ -40,7 +41,7 @@ const headers = [dirname(dirname(process.execPath)), '/usr', '/usr/local']
   .concat(process.env['npm_config_nodedir'] ? [join(process.env['npm_config_nodedir'], 'include/node')] : [])
   .find((path) => existsSync(join(path, 'node_api.h')));
 
-/** The runtime libraries of the sanitizers, in the order in which they have to be loaded. */
+/** The runtime libraries of the sanitizers, in the required order of loading. */
 function libraries(): string[] {
   return ['libasan.so', 'libubsan.so'].map((name) =>
     spawnSync(compiler, [`-print-file-name=${name}`], { encoding: 'utf8' }).stdout?.trim(),
@@ -51,7 +52,7 @@ function missing(): string | undefined {
   if (process.platform !== 'linux') return `this is ${process.platform}`;
   if (spawnSync(compiler, ['--version']).status !== 0) return `there is no ${compiler}`;
   if (!libraries().every((path) => path && existsSync(path))) return `${compiler} has no libasan or libubsan`;
-  if (!headers) return "Node's headers are not there";
+  if (!headers) return "Node's headers are missing";
   return undefined;
 }
 
@@ -64,12 +65,12 @@ function compile(output: string, sources: readonly string[], defines: readonly s
 }
 
 const environment = {
-  // What Node leaks at its end, and V8's own use of SIGSEGV, are not ours.
+  // Leaks of Node at its end, and V8's own use of SIGSEGV, do not count.
   ASAN_OPTIONS: `detect_leaks=0:handle_segv=0:allow_user_segv_handler=1:detect_stack_use_after_return=1:log_path=${logs}/report`,
   UBSAN_OPTIONS: `print_stacktrace=1:log_path=${logs}/report`,
 };
 
-/** What was reported since the last call. */
+/** Reports since the last call. */
 function reports(): string[] {
   return readdirSync(logs).map((name) => {
     const text = readFileSync(join(logs, name), 'utf8');
@@ -87,7 +88,7 @@ if (reason) {
   const preloaded = { ...environment, LD_PRELOAD: libraries().join(':') };
 
   test(
-    'a mistake in native code is reported',
+    'a fault in native code is reported',
     timebox(120, () => {
       const addon = join(folder, 'overflow.node');
       compile(addon, ['test/sanitize/overflow.cc'], ['-DNODE_GYP_MODULE_NAME=overflow']);
@@ -115,10 +116,10 @@ if (reason) {
       const gyp = readFileSync(join(root, 'binding.gyp'), 'utf8');
       const sources = [...gyp.matchAll(/'(native\/\w+\.cc)'/g)].map(([, path]) => path as string);
       const defines = [...gyp.matchAll(/^ +'([A-Z_]+(?:=\d+)?)',$/gm)].map(([, define]) => `-D${define}`);
-      assert.ok(sources.length > 5 && defines.length > 3, 'binding.gyp looks new');
+      assert.ok(sources.length > 5 && defines.length > 3, 'binding.gyp has changed');
       compile(join(release, 'isthmus.node'), sources, [...defines, '-DNODE_GYP_MODULE_NAME=isthmus']);
 
-      // node-gyp-build takes the binary that lies there.
+      // node-gyp-build loads the binary in this folder.
       const node = join(folder, 'node');
       const variables = Object.entries({ ...preloaded, ISTHMUS_PREBUILD: folder });
       const exported = variables.map(([name, value]) => `export ${name}='${value}'`).join('\n');

@@ -1,4 +1,4 @@
-// Three mistakes on purpose, to see that each of them is reported. Not a part of the package.
+// Three deliberate faults, to check that each of them is reported. Not a part of the package.
 #include <node_api.h>
 
 #include <climits>
@@ -7,7 +7,7 @@
 namespace {
 
 napi_value Overflow(napi_env, napi_callback_info) {
-  // Not known to the compiler, or it is UndefinedBehaviorSanitizer that reports it.
+  // Volatile: with a size known to the compiler, UndefinedBehaviorSanitizer would report the fault.
   volatile size_t size = 8;
   volatile char* const bytes = static_cast<char*>(std::malloc(size));
   bytes[size] = 1;

@@ -2,8 +2,8 @@
 // alone
 // time limit: 800 s
 /**
- * For a long time: connections that come and go, and full load. What the two processes hold, each at a quiet moment, stays
- * what it was: memory, address space, descriptors, timers, frames. `npm run test:soak` takes hours;
+ * Long runs: connections that are opened and closed, and full load. The resources of the two processes, sampled at
+ * quiet moments, stay constant: memory, address space, descriptors, timers, frames. `npm run test:soak` takes hours;
  * ISTHMUS_SOAK_CYCLES: connections that are opened and closed (default 600), ISTHMUS_SOAK_MINUTES: full load (0.5).
  */
 import { readdirSync, readFileSync } from 'node:fs';
@@ -24,18 +24,18 @@ const test = chosen(register);
 const seed = testSeed();
 const CYCLES = Number(process.env['ISTHMUS_SOAK_CYCLES'] ?? 600);
 const MINUTES = Number(process.env['ISTHMUS_SOAK_MINUTES'] ?? 0.5);
-/** How often it is looked at what is held. */
+/** How often resources are sampled. */
 const SAMPLES = 24;
-/** Seconds of a test in which nothing goes on: to start, and to look. */
+/** Seconds of a test besides load: to start, and to sample. */
 const START = 120;
 
-// ── What a process holds ─────────────────────────────────────────────────────────────────────────────────────────────
+// ── Resources of a process ───────────────────────────────────────────────────────────────────────────────────────────
 
-/** In bytes, or as many. */
+/** Values in bytes, or counts. */
 type Sample = Readonly<Record<'memory' | 'heap' | 'buffers' | 'space' | 'descriptors' | 'waiting' | 'frames', number>>;
 
 /**
- * How much more the last third of the samples may have than the one before. A core that was let go of is there until it is
+ * How much more the last third of the samples may have than the one before. A core that was released exists until it is
  * collected: its memory of 17 MiB, and 10 GiB of addresses that V8 reserves for it.
  */
 const SLACK: Sample = {
@@ -52,7 +52,7 @@ setFlagsFromString('--expose-gc');
 const collect = runInNewContext('gc') as () => void;
 
 async function sample(runtime: Runtime): Promise<Sample> {
-  // Frames that a peer has given back are found again by the upkeep, twice a second.
+  // Upkeep finds frames that a peer has released, twice a second.
   for (let i = 0; i < 3; i++) {
     collect();
     await pause(200);
@@ -70,8 +70,8 @@ async function sample(runtime: Runtime): Promise<Sample> {
   };
 }
 
-/** Nothing of it grows. */
-function assertFlat(who: string, samples: readonly Sample[]): void {
+/** No resource grows. */
+function assertFlat(name: string, samples: readonly Sample[]): void {
   const third = Math.floor(samples.length / 3);
   const most = (part: readonly Sample[], what: keyof Sample) => Math.max(...part.map((one) => one[what]));
   for (const what of Object.keys(SLACK) as (keyof Sample)[]) {
@@ -79,14 +79,14 @@ function assertFlat(who: string, samples: readonly Sample[]): void {
     const after = most(samples.slice(2 * third), what);
     const unit = SLACK[what] >= MIB ? MIB : 1;
     const shown = [samples[0]?.[what] ?? 0, before, after].map((value) => (value / unit).toFixed(unit === 1 ? 0 : 1));
-    console.log(`  ${who.padEnd(22)} ${what.padEnd(12)} ${shown.join(' → ')}${unit === 1 ? '' : ' MiB'}`);
-    assert.ok(after <= before + SLACK[what], `${who}: ${what} has grown from ${before} to ${after}`);
+    console.log(`  ${name.padEnd(22)} ${what.padEnd(12)} ${shown.join(' → ')}${unit === 1 ? '' : ' MiB'}`);
+    assert.ok(after <= before + SLACK[what], `${name}: ${what} has grown from ${before} to ${after}`);
   }
 }
 
 // ── Two processes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Sends back what comes: as a loan, as it is, or where it lay. */
+/** Echoes messages: as a loan, as they are, or in place. */
 async function echo(connection: Connection): Promise<void> {
   for (let number = 0; ; number++) {
     using message = await connection.borrow();
@@ -136,15 +136,15 @@ async function start(): Promise<void> {
   }
 }
 
-/** Both ends at a quiet moment. */
+/** Sample both ends at a quiet moment. */
 async function look(into: Map<string, Sample[]>): Promise<void> {
-  const put = (who: string, one: Sample) => into.set(who, [...(into.get(who) ?? []), one]);
+  const put = (name: string, one: Sample) => into.set(name, [...(into.get(name) ?? []), one]);
   await Promise.all(
     pairs.map(async ({ plugin, runtime, child }) => {
       while ((await child.call<number>('open')) > 0) await pause(2);
       const [near, far] = await Promise.all([sample(runtime), child.call<Sample>('sample')]);
-      put(`${plugin}, who connects`, near);
-      put(`${plugin}, who listens`, far);
+      put(`${plugin}, connecting end`, near);
+      put(`${plugin}, listening end`, far);
     }),
   );
 }
@@ -183,7 +183,7 @@ async function main(): Promise<void> {
         else await connection.close();
         if ((cycle + 1) % Math.ceil(CYCLES / SAMPLES) === 0) await look(samples);
       }
-      for (const [who, taken] of samples) assertFlat(who, taken);
+      for (const [name, taken] of samples) assertFlat(name, taken);
     }),
   );
 
@@ -212,7 +212,7 @@ async function main(): Promise<void> {
         await look(samples);
       }
       console.log(`  ${messages} messages there and back, ${(bytes / MIB).toFixed(0)} MiB`);
-      for (const [who, taken] of samples) assertFlat(who, taken);
+      for (const [name, taken] of samples) assertFlat(name, taken);
     }),
   );
 

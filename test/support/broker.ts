@@ -1,6 +1,6 @@
 /**
- * A broker for tests: a real mosquitto, on a port of its own, that can be stopped and started again. Where there is none
- * the tests use aedes in a process of its own, and say so.
+ * A broker for tests: a real mosquitto, on a port of its own, that can be stopped and started again. Without mosquitto
+ * the tests use aedes in a separate process, and print that.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -12,7 +12,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 
 export const hasMosquitto = spawnSync('mosquitto', ['-h'], { env: searchPath() }).error === undefined;
 
-/** Debian puts it where only root looks. */
+/** Debian installs it where only root's PATH leads. */
 function searchPath(): NodeJS.ProcessEnv {
   return { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/usr/local/sbin` };
 }
@@ -32,7 +32,7 @@ process.on('exit', () => {
   for (const broker of brokers) broker.kill();
 });
 
-/** Nobody had that port a moment ago. */
+/** A port that was free a moment ago. */
 export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -45,7 +45,7 @@ export async function freePort(): Promise<number> {
 export interface TestBrokerOptions {
   readonly user?: string;
   readonly password?: string;
-  /** PEM files: it speaks TLS then. Only mosquitto. */
+  /** PEM files for TLS. Only with mosquitto. */
   readonly tls?: { readonly ca: string; readonly cert: string; readonly key: string };
 }
 
@@ -76,12 +76,12 @@ export class TestBroker {
     return `mqtt://127.0.0.1:${this.port}`;
   }
 
-  /** On the same port as before; it remembers nothing. */
+  /** On the same port as before; the broker keeps no state. */
   async start(): Promise<void> {
     const { user, password, tls } = this.#options;
     if (hasMosquitto) {
       const lines = [`listener ${this.port} 127.0.0.1`, `allow_anonymous ${user === undefined}`, 'persistence false'];
-      // Started by root it would become another user, who cannot read the files.
+      // Started by root it would switch to another user, without access to the files.
       if (process.getuid?.() === 0) lines.push('user root');
       if (user !== undefined) {
         const path = join(this.#folder, 'passwords');
@@ -131,7 +131,7 @@ export class TestBroker {
     const child = this.#process;
     this.#process = undefined;
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
-    // Perhaps nothing else keeps us here.
+    // The wait itself may be all that keeps this process alive.
     child.ref();
     const ended = once(child, 'exit');
     child.kill('SIGKILL');

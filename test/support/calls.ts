@@ -1,15 +1,15 @@
 /**
- * Programs that are called like objects: calls with answers, and events, over any channel that carries JSON.
+ * Programs that are called like objects: calls with answers, and events, over any channel for JSON.
  *
- * The program `serve`s handlers and `tell`s events; to whoever started it, over the channel of `child_process`, or, where
- * ISTHMUS_PARENT=host:port says so, over a TCP connection to there (one line of JSON each), as from a virtual machine.
+ * The program `serve`s handlers and `tell`s events to the process that started it, over the channel of `child_process`,
+ * or, with ISTHMUS_PARENT=host:port, over a TCP connection to there (one line of JSON each), as from a virtual machine.
  */
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { IsthmusError } from '../../host/base/errors.js';
 
-/** Seconds that a call or an event may take; a slow machine stretches it as it does a timebox. */
+/** Seconds that a call or an event may take; longer on a slow machine, like a timebox. */
 export const LIMIT = 30;
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 
@@ -21,24 +21,24 @@ export type Said =
 
 // ── The program ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** What the program is to do here, undefined where the tests run. */
+/** The role of this process, undefined where the tests run. */
 export const role: string | undefined = /^role:(.*)/.exec(process.argv[2] ?? '')?.[1];
 
-/** What it was started with. */
+/** Options that it was started with. */
 export function roleOptions<T>(): T {
   return JSON.parse(process.argv[3] ?? '{}') as T;
 }
 
 let parent: Socket | undefined;
 
-/** The connection to whoever started us, if that is not our parent process. */
+/** The connection to the process that started this one, if that is not its parent. */
 function distant(): Socket | undefined {
   const address = process.env['ISTHMUS_PARENT'];
   if (parent || address === undefined) return parent;
   const at = address.lastIndexOf(':');
   parent = connect(Number(address.slice(at + 1)), address.slice(0, at));
   parent.setNoDelay().setKeepAlive(true);
-  // Without it nobody needs us any more.
+  // Without the starting process this one is not needed any more.
   parent.on('error', () => {}).on('close', () => process.exit(0));
   parent.unref();
   return parent;
@@ -50,12 +50,12 @@ function say(message: Said): void {
   else process.send?.(message);
 }
 
-/** Say something, without staying alive for it. */
+/** Send an event, without staying alive for it. */
 export function tell(event: string, value: unknown = null): void {
   say({ event, value });
 }
 
-/** Answer calls until whoever started us is gone. */
+/** Answer calls until the starting process is gone. */
 export function serve(handlers: Handlers): void {
   const answer = async ({ id, name, args }: Call) => {
     try {
@@ -78,7 +78,7 @@ export function serve(handlers: Handlers): void {
   }
 }
 
-// ── Whoever started it ───────────────────────────────────────────────────────────────────────────────────────────────
+// ── The starting process ─────────────────────────────────────────────────────────────────────────────────────────────
 
 /** The other side of `serve` and `tell`. */
 export abstract class Callee {
@@ -86,7 +86,7 @@ export abstract class Callee {
   readonly #calls = new Map<number, { resolve: (value: any) => void; reject: (error: Error) => void }>();
   readonly #events = new Map<string, unknown[]>();
   readonly #waiting = new Map<string, ((value: any) => void)[]>();
-  /** What it printed, for the message of an assertion. */
+  /** Its output, for the message of an assertion. */
   output = '';
   /** Factor on all limits, for a program on a slow machine. */
   readonly #patience: number;
@@ -95,7 +95,7 @@ export abstract class Callee {
     this.#patience = patience;
   }
 
-  /** Get a call there. */
+  /** Send a call to the program. */
   protected abstract post(call: Call, failed: (error: Error) => void): void;
 
   /** Call one of its handlers. Rejects with an `IsthmusError` where it threw one. */
@@ -108,12 +108,12 @@ export abstract class Callee {
         this.post({ id, name, args }, reject);
       }).finally(() => this.#calls.delete(id)),
     );
-    // A test that has failed elsewhere does not come back for it.
+    // A test that has failed elsewhere does not wait for the answer.
     result.catch(() => {});
     return result;
   }
 
-  /** The next of its events of that name, also one that came before. */
+  /** The next of its events of that name, or one that arrived before. */
   event<T = any>(name: string, seconds = LIMIT): Promise<T> {
     const come = this.#events.get(name);
     if (come?.length) return Promise.resolve(come.shift() as T);
@@ -137,7 +137,7 @@ export abstract class Callee {
     else call.reject(new Error(error.message));
   }
 
-  /** It is gone: calls are not answered any more. */
+  /** The program is gone: calls are not answered any more. */
   protected lost(what: string): void {
     const error = new Error(`${what}\n${this.output}`);
     for (const { reject } of this.#calls.values()) reject(error);
@@ -164,7 +164,7 @@ export abstract class Callee {
   }
 }
 
-/** A program that calls us: it was started with ISTHMUS_PARENT, our address. */
+/** A program that connects to this process: it was started with this address in ISTHMUS_PARENT. */
 export class Remote extends Callee {
   readonly #server: Server;
   #socket: Socket | undefined;
@@ -180,7 +180,7 @@ export class Remote extends Callee {
     });
   }
 
-  /** @returns one that waits for its program, and the port where it does */
+  /** @returns an instance that waits for its program, and the port where it waits */
   static async listen(host = '127.0.0.1', port = 0, patience = 1): Promise<{ remote: Remote; port: number }> {
     const server = createServer().listen(port, host);
     await once(server, 'listening');
@@ -190,10 +190,10 @@ export class Remote extends Callee {
 
   protected override post(call: Call, failed: (error: Error) => void): void {
     if (this.#socket && !this.#socket.destroyed) this.#socket.write(`${JSON.stringify(call)}\n`);
-    else failed(new Error(`'${call.name}': the program is not there`));
+    else failed(new Error(`'${call.name}': the program is not connected`));
   }
 
-  /** Without it the program ends. */
+  /** Close the connection; the program then ends. */
   close(): void {
     this.#server.close();
     this.#socket?.destroy();

@@ -1,7 +1,7 @@
-/** The `isthmus` program without a process of its own. */
+/** The `isthmus` program, run in the process of the test. */
 import { run } from '../../host/cli/program.js';
 
-/** What a command prints, and its exit code. */
+/** Output of a command, and its exit code. */
 export async function printed(args: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> {
   const { write } = process.stdout;
   let stdout = '';

@@ -1,9 +1,9 @@
 /**
- * What every plugin promises, as tests over a pair of connected connections.
+ * The requirements for every plugin, as tests over a pair of connected connections.
  *
- * The near end is here. The far end is a {@link FarEnd} wherever it likes, another process or another machine: what it
- * does is called by name, with arguments and results that JSON can carry. Both ends make the bytes of a message from a
- * seed and its number, so that none of them travels for comparison.
+ * The near end is here. The far end is a {@link FarEnd} anywhere, in another process or on another machine: its methods
+ * are called by name, with arguments and results that JSON can carry. Both ends compute the bytes of a message from a
+ * seed and its number, so that no bytes travel for comparison.
  */
 
 import { setTimeout as pause } from 'node:timers/promises';
@@ -19,7 +19,7 @@ import { timebox } from './timebox.js';
 /** Lengths of a message: its data, its xheader. */
 export type Shape = readonly [data: number, xheader?: number];
 
-const BLOCK = 65_521; // A prime: places in the block do not fall together with those in a ring.
+const BLOCK = 65_521; // A prime: offsets in the block do not coincide with those in a ring.
 const blocks = new Map<number, Buffer>();
 
 function blockOf(seed: number): Buffer {
@@ -45,7 +45,7 @@ function bytes(seed: number, number: number, length: number): Buffer {
 export const dataOf = (seed: number, number: number, length: number) => bytes(seed, number, length);
 const xheaderOf = (seed: number, number: number, length: number) => bytes(seed ^ 0x5a5a5a5a, number, length);
 
-/** Shapes of random traffic: mostly small, some over a fragment, now and then one over the ring. */
+/** Shapes of random traffic: mostly small, some larger than a fragment, few larger than the ring. */
 export function randomShapes(seed: number, count: number, ring: number): Shape[] {
   const random = seeded(seed);
   return Array.from({ length: count }, () => {
@@ -73,26 +73,26 @@ function check(seed: number, number: number, shape: Shape, data: Uint8Array, xhe
 /** Ways of receiving. */
 export type How = 'receive' | 'iterate' | 'into' | 'poll' | 'borrow' | 'many';
 
-/** How a connection ended, as JSON. */
+/** End of a connection, as JSON. */
 export interface Ending {
   readonly messages: number;
   readonly code: string | null;
 }
 
-/** A machine so many times slower than a free one (scripts/test.mjs). */
+/** A machine this many times slower than a free one (scripts/test.mjs). */
 const SLOWNESS = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 
-/** Bytes unread at which a connection stops reading, by default (host/config/config.ts). */
+/** Unread bytes at which a connection stops reading, by default (host/config/config.ts). */
 const UNREAD = 1 << 20;
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 const codeOf = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
 
-/** One end of a connection, doing what it is told. Both ends are of this class; the far one is called from a distance. */
+/** One end of a connection. Both ends are of this class; the far one is called remotely. */
 export class FarEnd {
   constructor(readonly connection: Connection) {}
 
-  /** Send messages, each when the one before is taken, or all at once, or filling loans. */
+  /** Send messages, each after the one before is accepted, or all at once, or filling loans. */
   async send(seed: number, shapes: readonly Shape[], how: 'await' | 'burst' | 'try' | 'loan' = 'await'): Promise<void> {
     const sends: Promise<void>[] = [];
     for (const [number, [dlength, xlength = 0]] of shapes.entries()) {
@@ -100,7 +100,7 @@ export class FarEnd {
       const xheader = xlength > 0 ? { xheader: xheaderOf(seed, number, xlength) } : {};
       if (how === 'try') {
         while (!this.connection.trySend(data, xheader)) await turn();
-        data.fill(0xee); // They are ours again.
+        data.fill(0xee); // The sender may write to them again.
       } else if (how === 'loan') {
         const loan = await this.connection.loan(dlength);
         loan.data.set(data);
@@ -121,7 +121,7 @@ export class FarEnd {
     let number = 0;
     const got = (data: Uint8Array, xheader: Uint8Array | undefined) => {
       const shape = shapes[number];
-      if (!shape) throw new Error(`a message too many, of ${data.length} bytes`);
+      if (!shape) throw new Error(`one message too many, of ${data.length} bytes`);
       check(seed, number, shape, data, xheader ?? xheaderOf(seed, number, shape[1] ?? 0));
       number++;
     };
@@ -135,7 +135,7 @@ export class FarEnd {
         }
         break;
       case 'many':
-        // All asked for before the first is there.
+        // All receives are posted before the first message arrives.
         for (const message of await Promise.all(shapes.map(() => connection.receive()))) {
           if (!message) throw new Error(`the end after ${number} messages`);
           got(message.data, message.xheader);
@@ -180,7 +180,7 @@ export class FarEnd {
     return number;
   }
 
-  /** Receive until it ends; the messages are the first of these. */
+  /** Receive until the connection ends; the messages are the first of these. */
   async drain(seed: number, shapes: readonly Shape[]): Promise<Ending> {
     for (let messages = 0; ; messages++) {
       let message: Awaited<ReturnType<Connection['receive']>>;
@@ -194,7 +194,7 @@ export class FarEnd {
     }
   }
 
-  /** Send back what comes. */
+  /** Echo messages. */
   async echo(count: number): Promise<void> {
     for (let i = 0; i < count; i++) {
       const message = await this.connection.receive();
@@ -203,7 +203,7 @@ export class FarEnd {
     }
   }
 
-  /** trySend until it is refused. @returns how many were taken */
+  /** trySend until it is refused. @returns the number of accepted messages */
   fill(seed: number, shape: Shape): number {
     const [length] = shape;
     for (let number = 0; ; number++) if (!this.connection.trySend(dataOf(seed, number, length))) return number;
@@ -239,7 +239,7 @@ export class FarEnd {
     return { reason, code: error?.code ?? null };
   }
 
-  /** What sending one more says. */
+  /** @returns the error of one more send */
   async sendCode(): Promise<string | null> {
     try {
       await this.connection.send('x');
@@ -252,13 +252,13 @@ export class FarEnd {
 
 type Methods = { [K in keyof FarEnd as FarEnd[K] extends (...args: any[]) => unknown ? K : never]: FarEnd[K] };
 
-/** The other end, called from a distance. */
+/** The other end, called remotely. */
 export type Far = <K extends keyof Methods>(
   method: K,
   ...args: Parameters<Methods[K]>
 ) => Promise<Awaited<ReturnType<Methods[K]>>>;
 
-/** Answer a call from a distance. */
+/** Answer a remote call. */
 export function callFar(far: FarEnd, method: string, args: readonly unknown[]): unknown {
   return (far[method as keyof Methods] as (...args: readonly unknown[]) => unknown)(...args);
 }
@@ -273,13 +273,15 @@ export interface Subject {
   readonly plugin: string;
   /** Capacity of the rings of both ends, in bytes. */
   readonly ring: number;
-  /** Seeds the traffic. */
+  /** Seed of the traffic. */
   readonly seed: number;
-  /** A new connection, fresh at both ends. */
+  /** A new connection, with nothing sent at either end. */
   open(): Promise<Pair>;
-  /** Whether the end of the peer is told behind its bytes, so that one who does not read does not hear of it. */
+  /**
+   * Whether the end of the peer is reported after its bytes, so that an end that does not read does not learn of it.
+   */
   readonly stream?: boolean;
-  /** Divides counts and lengths where the way between the ends is slow (emulated machines); default 1. */
+  /** Divides counts and lengths where the path between the ends is slow (emulated machines); default 1. */
   readonly scale?: number;
 }
 
@@ -287,7 +289,7 @@ export interface Subject {
 
 type Register = (name: string, body: () => Promise<void>) => void;
 
-/** Lengths at every border of a ring: of a record, of a first record with its net header, of the ring itself. */
+/** Lengths at every limit of a ring: of a record, of a first record with its net header, of the ring itself. */
 export function borders(ring: number): Shape[] {
   const most = ring / 4 - 8;
   const places = [most, most - 8, 2 * most, 2 * most - 8, 3 * most - 8, ring / 4, ring / 2, ring, 2 * ring];
@@ -303,7 +305,7 @@ export function conformance(subject: Subject, register: Register): void {
       `${plugin}: ${name}`,
       timebox(seconds, async () => {
         const pair = await subject.open();
-        // Where both stand when the time is nearly up.
+        // Print the state of both ends when the time is nearly over.
         const late = setTimeout(
           () => {
             console.error(`${name}: near`, pair.near.state, pair.near.stats());
@@ -322,8 +324,8 @@ export function conformance(subject: Subject, register: Register): void {
     );
   };
   /**
-   * The far end, with these messages unread, hears that it was cut off: over a stream only when it reads on, and there
-   * the kernel may throw away what had left.
+   * The far end, with these messages unread, learns that the connection was destroyed: over a stream only when it reads
+   * on, and there the kernel may drop bytes that were sent before.
    */
   const cutOff = async (far: Far, unread: readonly Shape[]) => {
     const lost = { reason: 'error', code: 'ERR_ISTHMUS_PEER_DIED' };
@@ -333,32 +335,32 @@ export function conformance(subject: Subject, register: Register): void {
     assert.ok(stream ? messages <= unread.length : messages === unread.length, `${messages} of ${unread.length}`);
     assert.equal(await far('closed'), lost);
   };
-  /** A large send that has to wait, since the far end holds more unread than its limit and reads nothing. */
+  /** A large send that has to wait, since the far end holds more unread bytes than its limit and reads nothing. */
   const stuck = async (near: Connection, far: Far, signal?: AbortSignal) => {
     const before: Shape[] = [];
     for (;;) {
       const { unreadBytes = 0 } = await far('stats');
       const shape: Shape = [before.length === 0 ? 2 << 20 : 16 << 20];
       const waiting = near.send(dataOf(seed, before.length, shape[0]), signal ? { signal } : {});
-      // In an object: a function that is async would wait for it.
+      // In an object: an async function would wait for it.
       if (unreadBytes >= UNREAD) return { waiting, shape, before };
       await waiting;
       before.push(shape);
-      // A run in the region is not counted as unread; then it takes another message, which is larger than the region.
+      // A run in the region is not counted as unread; then one more message, larger than the region, is needed.
       while (((await far('stats'))['unreadMessages'] ?? 0) < before.length) await pause(1);
-      assert.ok(before.length < 4, 'a send that nobody takes waits at some time');
+      assert.ok(before.length < 4, 'a send without a receiver waits at some point');
     }
   };
   const SMALL: Shape[] = [[0], [1], [7], [8], [63], [64], [65], [0, 1], [0, 12], [5, 12], [64, 64]];
 
-  /** Both directions of the same, near first. */
+  /** The same messages in both directions, near first. */
   const exchange = async ({ far }: Pair, here: FarEnd, shapes: readonly Shape[], how: How) => {
     await Promise.all([here.send(seed, shapes), far('expect', seed, shapes, how)]);
     await Promise.all([far('send', seed, shapes), here.expect(seed, shapes, how)]);
   };
 
   for (const how of ['receive', 'many', 'iterate', 'into', 'poll', 'borrow'] as const) {
-    test(`small messages, and lengths at the borders of records and ring, by ${how}`, async (pair, here) => {
+    test(`small messages, and lengths at the limits of records and ring, by ${how}`, async (pair, here) => {
       await exchange(pair, here, SMALL, how);
       const all = borders(ring);
       const few = all.filter((_, place) => place % 4 === 0);
@@ -372,8 +374,9 @@ export function conformance(subject: Subject, register: Register): void {
     await exchange(pair, here, shapes.slice(0, 1), 'into');
   });
 
-  test('large messages to who receives them now in one way, now in another', async ({ far }, here) => {
-    // Who copies out gets pieces while he waits, who looks in place whole records; and nobody tells the sender when.
+  test('large messages to a receiver that changes between ways to receive', async ({ far }, here) => {
+    // A receiver that copies out gets pieces while it waits, one that reads in place gets whole records; the sender
+    // learns the way only from the ring.
     const random = seeded(seed);
     const hows: How[] = ['into', 'poll', 'receive', 'borrow', 'into', 'receive', 'poll', 'into'];
     for (const [round, how] of hows.entries()) {
@@ -458,7 +461,7 @@ export function conformance(subject: Subject, register: Register): void {
   });
 
   test('both ends send far more than fits before either receives', async ({ far }, here) => {
-    // The rings and the unread backlog take a part; the rest waits, and goes on as soon as one of them reads.
+    // The rings and the unread backlog take a part; the rest waits, and continues as soon as one of them reads.
     const shapes: Shape[] = Array.from({ length: 60 }, () => [ring]);
     const sent = [here.send(seed, shapes), far('send', seed, shapes)];
     await pause(200);
@@ -468,8 +471,8 @@ export function conformance(subject: Subject, register: Register): void {
     await sent[1];
   });
 
-  test('an unread backlog does not keep a sender from going on', async ({ far }, here) => {
-    // The near end reads nothing until its own are taken; the far end has sent it more than it keeps.
+  test('an unread backlog does not stop a sender', async ({ far }, here) => {
+    // The near end reads nothing until its own messages are accepted; the far end has sent it more than it keeps.
     const back: Shape[] = Array.from({ length: 60 }, () => [ring]);
     const backlog = far('send', seed, back);
     await pause(100);
@@ -484,7 +487,7 @@ export function conformance(subject: Subject, register: Register): void {
   test('trySend refuses when there is no room, and nothing has changed', async ({ near, far }, here) => {
     let taken = here.fill(seed, [1000]);
     assert.ok(taken > 0);
-    // The far end takes some out by itself until its backlog is full.
+    // The far end reads some by itself until its backlog is full.
     for (let i = 0; i < 2000; i++) {
       const before = here.stats();
       if (near.trySend(dataOf(seed, taken, 1000))) {
@@ -587,7 +590,7 @@ export function conformance(subject: Subject, register: Register): void {
     await Promise.all([far('send', seed, SMALL), here.expect(seed, SMALL)]);
   });
 
-  test('poll takes a limit, and a handler that throws', async ({ near, far }, here) => {
+  test('poll accepts a limit, and a handler that throws', async ({ near, far }, here) => {
     const shapes: Shape[] = Array.from({ length: 10 }, (_, i) => [100 + i]);
     await Promise.all([far('send', seed, shapes), pause(50)]);
     const lengths: number[] = [];
@@ -622,7 +625,7 @@ export function conformance(subject: Subject, register: Register): void {
     await Promise.all([far('send', seed, SMALL), here.expect(seed, SMALL, 'poll')]);
   });
 
-  test('a message is nobody else’s while a handler of poll has it', async ({ near, far }, here) => {
+  test('a message in a handler of poll is given to no other receive', async ({ near, far }, here) => {
     const shapes: Shape[] = [[100], [101], [102]];
     await Promise.all([far('send', seed, shapes), pause(50)]);
     const lengths: number[] = [];
@@ -641,7 +644,7 @@ export function conformance(subject: Subject, register: Register): void {
     await Promise.all([far('send', seed, SMALL), here.expect(seed, SMALL)]);
   });
 
-  test('borrowed messages stay as they are, and are given back in any order', async ({ near, far }, here) => {
+  test('borrowed messages stay unchanged, and are released in any order', async ({ near, far }, here) => {
     const random = seeded(seed);
     const count = Math.ceil(600 / scale);
     const shapes = Array.from({ length: count }, (_, i): Shape => [1 + random(300), i % 5]);
@@ -668,7 +671,7 @@ export function conformance(subject: Subject, register: Register): void {
     while (held.length > 0) giveBack();
     await sent;
     if (inPlace === 0) console.log(`${plugin}: no message was borrowed in place`);
-    // The whole ring is the sender's again.
+    // The sender can use the whole ring again.
     await Promise.all([far('send', seed, borders(ring)), here.expect(seed, borders(ring))]);
   });
 
@@ -705,7 +708,7 @@ export function conformance(subject: Subject, register: Register): void {
     await Promise.all([here.send(seed, SMALL), far('expect', seed, SMALL)]);
   });
 
-  test('flush waits until the peer has taken what was sent', async ({ near, far }, here) => {
+  test('flush waits until the peer has received everything sent', async ({ near, far }, here) => {
     await near.flush();
     await Promise.all([here.send(seed, SMALL), far('expect', seed, SMALL)]);
     await near.flush();
@@ -719,7 +722,7 @@ export function conformance(subject: Subject, register: Register): void {
   });
 
   test('a slow receiver makes the sender wait', async ({ near, far }, here) => {
-    // Ring, unread backlog and what the kernel takes are bounded, so a sender comes to its end.
+    // Ring, unread backlog and the buffers of the kernel are bounded, so a sender has to stop.
     let taken = 0;
     let refused = 0;
     const chunk = new Uint8Array(64 << 10);
@@ -727,7 +730,7 @@ export function conformance(subject: Subject, register: Register): void {
       if (near.trySend(chunk)) {
         taken++;
         refused = 0;
-        if (taken > 2000) assert.unreachable('125 MiB were taken for nobody');
+        if (taken > 2000) assert.unreachable('125 MiB were accepted without a receiver');
       } else {
         refused++;
         await pause(1);
@@ -735,7 +738,7 @@ export function conformance(subject: Subject, register: Register): void {
     }
     const its = await far('stats');
     assert.ok((its['unreadBytes'] ?? 0) <= (2 << 20) + ring, `${its['unreadBytes']} bytes unread`);
-    // As long as what was refused: there may be room for a short one.
+    // With the length of the refused message: there may be room for a short one.
     const waiting = here.send(seed, [[chunk.length]], 'burst');
     let done = false;
     const over = () => {
@@ -748,13 +751,13 @@ export function conformance(subject: Subject, register: Register): void {
     assert.is(codeOf(await rejection(waiting)), 'ERR_ISTHMUS_PEER_DIED');
   });
 
-  test('empty messages occupy a backlog too', async ({ near, far }) => {
+  test('empty messages count in a backlog too', async ({ near, far }) => {
     let taken = 0;
     let refused = 0;
     while (refused < 50) {
       if (near.trySend('')) {
         refused = 0;
-        if (++taken > 2_000_000) assert.unreachable('two million were taken for nobody');
+        if (++taken > 2_000_000) assert.unreachable('two million were accepted without a receiver');
       } else {
         refused++;
         await pause(1);
@@ -764,7 +767,7 @@ export function conformance(subject: Subject, register: Register): void {
     assert.ok((its['unreadMessages'] ?? 0) < 100_000, `${its['unreadMessages']} messages unread`);
   });
 
-  test('closed by this side: the peer gets all, then the end', async ({ near, far }, here) => {
+  test('closed by this side: the peer gets all messages, then the end', async ({ near, far }, here) => {
     const shapes = randomShapes(seed, 200, ring);
     const drained = far('drain', seed, shapes);
     const sent = here.send(seed, shapes, 'burst');
@@ -800,7 +803,7 @@ export function conformance(subject: Subject, register: Register): void {
     assert.is(codeOf(await rejection(near.send('late'))), 'ERR_ISTHMUS_CLOSED');
   });
 
-  test('what a closed peer had sent stays to be read', async ({ near, far }, here) => {
+  test('messages of a closed peer can still be read', async ({ near, far }, here) => {
     const shapes: Shape[] = [[1], [2], [ring], [4]];
     await far('send', seed, shapes);
     assert.is(await far('close'), null);
@@ -814,7 +817,7 @@ export function conformance(subject: Subject, register: Register): void {
     const [mine, its] = await Promise.all([near.close().then(() => null, codeOf), far('close')]);
     assert.equal([mine, its], [null, null]);
     assert.is((await here.closed()).reason, 'local');
-    // It may have heard of ours before it came to its own.
+    // It may have learnt of this side's close before it closed itself.
     assert.match((await far('closed')).reason, /^(local|peer)$/);
   });
 
@@ -835,7 +838,7 @@ export function conformance(subject: Subject, register: Register): void {
   });
 
   test('the close has a limit', async ({ near, far }, here) => {
-    // What waits for room cannot leave: the far end reads nothing.
+    // Messages without room cannot be sent: the far end reads nothing.
     const { waiting, before } = await stuck(near, far);
     const sent = rejection(waiting);
     const error = await rejection(near.close({ timeout: 300 }));
@@ -859,7 +862,7 @@ export function conformance(subject: Subject, register: Register): void {
     await cutOff(far, before);
   });
 
-  test('destroy: the peer gets what was committed, then an error', async ({ near, far }, here) => {
+  test('destroy: the peer gets committed messages, then an error', async ({ near, far }, here) => {
     const shapes: Shape[] = [[10], [ring / 8], [30]];
     await here.send(seed, shapes);
     if (stream) await near.flush();
@@ -874,11 +877,14 @@ export function conformance(subject: Subject, register: Register): void {
     await near.close();
   });
 
-  test('a destroyed peer: error for all who wait, and for sends at that very moment', async ({ near, far }, here) => {
+  test('a destroyed peer: an error for all pending receives, and for sends at that very moment', async ({
+    near,
+    far,
+  }, here) => {
     const shapes: Shape[] = [[10], [20], [30]];
     await far('send', seed, shapes);
     await far('destroy');
-    // The news may not have come yet.
+    // The error may not have arrived yet.
     let code: string | undefined;
     while (code === undefined) {
       code = await near.send(new Uint8Array(1000)).then(() => undefined, codeOf);
@@ -891,7 +897,7 @@ export function conformance(subject: Subject, register: Register): void {
     assert.equal(await here.closed(), { reason: 'error', code: 'ERR_ISTHMUS_PEER_DIED' });
   });
 
-  test('destroy with an error of one’s own', async ({ near }, here) => {
+  test('destroy with an error of the application', async ({ near }, here) => {
     const waiting = rejection(near.receive());
     near.destroy(new Error('a reason'));
     assert.match(((await waiting) as Error).message, 'a reason');

@@ -1,6 +1,6 @@
 /**
- * Cores under test: on private memory, or several on one file, as several processes have them; pairs of connections
- * with rings of a given capacity and start; messages on them; and watches over the bytes that nobody may touch.
+ * Cores under test: on private memory, or several on one file, as in several processes; pairs of connections with rings
+ * of a given capacity and start; messages on them; and watches over bytes that must not change.
  */
 
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
@@ -30,7 +30,7 @@ export function constant(name: ConstantName): number {
 export { BROKEN, NOTHING };
 export const MIB = 0x100000;
 
-/** A core, with what tests want to know besides. */
+/** A core, with additional accessors for tests. */
 export class TestCore extends Core {
   u32(at: number): number {
     return this.view.getUint32(at, true);
@@ -73,14 +73,14 @@ export class TestCore extends Core {
     return L.WINDOW + this.u32(L.HEADER_EXTENTS_AT) + index * 8;
   }
 
-  /** Tags of all extents behind the tables: 0 for a free one. */
+  /** Tags of all extents after the tables: 0 for a free one. */
   extents(): bigint[] {
     const tags: bigint[] = [];
     for (let i = this.u32(L.HEADER_FIRST); i < this.u32(L.HEADER_EXTENTS); i++) tags.push(this.u64(this.extent(i)));
     return tags;
   }
 
-  /** Frames in free extents: what a process that holds nothing could take. */
+  /** Frames in free extents: those that a process without extents could take. */
   unclaimed(): number {
     return this.extents().filter((tag) => tag === 0n).length * this.u32(L.HEADER_EXTENT);
   }
@@ -116,13 +116,13 @@ export class TestCore extends Core {
   }
 
   join(slot: number, kernel = 0): this {
-    assert.is(this.call.claimSlot(slot, kernel), 1, `slot ${slot} is taken`);
+    assert.is(this.call.claimSlot(slot, kernel), 1, `slot ${slot} is in use`);
     assert.is(this.call.publishSlot(), 1);
     return this;
   }
 }
 
-/** A core on private memory, formatted, with slot 0 taken. */
+/** A core on private memory, formatted, attached in slot 0. */
 export function newCore(mib = 1): TestCore {
   const core = new TestCore(mib * MIB);
   assert.is(core.call.geometry(mib * MIB), 1);
@@ -131,7 +131,7 @@ export function newCore(mib = 1): TestCore {
   return core.join(0);
 }
 
-/** Folders of those that were not closed, because their test failed. */
+/** Folders of views that were not closed, because their test failed. */
 const left = new Set<string>();
 process.on('exit', () => {
   for (const folder of left) rmSync(folder, { recursive: true, force: true });
@@ -256,7 +256,7 @@ export class Pair {
     return this.core.u32(this.ring + L.RING_HEAD);
   }
 
-  /** Put a record header where the consumer looks next. */
+  /** Write a record header at the next read position of the consumer. */
   forge(header: bigint, position = this.read): void {
     this.core.setU64(this.at(position), header);
   }
@@ -275,7 +275,7 @@ export function recordHeader(length: number, kind: number, position: number): bi
   return BigInt(length >>> 0) | (BigInt((position >>> 3) & 0xffffff) << 32n) | (BigInt(kind) << 56n);
 }
 
-/** `length` bytes that tell where they belong. */
+/** `length` bytes that depend on their offset and on the salt. */
 export function pattern(length: number, salt: number): Uint8Array {
   const result = new Uint8Array(length);
   let x = Math.imul(salt + 1, 0x9e3779b1) | 1;
@@ -306,7 +306,7 @@ export class Sender {
     this.#xlength = xlength;
   }
 
-  /** Put in what fits. @returns whether all of it is in */
+  /** Write the part that fits. @returns whether all of it is in the ring */
   go(): boolean {
     const { call, bytes } = this.#core;
     while (this.done < this.#body.length) {
@@ -346,7 +346,7 @@ export interface Peeked {
   readonly flags: number;
 }
 
-/** Look at the next record. */
+/** Check the next record. */
 export function peek(core: TestCore, index: number): Peeked | 'nothing' | 'broken' {
   const offset = core.call.peek(index);
   if (offset === NOTHING) return 'nothing';
@@ -362,7 +362,7 @@ export function peek(core: TestCore, index: number): Peeked | 'nothing' | 'broke
   };
 }
 
-/** Take fragments out until a message is whole. */
+/** Read fragments until a message is complete. */
 export class Receiver {
   broken = false;
   #parts: Uint8Array[] = [];
@@ -393,7 +393,7 @@ export class Receiver {
   }
 }
 
-/** The next message, which is in the ring as a whole. */
+/** The next message, which is in the ring completely. */
 export function receive(core: TestCore, index: number): Message | undefined {
   return new Receiver(core, index).next();
 }
@@ -401,10 +401,10 @@ export function receive(core: TestCore, index: number): Message | undefined {
 export function assertBytes(found: Uint8Array, expected: Uint8Array, what = 'bytes'): void {
   if (Buffer.compare(found, expected) === 0) return;
   const at = expected.findIndex((byte, i) => found[i] !== byte);
-  assert.unreachable(`${what} differ at ${at} of ${expected.length} (${found.length} came)`);
+  assert.unreachable(`${what} differ at ${at} of ${expected.length} (${found.length} received)`);
 }
 
-/** Watch over all memory of a core but the given ranges: `[from, to)` each. @returns a check that nothing changed */
+/** Watch all memory of a core except the given ranges: `[from, to)` each. @returns a check that nothing changed */
 export function watch(core: TestCore, ...allowed: readonly (readonly [number, number])[]): () => void {
   const edges = [...allowed].sort((a, b) => a[0] - b[0]);
   const ranges: [number, number][] = [];
@@ -425,7 +425,7 @@ export function watch(core: TestCore, ...allowed: readonly (readonly [number, nu
   };
 }
 
-/** What a connection may change: statics and results of the core, its own entry, and the rings of a pair. */
+/** Memory that a connection may change: statics and results of the core, its own entry, and the rings of a pair. */
 export function allowedTo(pair: Pair): [number, number][] {
   const { core, a, b, capacity } = pair;
   const entry = (index: number): [number, number] => [

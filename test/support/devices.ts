@@ -1,4 +1,4 @@
-/** Devices for tests: a tree as sysfs has it, in which devices are plain files. */
+/** Devices for tests: a tree as in sysfs, in which devices are plain files. */
 import { closeSync, ftruncateSync, mkdirSync, openSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { UioRoots } from '../../host/device/uio.js';
@@ -10,28 +10,28 @@ import { MIB, newPath } from './regions.js';
 export interface Device {
   readonly name?: string | undefined;
   readonly version?: string | undefined;
-  /** What maps/map1/size says. */
+  /** Contents of maps/map1/size. */
   readonly size?: string | undefined;
-  /** Bytes of the file that stands for the device; -1: there is none. */
+  /** Bytes of the file that stands for the device; -1: no file. */
   readonly file?: number;
 }
 
-/** A PCI device: ivshmem without a driver, unless something else is said. */
+/** A PCI device: ivshmem without a driver, by default. */
 export interface PciDevice {
   /** Address of BAR 2. */
   readonly start?: number;
   /** Bytes of BAR 2. */
   readonly size?: number;
-  /** The line of BAR 2 in `resource`, in place of what start and size make. */
+  /** The line of BAR 2 in `resource`, instead of the one made from start and size. */
   readonly bar2?: string;
-  /** Bytes of `resource2`; -1: there is none. */
+  /** Bytes of `resource2`; -1: no file. */
   readonly file?: number;
-  /** The command register; 2: the memory is switched on. */
+  /** The command register; 2: memory is enabled. */
   readonly command?: number;
   readonly driver?: string;
-  /** What the driver has made of it. */
+  /** Name of the uio device that the driver created. */
   readonly uio?: string;
-  /** Text of other attributes; undefined: there is none of that name. */
+  /** Text of other attributes; undefined: the attribute is missing. */
   readonly attributes?: Readonly<Record<string, string | undefined>>;
 }
 
@@ -42,7 +42,7 @@ function makeFile(path: string, size: number): void {
   closeSync(fd);
 }
 
-/** A tree as sysfs has it, whose devices are plain files. */
+/** A tree as in sysfs, whose devices are plain files. */
 export class Tree {
   readonly root = newPath('devices');
   readonly roots: Required<UioRoots> = { sysfs: join(this.root, 'sys'), dev: join(this.root, 'dev') };
@@ -77,7 +77,7 @@ export class Tree {
     return path;
   }
 
-  /** Where the entry of a PCI device leads to. */
+  /** Target of the entry of a PCI device. */
   real(address: string): string {
     return join(this.root, 'devices/pci0000:00', address);
   }

@@ -1,11 +1,11 @@
-/** The far end of the conformance suite in a process of its own, and the near end of it. */
+/** The far end of the conformance suite in a process of its own, and connections to it. */
 import { setTimeout as pause } from 'node:timers/promises';
 import type { ListenOptions } from '../../host/endpoint/endpoint.js';
 import type { Runtime } from '../../host/runtime/runtime.js';
 import { type Callee, serve } from './calls.js';
 import { callFar, type Far, FarEnd, type Pair } from './conformance.js';
 
-/** In the child: listen; every connection is a far end under a number of its own. */
+/** In the child: listen; every connection is a far end with a number of its own. */
 export async function serveFar(runtime: Runtime, options: ListenOptions = {}): Promise<void> {
   const ends: FarEnd[] = [];
   const { port } = await runtime.listen(options, async (connection) => {
@@ -25,7 +25,7 @@ export async function serveFar(runtime: Runtime, options: ListenOptions = {}): P
 
 export interface Ends {
   readonly runtime: Runtime;
-  /** Where `serveFar` runs. */
+  /** The child that runs `serveFar`. */
   readonly child: Callee;
   /** Its address. */
   readonly host?: string;

@@ -1,21 +1,21 @@
 /**
- * What a hostile peer writes into a region that it shares with us: words chosen by what they mean, values at which
- * arithmetic goes wrong. One mutation is one store of four or eight bytes, or a few bytes of a payload.
+ * Writes of a hostile peer into a shared region: words chosen by their meaning, and values at which arithmetic fails.
+ * One mutation is one store of four or eight bytes, or a few bytes of a payload.
  */
 import { type ConstantName, constant, L, recordHeader, type TestCore } from './core.js';
 
 type Random = (n: number) => number;
 
-/** A ring as somebody sees it who has the region in memory. */
+/** A ring, as seen by a process that has the region mapped. */
 export interface RingPlace {
   /** Address of the ring in a core. */
   readonly address: number;
   readonly capacity: number;
-  /** Where its reader is, as far as that is known: the record there is looked at next. */
+  /** Position of its reader, as far as that is known: the record there is read next. */
   readonly position?: () => number;
 }
 
-/** A run that it pretends to offer, with a ring or grants in it; one of the numbers may be one that cannot be. */
+/** A run that the peer pretends to offer, with a ring or grants in it; one of the numbers may be invalid. */
 export interface Forged {
   readonly frame: number;
   readonly frames: number;
@@ -24,7 +24,7 @@ export interface Forged {
   readonly capacity: number;
   readonly ready: number;
   readonly start: number;
-  /** Of the grant at place 0. */
+  /** Values of grant 0. */
   readonly offset: number;
   readonly length: number;
   readonly rights: number;
@@ -49,7 +49,7 @@ const RING_WORDS: ConstantName[] = [
   'RING_TAIL',
   'RING_HEAD',
   'RING_ARMED',
-  'RING_TAKES',
+  'RING_RECEIVE_MODE',
 ];
 const slotWords = SLOT_WORDS.map(constant);
 const ringWords = RING_WORDS.map(constant);
@@ -69,15 +69,15 @@ export class Hostile {
   readonly #mapAt: number;
   readonly #frames: number;
   readonly #slots: number;
-  /** Stores so far, by what was stored to. */
+  /** Stores so far, by target. */
   readonly stores: Map<string, number>;
   count = 0;
-  /** The last one. */
+  /** Description of the last store. */
   forged: Forged | undefined;
 
   /**
-   * @param core maps the region, which is still as it should be
-   * @param stores where to count
+   * @param core maps the region, which is still valid
+   * @param stores counts the stores
    */
   constructor(core: TestCore, random: Random, stores = new Map<string, number>()) {
     this.stores = stores;
@@ -106,7 +106,7 @@ export class Hostile {
     this.#did(what);
   }
 
-  /** Something in the place of a word. */
+  /** A value in place of a word. */
   #word(present: number): number {
     const random = this.#random;
     switch (random(8)) {
@@ -145,7 +145,7 @@ export class Hostile {
     }
   }
 
-  /** A length around those that a ring of that capacity can hold. */
+  /** A length near those that a ring of that capacity can hold. */
   #length(capacity: number): number {
     const random = this.#random;
     const most = capacity / 4 - L.RECORD_HEADER;
@@ -167,7 +167,7 @@ export class Hostile {
     return random(3) === 0 ? EDGES[random(EDGES.length)]! : random(2) ? near[random(near.length)]! : random(most);
   }
 
-  /** One store into a ring, or into its records: what a peer of that connection may write anyway. */
+  /** One store into a ring, or into its records: memory that a peer of that connection may write to. */
   ring({ address, capacity, position }: RingPlace): void {
     const random = this.#random;
     const data = address + L.RING_DATA;
@@ -180,7 +180,7 @@ export class Hostile {
         return;
       }
       case 1:
-        // Just right, or almost: far enough to get on.
+        // Correct, or almost: so that the record passes the first checks.
         this.#u32(address + L.RING_HEAD, 'RING_HEAD', head + 8 * (random(9) - 4));
         return;
       case 2:
@@ -194,7 +194,7 @@ export class Hostile {
         return;
       }
       case 5: {
-        // A record as it may be, with a net header that may not.
+        // A valid record, with a net header that may be invalid.
         const body = random(capacity / 4 - 16) & ~7;
         const type = random(3) ? random(13) : random(0x10000);
         const [x, d] = random(2) ? [0, body] : [this.#length(capacity) & 0xffff, this.#length(capacity)];
@@ -239,7 +239,7 @@ export class Hostile {
     this.#u64(at, what, this.#random(2) ? this.#tag() : this.#double(this.#core.u64(at)));
   }
 
-  /** All extents are somebody's, and nobody holds anything. */
+  /** All extents have owners, and no half is held. */
   #wipe(): void {
     const tag = this.#tag();
     for (let i = 0; i < this.#extents; i++) this.#core.setU64(this.#extentsAt + i * 8, tag);
@@ -247,7 +247,7 @@ export class Hostile {
     this.#did('all tags');
   }
 
-  /** An offer that fits together as far as its writer likes: several stores that count as one. */
+  /** An offer that is as consistent as its writer wants: several stores that count as one. */
   #forge(): void {
     const random = this.#random;
     const edge = () => EDGES[random(EDGES.length)]!;
@@ -279,7 +279,7 @@ export class Hostile {
     this.#did(ring ? 'forged ring' : 'forged grant');
   }
 
-  /** One store anywhere in the region: tables, grants, rings of others. */
+  /** One store anywhere in the region: tables, grants, rings of other connections. */
   region(rings: readonly RingPlace[]): void {
     const random = this.#random;
     const slot = this.#slotsAt + (random(4) ? random(4) : random(this.#slots)) * L.SLOT_SIZE;
@@ -313,7 +313,7 @@ export class Hostile {
         return;
       case 5:
       case 6:
-        // Mostly where runs are.
+        // Mostly frames in which runs are.
         this.#tagAt(
           this.#mapAt + random(random(2) ? this.#frames : Math.min(this.#frames, 96)) * 16 + random(2) * 8,
           'half',

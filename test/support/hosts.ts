@@ -1,10 +1,10 @@
 /**
- * Simulated hosts: what one needs to test a service of one's own against a migration, without a virtual machine.
+ * Simulated hosts: for tests of how a service behaves in a migration, without virtual machines.
  *
- * A host is a region, as an ivshmem device would be. A {@link Seat} is what a virtual machine sees of the host that it is
- * on: a path, at which the region of that host lies. Moving a seat puts the region of another host there; who has
- * attached to the old one keeps that until he suspends. Seats are files, so what sits there may be a runtime of this
- * process or of another one.
+ * A host is a region, like an ivshmem device. A {@link Seat} is the view of a virtual machine on its host: a path, at
+ * which the region of that host lies. Moving a seat puts the region of another host there; a process that has attached
+ * to the old region keeps it until it suspends. Seats are files, so the runtimes on a seat may be in this process or in
+ * another one.
  *
  * ```ts
  * import { Runtime } from 'isthmus';
@@ -14,7 +14,7 @@
  * const seat = hosts.seat(0);
  * await using runtime = await Runtime.create({ name: 'service', ...seat.options });
  * // … connect, send, receive …
- * await seat.migrate(runtime, 1);             // suspended, moved, resumed; over tcp to whom it has left behind
+ * await seat.migrate(runtime, 1);             // suspended, moved, resumed; over tcp to peers on the old host
  * ```
  */
 import { linkSync, rmSync } from 'node:fs';
@@ -23,35 +23,35 @@ import { MappedRegion } from '../../host/region/mapped.js';
 
 const MIB = 0x100000;
 
-/** What a runtime needs to know to sit somewhere; takes precedence over what the machine has. */
+/** Options of a runtime on a seat; they take precedence over settings of the machine. */
 export interface SeatOptions {
   readonly regions: string;
-  /** One kernel is under all of the simulated hosts: what would meet there must not. */
+  /** One kernel runs all simulated hosts: paths that peers would share must be disabled. */
   readonly shm: 0;
   readonly uio: { readonly sysfs: string; readonly dev: string };
 }
 
-/** What can be moved. */
+/** A runtime that can be moved. */
 export interface Suspendable {
   suspend(): Promise<void>;
   resume(): Promise<void>;
 }
 
-/** Where a virtual machine would be. */
+/** The place of a virtual machine. */
 export class Seat {
-  /** Where the region of the host lies. */
+  /** Path of the region of the host. */
   readonly path: string;
   readonly #hosts: readonly string[];
   #host: number | undefined;
 
-  /** Made by {@link SimulatedHosts.seat}. */
+  /** Created by {@link SimulatedHosts.seat}. */
   constructor(path: string, hosts: readonly string[], host: number | undefined) {
     this.path = path;
     this.#hosts = hosts;
     this.move(host);
   }
 
-  /** Number of the host; undefined: one without a device. */
+  /** Number of the host; undefined: a host without a device. */
   get host(): number | undefined {
     return this.#host;
   }
@@ -61,19 +61,19 @@ export class Seat {
     return { regions: this.#pattern, shm: 0, uio: { sysfs: '/nonexistent', dev: '/nonexistent' } };
   }
 
-  /** The same for a process of its own. */
+  /** The same as environment variables, for a separate process. */
   get environment(): Readonly<Record<string, string>> {
     return { PSP_IVSHMEM_REGIONS: this.#pattern, PSP_SHM: '0' };
   }
 
-  /** What a pattern finds may be missing, unlike what is named. */
+  /** A pattern: a region that it does not find may be missing, unlike a named one. */
   get #pattern(): string {
     return this.path.replace(/.$/, '?');
   }
 
   /**
    * Unplug the device of the host, and plug in that of another.
-   * @param host its number; undefined: one without a device
+   * @param host its number; undefined: a host without a device
    */
   move(host: number | undefined): void {
     const region = host === undefined ? undefined : this.#hosts[host];
@@ -83,7 +83,7 @@ export class Seat {
     this.#host = host;
   }
 
-  /** Suspend what sits here, move, resume it. */
+  /** Suspend the runtime, move the seat, resume the runtime. */
   async migrate(runtime: Suspendable, host: number | undefined): Promise<void> {
     await runtime.suspend();
     this.move(host);
@@ -91,7 +91,7 @@ export class Seat {
   }
 }
 
-/** Some hosts, gone when disposed of. */
+/** Some hosts, removed when disposed of. */
 export class SimulatedHosts implements Disposable {
   readonly #prefix: string;
   readonly #hosts: string[] = [];
@@ -102,7 +102,7 @@ export class SimulatedHosts implements Disposable {
   }
 
   /**
-   * @param count of hosts
+   * @param count number of hosts
    * @param size of the region of each in bytes, a power of two from 1 MiB on
    * @throws ERR_ISTHMUS_REGION_…, ERR_ISTHMUS_NATIVE_MISSING, ERR_ISTHMUS_SYSCALL
    */
@@ -127,7 +127,7 @@ export class SimulatedHosts implements Disposable {
     return this.#hosts;
   }
 
-  /** A place on a host; undefined: on one without a device. */
+  /** A place on a host; undefined: on a host without a device. */
   seat(host?: number): Seat {
     const seat = new Seat(`${this.#prefix}-seat${this.#seats.length}x`, this.#hosts, host);
     this.#seats.push(seat);

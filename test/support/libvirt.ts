@@ -1,6 +1,6 @@
 /**
- * A libvirtd for tests: a real one of its own, with its own folders and its own socket, which nobody else finds. It is one
- * of a session, so that it touches nothing of the machine; started by root, it becomes `nobody`.
+ * A libvirtd for tests: a real one, with its own folders and its own socket, separate from that of the machine. It is a
+ * session daemon, so that it changes nothing of the machine; started by root, it runs as the user `nobody`.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -9,21 +9,21 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 
-/** Debian puts the daemon where only root looks. */
+/** Debian installs the daemon where only root's PATH leads. */
 const PATH = `${process.env['PATH']}:/usr/sbin`;
 const QEMU = 'qemu-system-x86_64';
-/** Who runs it. */
+/** User and group of the daemon. */
 const NOBODY = 65_534;
 const owner = process.geteuid?.() === 0 ? { uid: NOBODY, gid: NOBODY } : undefined;
 
-/** What is not installed here. */
+/** Programs that are not installed here. */
 export const libvirtMissing = ['libvirtd', 'virsh', QEMU].filter(
   (program) => spawnSync(program, ['--version'], { env: { ...process.env, PATH } }).error !== undefined,
 );
 
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 
-/** A domain without a disk: its firmware looks for one, for ever. */
+/** A domain without a disk: its firmware searches for one, for ever. */
 export function domainXml(name: string, machine: 'pc' | 'q35'): string {
   const emulator = spawnSync('sh', ['-c', `command -v ${QEMU}`], { encoding: 'utf8' }).stdout.trim();
   return `<domain type='qemu'>
@@ -100,7 +100,7 @@ export class TestLibvirt {
     return stdout;
   }
 
-  /** `create` starts one that nobody remembers, `define` remembers one and does not start it. */
+  /** `create` starts a transient domain, `define` defines a persistent one and does not start it. */
   domain(verb: 'create' | 'define', name: string, machine: 'pc' | 'q35' = 'pc'): string {
     const path = join(this.#folder, `${name}.xml`);
     writeFileSync(path, domainXml(name, machine));
@@ -108,12 +108,12 @@ export class TestLibvirt {
     return name;
   }
 
-  /** Of the QEMU that runs a domain. */
+  /** Process id of the QEMU that runs a domain. */
   pid(name: string): number {
     return Number(readFileSync(join(this.#folder, 'run/libvirt/qemu/run', `${name}.pid`), 'utf8'));
   }
 
-  /** A file that it lets QEMU open. */
+  /** A file that QEMU may open. */
   give(path: string): void {
     if (owner) chownSync(path, owner.uid, owner.gid);
   }
@@ -128,7 +128,7 @@ export class TestLibvirt {
     this.#end();
   }
 
-  /** Its guests are nobody's children. */
+  /** Its guests are children of no process. */
   readonly #end = (): void => {
     this.#daemon.kill('SIGKILL');
     const run = join(this.#folder, 'run/libvirt/qemu/run');
@@ -137,7 +137,7 @@ export class TestLibvirt {
         process.kill(Number(readFileSync(join(run, name), 'utf8')), 'SIGKILL');
       }
     } catch {
-      // There are none.
+      // There are no guests.
     }
     rmSync(this.#folder, { recursive: true, force: true });
   };

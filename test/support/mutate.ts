@@ -1,8 +1,8 @@
-/** Byte streams that are wrong, from a seed: what a broken or hostile peer might send. */
+/** Invalid byte streams, from a seed: bytes that a broken or hostile peer might send. */
 
 type Random = (n: number) => number;
 
-/** Lengths and counts at which arithmetic goes wrong. */
+/** Lengths and counts at which arithmetic fails. */
 const VALUES = [
   0, 1, 7, 8, 9, 24, 0x7f, 0xff, 0x1000, 0x1001, 0xffff, 0x10000, 0x3fffffff, 0x40000001, 0x7fffffff, 0x80000000,
   0xfffffff7, 0xfffffff8, 0xffffffff,
@@ -19,7 +19,7 @@ function replaced(stream: Buffer, at: number, length: number, by: Buffer): Buffe
   return Buffer.concat([stream.subarray(0, at), by, stream.subarray(at + length)]);
 }
 
-/** One change. `others`: streams to take parts from. `places`: where lengths are, as far as they are known. */
+/** One change. `others`: streams to take parts from. `places`: offsets of lengths, as far as they are known. */
 function once(stream: Buffer, others: readonly Buffer[], places: readonly number[], random: Random): Buffer {
   const at = random(stream.length + 1);
   const some = Math.min(stream.length - at, 1 + random(random(2) ? 8 : 200));
@@ -46,7 +46,7 @@ function once(stream: Buffer, others: readonly Buffer[], places: readonly number
     case 5:
       return replaced(stream, at, some, Buffer.alloc(0));
     default: {
-      // Lengths most of all: everything that is read behind one depends on it.
+      // Lengths most of all: everything that is read after one depends on it.
       const copy = Buffer.from(stream);
       const known = places.length > 0 && random(4) > 0;
       const place = known ? (places[random(places.length)] as number) : random(Math.max(1, copy.length - 3));
@@ -67,7 +67,7 @@ export function mutate(
   random: (n: number) => number,
 ): Buffer {
   let mutant = stream;
-  // Places are those of the untouched stream: behind the first change they are as good as any.
+  // The offsets are those of the original stream: after the first change they are as good as any.
   for (let changes = 1 + random(4); changes > 0; changes--) mutant = once(mutant, others, places, random);
   return mutant;
 }

@@ -1,8 +1,8 @@
-/** What was to fail, and what was to become true. */
+/** Expected failures, and conditions that become true. */
 import { setTimeout as pause } from 'node:timers/promises';
 import type { IsthmusError } from '../../host/base/errors.js';
 
-/** @returns what it rejects with; it is the test's business to look at it */
+/** @returns the reason of its rejection; the test checks it */
 export async function rejection(promise: Promise<unknown>): Promise<IsthmusError> {
   try {
     await promise;
@@ -12,7 +12,7 @@ export async function rejection(promise: Promise<unknown>): Promise<IsthmusError
   throw new Error('it did not reject');
 }
 
-/** @returns what it throws */
+/** @returns the error that it throws */
 export function thrownBy<E = IsthmusError>(body: () => unknown): E {
   try {
     body();
@@ -24,7 +24,7 @@ export function thrownBy<E = IsthmusError>(body: () => unknown): E {
 
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 
-/** Waits for it. @throws with `what` if it does not come */
+/** Waits for a condition. @throws with `what` if it does not become true */
 export async function eventually(
   what: string,
   condition: () => boolean | Promise<boolean>,

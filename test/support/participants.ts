@@ -11,7 +11,7 @@ export interface Scene {
   readonly options?: Partial<JoinOptions>;
 }
 
-/** Runtimes that take part over a broker. Other ways to make them take the place of the stand-ins. */
+/** Runtimes that take part over a broker. A test may create them in another way than the stand-ins. */
 export function participants(
   runtimes: readonly Migratable[],
   { url, options = {} }: Scene,
@@ -29,7 +29,7 @@ export function participants(
   );
 }
 
-/** The role of a process with stand-ins, which does what it is told. */
+/** The role of a process with stand-ins, controlled by the test. */
 export async function standIns(): Promise<void> {
   const scene = roleOptions<Scene>();
   const runtimes = Array.from({ length: scene.count ?? 1 }, () => new StandIn());

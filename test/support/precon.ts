@@ -1,4 +1,4 @@
-/** Handshakes under test: plugins that do as a test says, and two sides without a network. */
+/** Handshakes under test: plugins controlled by the test, and two sides without a network. */
 import type { ConInfo } from '../../host/api/peer.js';
 import { IsthmusError } from '../../host/base/errors.js';
 import { type AcceptingOptions, AcceptingPrecon } from '../../host/handshake/accepting.js';
@@ -24,20 +24,20 @@ export function cut(bytes: Buffer, random: (n: number) => number): Buffer[] {
   return pieces;
 }
 
-/** Called on an attempt under test. Whatever is missing does nothing. */
+/** Called on an attempt under test. A missing method does nothing. */
 export interface Script {
   begin?(channel: AttemptChannel): void;
   step?(channel: AttemptChannel, type: number, payload: Uint8Array): void;
   agreed?(channel: AttemptChannel): void;
 }
 
-/** Does what tcp does: ready at once. */
+/** Behaves like tcp: ready at once. */
 export const atOnce: Script = { begin: (channel) => channel.ok() };
 
 export class FakePlugin implements Plugin {
   readonly migratable = false;
   reason: string | undefined;
-  /** What happened to its attempts: `begin`, `step 100013 ab`, `agreed`, `undo`. */
+  /** Events of its attempts: `begin`, `step 100013 ab`, `agreed`, `undo`. */
   readonly events: string[] = [];
   /** Attempts that began and were not undone. */
   held = 0;
@@ -99,7 +99,7 @@ export function registryOf(...plugins: readonly FakePlugin[]): PluginRegistry {
 export const ALICE: ConInfo = { node: '127.0.0.1', pid: 11, id: 0x1122334455667788n, name: 'alice' };
 export const BOB: ConInfo = { node: '10.1.2.3', pid: 22, id: 0xffeeddccbbaa9988n, name: 'bob' };
 
-/** One side, with all that it wrote and how it ended. */
+/** One side, with everything that it wrote, and how it ended. */
 export class Side {
   readonly precon: Precon;
   readonly written: Buffer[] = [];
@@ -115,7 +115,7 @@ export class Side {
         this.outbox.push(bytes);
       },
       done: (outcome) => {
-        if (this.outcome) throw new Error('told twice');
+        if (this.outcome) throw new Error('ended twice');
         this.outcome = outcome;
       },
     });
@@ -125,9 +125,9 @@ export class Side {
     return Buffer.concat(this.written).toString('hex');
   }
 
-  /** The code of the failure, or how else it stands. */
+  /** The code of the failure, or its state. */
   get end(): string {
-    if (!this.outcome) return 'under way';
+    if (!this.outcome) return 'in progress';
     return this.outcome.kind === 'failed' ? this.outcome.error.code : this.outcome.kind;
   }
 
@@ -146,7 +146,7 @@ export function acceptingSide(plugins: readonly FakePlugin[], more: Partial<Acce
   return new Side((callbacks) => new AcceptingPrecon({ ...options, ...callbacks }));
 }
 
-/** Deliver what is under way between two sides until nothing moves any more. */
+/** Deliver bytes between two sides until nothing is in flight any more. */
 export function deliver(a: Side, b: Side): void {
   for (let moved = true; moved; ) {
     moved = false;

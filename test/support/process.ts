@@ -3,8 +3,8 @@
  *
  * ```ts
  * const child = Child.start(import.meta.url, 'server', { regions: path });
- * await child.call('send', 3);          // what `serve({ send(n) { … } })` in the child answers
- * await child.event('ready');           // what `tell('ready', …)` in the child says
+ * await child.call('send', 3);          // the answer of `serve({ send(n) { … } })` in the child
+ * await child.event('ready');           // the value of `tell('ready', …)` in the child
  * ```
  *
  * Every wait has a limit, and no child outlives the test.
@@ -19,8 +19,8 @@ import { type Call, Callee, LIMIT, type Said } from './calls.js';
 export { role, roleOptions, serve, tell } from './calls.js';
 
 /**
- * `test` of uvu. ISTHMUS_TEST_ONLY: a regular expression that the names of tests must match; ISTHMUS_TEST_TIMES=1: how
- * long each took, on standard error.
+ * `test` of uvu. ISTHMUS_TEST_ONLY: a regular expression that the names of tests must match; ISTHMUS_TEST_TIMES=1:
+ * print how long each took, on standard error.
  */
 export function chosen<T extends Test>(test: T): T {
   const { ISTHMUS_TEST_ONLY: only, ISTHMUS_TEST_TIMES: times } = process.env;
@@ -39,7 +39,7 @@ export function chosen<T extends Test>(test: T): T {
 }
 
 export interface StartOptions {
-  /** A command that runs it: `['unshare', '--pid', '--fork']`. */
+  /** A command that runs the program: `['unshare', '--pid', '--fork']`. */
   readonly under?: readonly string[];
   readonly env?: NodeJS.ProcessEnv;
   /** Arguments for Node itself. */
@@ -51,7 +51,7 @@ process.on('exit', () => {
   for (const child of children) child.process.kill('SIGKILL');
 });
 
-/** Kill whatever is left: for `test.after` and `test.after.each`. */
+/** Kill all children that are left: for `test.after` and `test.after.each`. */
 export async function endChildren(): Promise<void> {
   await Promise.all([...children].map((child) => child.kill('SIGKILL')));
 }
@@ -70,7 +70,7 @@ export class Child extends Callee {
       });
     }
     process.on('message', (message: Said) => this.received(message));
-    process.on('error', () => {}); // Calls to one that is gone: their own limit tells.
+    process.on('error', () => {}); // Calls to a child that is gone end by their own limit.
     this.exited = once(process, 'exit').then(([code, signal]) => {
       children.delete(this);
       this.lost(`${what} ended (${signal ?? code})`);
@@ -96,7 +96,7 @@ export class Child extends Callee {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       env: { ...process.env, ...start.env },
     });
-    // Waiting for it is what keeps the test alive, not that it is there.
+    // Only waiting for a child keeps the test alive, not its existence.
     child.unref();
     child.channel?.unref();
     (child.stdout as unknown as { unref(): void }).unref();
@@ -104,13 +104,13 @@ export class Child extends Callee {
     return new Child(child, `the child '${role}'`);
   }
 
-  /** Start a program that knows nothing of tests: what it prints and how it ends is all that it tells. */
+  /** Start a program without handlers: only its output and its end are observed. */
   static run(program: string, args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): Child {
     const options: SpawnOptions = { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } };
     return new Child(spawn(process.execPath, [program, ...args], options), program);
   }
 
-  /** Wait until it has printed something like this. */
+  /** Wait until it has printed text that matches. */
   printed(pattern: RegExp, seconds = LIMIT): Promise<RegExpExecArray> {
     const look = async () => {
       for (;;) {
@@ -137,7 +137,7 @@ export class Child extends Callee {
   }
 
   async kill(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
-    // A stopped one gets nothing else.
+    // A stopped process handles no other signals.
     this.process.kill(signal);
     if (signal === 'SIGKILL' || signal === 'SIGTERM') await this.limited('the end', this.exited);
   }

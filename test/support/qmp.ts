@@ -1,4 +1,4 @@
-/** Plays a QEMU at the other end of its control channel: what it answers, and when, is up to the test. */
+/** Simulates a QEMU at the other end of its control channel: the test decides on its answers and their times. */
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
@@ -6,7 +6,7 @@ import { newPath } from './regions.js';
 
 type Args = Readonly<Record<string, unknown>>;
 
-/** What it returns is the answer; what it throws an error; `SILENT`: there is no answer. */
+/** Its result is the answer, an exception is an error; `SILENT`: there is no answer. */
 export type Handler = (args: Args) => unknown;
 
 export const SILENT = Symbol('no answer');
@@ -15,7 +15,7 @@ export const GREETING = { QMP: { version: { qemu: { micro: 22, minor: 2, major: 
 
 export class QmpStandIn {
   readonly path = newPath('qmp');
-  /** Commands that came, without `qmp_capabilities`. */
+  /** Received commands, without `qmp_capabilities`. */
   readonly commands: string[] = [];
   readonly handlers: Record<string, Handler>;
   readonly #server: Server;
@@ -24,7 +24,7 @@ export class QmpStandIn {
   private constructor(handlers: Record<string, Handler>) {
     this.handlers = handlers;
     this.#server = createServer((socket) => {
-      // As QEMU: one at a time.
+      // Like QEMU: one client at a time.
       if (this.#client) return void socket.on('error', () => {});
       this.#client = socket;
       let text = '';
@@ -62,7 +62,7 @@ export class QmpStandIn {
     }
   }
 
-  /** As it stands. */
+  /** Written unchanged. */
   write(text: string): void {
     this.#client?.write(text);
   }
@@ -75,7 +75,7 @@ export class QmpStandIn {
     this.say({ event, data, timestamp: { seconds: 1, microseconds: 2 } });
   }
 
-  /** As a QEMU that ends. */
+  /** Like a QEMU that ends. */
   hangUp(): void {
     this.#client?.destroy();
   }

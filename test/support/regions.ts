@@ -1,4 +1,4 @@
-/** Region files for tests: names that nobody else has, gone at the end of the process that made them. */
+/** Region files for tests: unique names, removed at the end of the process that made them. */
 import { chmodSync, closeSync, copyFileSync, ftruncateSync, openSync, rmSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
 import type { RuntimeOptions } from '../../host/runtime/runtime.js';
@@ -6,20 +6,20 @@ import type { RuntimeOptions } from '../../host/runtime/runtime.js';
 export const MIB = 0x100000;
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 
-/** Files in /dev/shm that begin with this are this process's; a pattern for discovery is made of it. */
+/** Files in /dev/shm with this prefix belong to this process; it is used as a pattern for discovery. */
 export const prefix = `isthmus-test-${process.pid}-${process.hrtime.bigint().toString(36)}`;
 
 const made = new Set<string>();
 let count = 0;
 process.on('exit', removeRegions);
 
-/** Remove all that were made so far. */
+/** Remove all files that were made so far. */
 export function removeRegions(): void {
   for (const path of made) rmSync(path, { force: true, recursive: true });
   made.clear();
 }
 
-/** A path in /dev/shm at which nothing is yet; what comes to be there is removed at the end. */
+/** A path in /dev/shm without a file yet; a file created there is removed at the end. */
 export function newPath(label = 'region'): string {
   const path = `/dev/shm/${prefix}-${label}-${count++}x`;
   made.add(path);
@@ -27,7 +27,7 @@ export function newPath(label = 'region'): string {
 }
 
 /**
- * A sparse file of zeros, as a device is that nobody has formatted.
+ * A sparse file of zeros, like a device that is not formatted.
  * @param head written at its beginning
  */
 export function newRegion(size = 16 * MIB, head?: Uint8Array, label?: string): string {
@@ -48,8 +48,8 @@ export function copyRegion(path: string, label?: string): string {
 }
 
 /**
- * Options of a runtime that uses these regions, looks for nothing else on this machine, and is not seen by others;
- * without `shm`.
+ * Options of a runtime that uses these regions, searches for nothing else on this machine, and is not visible to
+ * others; without `shm`.
  */
 export function only(regions: string | readonly string[], options: RuntimeOptions = {}): RuntimeOptions {
   return {
@@ -58,7 +58,7 @@ export function only(regions: string | readonly string[], options: RuntimeOption
     uio: { sysfs: '/nonexistent', dev: '/nonexistent' },
     debug: 0,
     control: false,
-    // On a machine with much else to do a second becomes a minute; what happens in time is a test of its own.
+    // On a busy machine a second becomes a minute; the behaviour at limits has tests of its own.
     handshakeTimeout: 10_000 * slowness,
     closeTimeout: 5_000 * slowness,
     suspendTimeout: 10_000 * slowness,
@@ -66,7 +66,7 @@ export function only(regions: string | readonly string[], options: RuntimeOption
   };
 }
 
-/** A `shmName` that nobody else has, and the file that comes to be there; what is left of it is removed at the end. */
+/** A unique `shmName`, and the path of its file; what is left of it is removed at the end. */
 export function newShm(): { shmName: string; path: string } {
   const shmName = `${prefix}-${count++}x`;
   const path = `/dev/shm/isthmus-shm-${shmName}`;
@@ -74,7 +74,7 @@ export function newShm(): { shmName: string; path: string } {
   return { shmName, path };
 }
 
-/** Options of runtimes that meet over `shm` through a file of that name, and use nothing else but tcp and loop. */
+/** Options of runtimes that meet over `shm` through a file of that name, and otherwise use only tcp and loop. */
 export function onlyShm(shmName: string, options: RuntimeOptions = {}): RuntimeOptions {
   return only('', { shm: 90, shmName, shmSize: 4 * MIB, handshakeTimeout: 60_000, ...options });
 }

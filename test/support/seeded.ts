@@ -1,4 +1,4 @@
-/** Random numbers that can be had again. */
+/** Random numbers that can be reproduced. */
 
 /** ISTHMUS_TEST_SEED, or the same number each time; printed, so that a failure can be repeated. */
 export function testSeed(): number {

@@ -1,4 +1,4 @@
-/** A runtime's stand-in for tests of what steers it: it takes its time, fails when told to, and has no connections. */
+/** A stand-in for a runtime, for tests of its control: it takes time, fails on request, and has no connections. */
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Migratable, MigrationState } from '../../host/api/migratable.js';
 import { IsthmusError } from '../../host/base/errors.js';
@@ -8,7 +8,7 @@ export class StandIn implements Migratable {
   readonly calls: string[] = [];
   /** How long each takes, in milliseconds. */
   delay = { suspend: 20, resume: 20 };
-  /** Why the next suspension or resumption fails. */
+  /** Reasons with which the next suspension or resumption fails. */
   fail: { suspend?: string; resume?: string } = {};
   readonly #listeners = new Set<(state: MigrationState) => void>();
   #suspending: Promise<void> | undefined;

@@ -1,8 +1,9 @@
 /**
- * A limit of time for one test, since uvu has none: `test('…', timebox(5, async () => { … }))`.
+ * A time limit for one test, since uvu has none: `test('…', timebox(5, async () => { … }))`.
  *
- * What the body has started goes on when the time is up; the test fails, and its file is ended soon after if nothing
- * else does it (`scripts/test.mjs` has a limit per file). A body that never yields cannot be timed out from inside.
+ * Operations that the body has started continue when the time is over; the test fails, and its file is ended soon after
+ * if nothing else ends it (`scripts/test.mjs` has a limit per file). A body that never yields cannot be timed out from
+ * inside.
  *
  * @param seconds may be stretched for a slow machine with ISTHMUS_TEST_SLOWNESS (a factor)
  */
@@ -11,12 +12,12 @@ export function timebox(seconds: number, body: () => void | Promise<void>): () =
   return async () => {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_, reject) => {
-      // Made here, so that its stack is that of the test.
+      // Created here, so that its stack is that of the test.
       const error = new Error(`not done after ${limit} s`);
       timer = setTimeout(() => reject(error), limit * 1000);
     });
     const done = (async () => body())();
-    // Should it fail after its time was up, that is not an unhandled rejection of its own.
+    // If the body fails after its time was over, that is not an unhandled rejection of its own.
     done.catch(() => {});
     try {
       await Promise.race([done, late]);

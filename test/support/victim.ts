@@ -1,6 +1,6 @@
 /**
  * The victim of a hostile peer at the level of the core: connections between cores on one region, and every call that a
- * host makes, with the question whether the answer is one that can be.
+ * host makes, with a check that the result is a valid one.
  */
 import * as assert from 'uvu/assert';
 import {
@@ -25,10 +25,10 @@ type Random = (n: number) => number;
 export interface End {
   readonly core: TestCore;
   readonly index: number;
-  /** Those that it reads from, and writes to. */
+  /** The rings that it reads from, and writes to. */
   readonly rx: RingPlace;
   readonly tx: RingPlace;
-  /** Bytes of the body of the message under way that have not come. */
+  /** Bytes of the body of the current message that have not arrived. */
   rest: number;
 }
 
@@ -37,7 +37,7 @@ function place(core: TestCore, index: number): RingPlace {
   return { address, capacity: core.call.ringCapacity(index), position: () => core.field(index, L.RX_READ) };
 }
 
-/** Attach to the ring of another, as the handshake does. @returns ATTACH_… */
+/** Attach to the ring of another entry, as the handshake does. @returns ATTACH_… */
 function attach(from: TestCore, index: number, to: TestCore, address: number, capacity: number): number {
   const frame = (address - L.WINDOW) / L.FRAME;
   return from.call.attachRing(index, frame, capacity, to.slot, to.generation | 0, ...NONCE);
@@ -45,8 +45,8 @@ function attach(from: TestCore, index: number, to: TestCore, address: number, ca
 
 /**
  * Connect two cores.
- * @param start where positions begin
- * @returns undefined: the region does not allow it any more
+ * @param start first position
+ * @returns undefined: the region does not permit it any more
  */
 export function connect(a: TestCore, b: TestCore, start = 0, capacity = CAPACITY): [End, End] | undefined {
   const ends = [a, b].map((core) => {
@@ -71,14 +71,14 @@ export function connect(a: TestCore, b: TestCore, start = 0, capacity = CAPACITY
   ];
 }
 
-/** That `[offset, offset + length)` lies among the records of a ring. */
+/** Check that `[offset, offset + length)` lies among the records of a ring. */
 function assertWithin({ address, capacity }: RingPlace, offset: number, length: number, what: string): void {
   const from = address + L.RING_DATA;
   if (offset >= from && length >= 0 && offset + length <= from + capacity) return;
   assert.unreachable(`${what}: ${length} bytes at 0x${offset.toString(16)}, not in the ring at 0x${from.toString(16)}`);
 }
 
-/** That the record which was peeked, and the padding in front of it, are such as the rules have them. */
+/** Check that the peeked record, and the padding before it, follow the protocol. */
 function assertRecord({ core, index, rx }: End, from: number): void {
   const { address, capacity } = rx;
   const at = (position: number) => address + L.RING_DATA + ((position & (capacity - 1)) >>> 0);
@@ -95,8 +95,8 @@ function assertRecord({ core, index, rx }: End, from: number): void {
 }
 
 /**
- * Something that an application does with a connection.
- * @param still nobody writes while we look: what was answered can be compared with what is there
+ * One operation of an application on a connection.
+ * @param still no peer writes meanwhile: results can be compared with the memory
  */
 export function act(end: End, random: Random, still = false): void {
   const { core, index, rx, tx } = end;
@@ -124,9 +124,9 @@ export function act(end: End, random: Random, still = false): void {
       assert.is(core.result(L.RESULT_XLENGTH) + core.result(L.RESULT_DLENGTH), length, 'a message in one record');
     }
     if (random(4) === 0) {
-      // It may be another by now.
+      // It may have changed by now.
       const again = call.peek(index);
-      if (still) assert.is(again, offset, 'another look');
+      if (still) assert.is(again, offset, 'peeked again');
       return;
     }
     if (random(4) === 0) return;
@@ -166,11 +166,11 @@ export function act(end: End, random: Random, still = false): void {
       return;
     }
     case 12: {
-      call.heat(index);
+      call.addToPollSet(index);
       call.wantRoom(index, random(2) ? 1 : 0);
       const found = call.poll(random(3)) - 1;
       assert.ok(found >= -1 && found < L.CONNECTIONS, `poll says ${found}`);
-      call.rest(random(2) ? 1 : 0);
+      call.trySleep(random(2) ? 1 : 0);
       return;
     }
     default:
@@ -179,7 +179,7 @@ export function act(end: End, random: Random, still = false): void {
   }
 }
 
-/** A connection that was found broken says why, with one of the codes that there are for it. */
+/** A connection that was found broken has one of the known failure codes. */
 export function checkState({ core, index, tx }: End): void {
   const unread = (core.field(index, L.TX_TAIL) - core.field(index, constant('TX_HEAD'))) >>> 0;
   assert.ok(unread <= tx.capacity, `${unread} positions that the peer has not read`);
@@ -202,31 +202,31 @@ export function echo([one, two]: readonly [End, End], number: number): void {
     for (let i = 0; ; i++) {
       const all = sender.go();
       const message = receiver.next();
-      assert.not(sender.broken || receiver.broken, 'a connection that nobody has written to is broken');
+      assert.not(sender.broken || receiver.broken, 'a connection without hostile writes is broken');
       if (message) {
         assert.ok(all);
         assertBytes(message.body, body, `message ${number}`);
         break;
       }
-      assert.ok(i < 100, `message ${number} does not come`);
+      assert.ok(i < 100, `message ${number} does not arrive`);
     }
   }
 }
 
-/** That a run begins at the frame, behind the tables, and that `end` is not behind the region. */
+/** Check that a run begins at the frame, after the tables, and that `end` is not after the end of the region. */
 function assertRun(core: TestCore, frame: number, end: number): void {
   assert.ok(frame >= core.call.tableBytes() / L.FRAME && frame < core.frames, `a run at frame ${frame}`);
-  assert.ok(end <= core.bytes.length, `0x${end.toString(16)} is behind the end of the region`);
+  assert.ok(end <= core.bytes.length, `0x${end.toString(16)} is after the end of the region`);
 }
 
 const adoptGranted = ({ call }: TestCore, end: End, frame: number, length: number) =>
   call.adoptGranted(end.index, frame, 0, ...NONCE, length) >>> 0;
 
-/** As it is announced in a ring, though it lies elsewhere. */
+/** As announced in a ring, although it lies elsewhere. */
 function adoptAnnounced(core: TestCore, end: End, frame: number, length: number, random: Random): number {
   const at = L.WINDOW + L.FRAME - L.REQUEST_SIZE;
   const before = core.bytes.slice(at, at + L.REQUEST_SIZE);
-  // Of another id a FIN is wanted.
+  // With another id a FIN is expected.
   const id = random(4) ? NONCE : [1, 2];
   for (const [i, word] of [...id, ...NONCE, length, frame, 0].entries()) core.view.setUint32(at + i * 4, word, true);
   const adopted = core.call.adoptAnnounced(end.index, at) >>> 0;
@@ -235,9 +235,9 @@ function adoptAnnounced(core: TestCore, end: End, frame: number, length: number,
 }
 
 /**
- * Whatever a runtime asks of the region besides messages.
- * @param mine runs that it has
- * @param forged what the peer pretends to offer
+ * All requests of a runtime to the region besides messages.
+ * @param mine runs that it holds
+ * @param forged runs that the peer pretends to offer
  */
 export function useRegion(
   core: TestCore,
@@ -254,7 +254,10 @@ export function useRegion(
     if (frame === 0) return;
     assert.ok(frame > 0 && frame + count <= frames, `a run of ${count} frames at ${frame}`);
     for (const [at, size] of mine) {
-      assert.ok(frame + count <= at || at + size <= frame, `frames ${frame} to ${frame + count} are ours already`);
+      assert.ok(
+        frame + count <= at || at + size <= frame,
+        `frames ${frame} to ${frame + count} are own frames already`,
+      );
     }
     mine.set(frame, count);
     core.bytes.fill(1, core.call.addressOf(frame), core.call.addressOf(frame) + count * L.FRAME);
@@ -301,7 +304,7 @@ export function useRegion(
       if (!end || !forged) return;
       const { frame, offset, length, rights } = random(2) ? forged : { ...forged, frame: some() };
       const [low, high] = random(4) ? NONCE : [0, 0];
-      // Where nothing is granted there is the token 0.
+      // Without a grant, the token is 0.
       const place = low === 0 ? 1 + random(100) : random(4) ? 0 : random(200);
       const at = core.call.granted(end.index, frame, place, low, high, offset, length, rights) >>> 0;
       if (at !== 0) assertRun(core, frame, at + length);
@@ -316,7 +319,7 @@ export function useRegion(
       if (at === 0) return;
       assertRun(core, frame, at + length);
       call.letGoRun(frame, length);
-      if (still) assert.is.not(call.halfKind(frame, L.HALF_CONSUMER), L.KIND_HELD, 'it is still ours');
+      if (still) assert.is.not(call.halfKind(frame, L.HALF_CONSUMER), L.KIND_HELD, 'it is still held');
       return;
     }
     case 7:
@@ -345,7 +348,7 @@ export function useRegion(
       return;
     case 11:
       assert.ok(call.inspect() <= L.INSPECT_SIZE);
-      call.formatter();
+      call.formattingKernel();
       return;
     case 12: {
       const frame = some();
@@ -359,7 +362,7 @@ export function useRegion(
       return;
     }
     case 13: {
-      // A handshake with lies.
+      // A handshake with false values.
       const index = call.open() - 1;
       if (index < 0) return;
       const { frame, capacity, slot, generation } = forged ?? { frame: some(), capacity: 4096, slot: 1, generation: 1 };
@@ -372,7 +375,7 @@ export function useRegion(
         assert.is(size & (size - 1), 0, `a ring of ${size} bytes`);
         assert.ok(core.field(index, L.TX_SLOT) < core.slots, 'the slot of its owner');
         assert.ok(core.field(index, L.TX_SLOT + 4) < L.CONNECTIONS, 'its ready index');
-        assert.is(core.field(index, L.TX_TAIL) & 7, 0, 'where it begins');
+        assert.is(core.field(index, L.TX_TAIL) & 7, 0, 'its first position');
         call.start(index);
         const tx = { address: at, capacity: size };
         const offset = call.claim(index, 0, 0, random(size));
@@ -400,7 +403,7 @@ export function useRegion(
     }
     default: {
       call.poll(random(3));
-      call.rest(random(2) ? 1 : 0);
+      call.trySleep(random(2) ? 1 : 0);
     }
   }
 }

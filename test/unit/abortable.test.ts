@@ -1,4 +1,4 @@
-/** Promises that a signal can reject: what settles them, and which listeners stay behind. */
+/** Promises that a signal can reject: the first settlement decides, and the listener is removed. */
 import { getEventListeners } from 'node:events';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -39,7 +39,7 @@ function started(signal: AbortSignal | undefined, answer?: () => boolean | undef
 }
 
 test(
-  'what is done or fails first counts, and the listener goes with it',
+  'the first settlement decides, and removes the listener',
   timebox(5, async () => {
     for (const [how, expected] of [
       ['resolve', 'resolved: done'],
@@ -102,7 +102,7 @@ test(
 );
 
 test(
-  'an error with which the withdrawal itself rejects is the one that counts',
+  'the promise rejects with the error of the withdrawal, if there is one',
   timebox(5, async () => {
     const control = new AbortController();
     const seen = outcome(abortable(control.signal, (_, reject) => () => reject(new Error('cancelled'))));

@@ -1,4 +1,4 @@
-/** Arguments of the command line, without a process for each: test/integration/cli.test.ts has the processes. */
+/** Arguments of the command line in one process: test/integration/cli.test.ts starts processes. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { printed } from '../support/cli.js';

@@ -1,4 +1,4 @@
-/** Configuration: options over environment over defaults, and what is not taken. */
+/** Configuration: options over environment over defaults, and refused values. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { IsthmusError } from '../../host/base/errors.js';
@@ -36,7 +36,7 @@ function errorOf(options: ConfigOptions, environment: NodeJS.ProcessEnv = {}): I
     assert.is((error as IsthmusError).code, 'ERR_ISTHMUS_CONFIG');
     return error as IsthmusError;
   }
-  throw new Error(`${JSON.stringify(options)} ${JSON.stringify(environment)} was taken`);
+  throw new Error(`${JSON.stringify(options)} ${JSON.stringify(environment)} was accepted`);
 }
 
 test(
@@ -60,8 +60,8 @@ test(
       assert.equal(row({ [name]: option }, {}), [option, 'option'], name);
       assert.equal(row({ [name]: option }, { [variable]: same }), [option, 'option'], name);
       assert.equal(row({}, { [variable]: same }), [fallback, 'environment'], name);
-      // An option is enough: what is wrong in the environment does not matter then.
-      assert.equal(row({ [name]: option }, { [variable]: 'rubbish' }), [option, 'option'], name);
+      // With an option given, the environment is not read: a bad value there does not matter.
+      assert.equal(row({ [name]: option }, { [variable]: 'invalid' }), [option, 'option'], name);
     }
   }),
 );
@@ -81,7 +81,7 @@ test(
 );
 
 test(
-  'every bad value names where it came from, itself, and what is taken',
+  'the message about a bad value names its origin, the value and the accepted values',
   timebox(5, () => {
     for (const name of names) {
       const { variable, takes } = SETTINGS[name];
@@ -107,9 +107,9 @@ test(
 );
 
 test(
-  'limits are limits',
+  'the limits of a setting are accepted, values beyond them are refused',
   timebox(5, () => {
-    const borders: Partial<Record<SettingName, [good: number[], bad: number[]]>> = {
+    const bounds: Partial<Record<SettingName, [good: number[], bad: number[]]>> = {
       loop: [
         [0, 1, 1000],
         [-1, 1001],
@@ -144,7 +144,7 @@ test(
       debug: [[0, 10], [11]],
       rendezvous: [[0, 0xffffffff], [0x100000000]],
     };
-    for (const [name, [good, bad]] of Object.entries(borders) as [SettingName, [number[], number[]]][]) {
+    for (const [name, [good, bad]] of Object.entries(bounds) as [SettingName, [number[], number[]]][]) {
       const { variable } = SETTINGS[name];
       for (const value of good) {
         assert.is(configure({ [name]: value }, {})[name], value);
@@ -179,7 +179,7 @@ test(
 );
 
 test(
-  'networks that cannot be read are refused',
+  'invalid networks are refused',
   timebox(5, () => {
     for (const good of ['', ' ', '10.0.0.0', '10.0.0.0/8', '10.0.0.0/8, 192.168.1.0/24 127.0.0.1', '0.0.0.0/0']) {
       assert.is(configure({}, { PSP_NETWORK: good }).network, good);
@@ -201,7 +201,7 @@ test(
 );
 
 test(
-  'a runtime with a bad option or variable is not made',
+  'Runtime.create rejects a bad option or variable',
   timebox(10, async () => {
     const code = async (promise: Promise<unknown>) =>
       promise.then(

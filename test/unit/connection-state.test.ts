@@ -1,4 +1,4 @@
-/** The state machine of a connection, and the proof that the handshake asks for. */
+/** The state machine of a connection, and the nonce of the handshake. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
@@ -23,7 +23,7 @@ const STATES = ['FREE', 'OPENING', 'OPEN', 'CLOSING', 'PEER_CLOSED', 'CLOSED', '
 const EVENTS = ['OPEN', 'EOF_SENT', 'EOF_RECEIVED', 'FAIL'] as const;
 type State = (typeof STATES)[number];
 
-/** Every state and every event; a blank means that the event means nothing there. */
+/** Every state and every event; blank: the event has no meaning there. */
 const TABLE: Record<State, readonly (State | '')[]> = {
   //            OPEN    EOF_SENT   EOF_RECEIVED   FAIL
   FREE: ['', '', '', ''],
@@ -55,7 +55,7 @@ test(
 );
 
 test(
-  'the same through the interface; what means nothing is counted, and changes nothing else',
+  'the same through the interface; an event without a meaning is counted and changes nothing else',
   timebox(5, () => {
     const pair = new Pair(core);
     const { a, b } = pair;
@@ -89,7 +89,7 @@ test(
 );
 
 test(
-  'which states may send, and which may go on with a message',
+  'which states may begin a message, and which may continue one',
   timebox(5, () => {
     const pair = new Pair(core);
     const { a, b } = pair;
@@ -101,13 +101,13 @@ test(
         call.commit(a);
         assert.ok(pair.receive());
       }
-      assert.is(call.claimMore(a), BROKEN, 'no message is under way');
+      assert.is(call.claimMore(a), BROKEN, 'no message is incomplete');
     }
     for (const state of ['BROKEN', 'CLOSED'] as const) {
       setState(a, 'OPEN');
       assert.ok(call.claim(a, 0, 0, 5000) > 0);
       call.commit(a);
-      assert.is(call.claim(a, 0, 0, 8), BROKEN, 'a message is under way');
+      assert.is(call.claim(a, 0, 0, 8), BROKEN, 'a message is incomplete');
       assert.is(call.sendEof(a), BROKEN);
       assert.is(stateName(a), 'OPEN');
       setState(a, state);
@@ -120,7 +120,7 @@ test(
 );
 
 test(
-  'nothing is written to a ring that was let go of',
+  'nothing is written to a released ring',
   timebox(5, () => {
     const pair = new Pair(core);
     call.dropTransmit(pair.a);
@@ -134,7 +134,7 @@ test(
 );
 
 test(
-  'entries: all can be opened, none twice; free ones come back blank',
+  'entries: all can be opened, none twice; a freed entry is blank when opened again',
   timebox(5, () => {
     const used = new Set<number>();
     for (let i = 0; i < L.CONNECTIONS; i++) {
@@ -157,7 +157,7 @@ test(
 );
 
 test(
-  'rings of a size or start that cannot be are refused',
+  'rings of an invalid size or start are refused',
   timebox(5, () => {
     const index = call.open() - 1;
     for (const capacity of [0, 1, 2048, 4095, 4097, 4096 + 8, 12288, 49152, 0x8000000, 0x80000000, 0xffffffff]) {
@@ -165,7 +165,7 @@ test(
     }
     for (const start of [1, 4, 7, 0xffffffff])
       assert.is(call.createRing(index, 4096, start), NOTHING, `start ${start}`);
-    assert.is(call.createRing(index, 1 << 20, 0), NOTHING, 'more than there is');
+    assert.is(call.createRing(index, 1 << 20, 0), NOTHING, 'more than the region has');
     assert.is(core.freeFrames(), initial);
     assert.ok(call.createRing(index, 4096, 8) > 0);
     call.free(index);
@@ -201,7 +201,7 @@ interface Offer {
 }
 
 test(
-  'two processes: each attaches to the other ring, messages flow, all frames come back',
+  'two processes: each attaches to the ring of the other, messages arrive, all frames are free at the end',
   timebox(10, () => {
     shared(2, 1, (one, two) => {
       const free = one.unclaimed();
@@ -227,7 +227,7 @@ test(
         const offset = from.call.claim(a, 0, 0, 500);
         from.bytes.set(body, offset);
         assert.is(from.call.commit(a), 1);
-        assert.is(to.call.poll(0), b + 1, 'the ready bit arrived');
+        assert.is(to.call.poll(0), b + 1, 'the ready bit is set');
         const at = to.call.peek(b);
         assert.equal(Buffer.from(to.bytes.slice(at, at + 500)), Buffer.from(body));
         to.call.release(b);
@@ -235,7 +235,7 @@ test(
         assert.is(from.call.unread(a), 0);
       }
       one.call.free(i);
-      assert.ok(one.unclaimed() < free, 'the other still writes there');
+      assert.ok(one.unclaimed() < free, 'the peer still writes there');
       two.call.free(j);
       one.call.collect();
       two.call.collect();
@@ -246,7 +246,7 @@ test(
 );
 
 test(
-  'what attachRing refuses leaves the offer standing for the right one',
+  'a refused attachRing leaves the offer for the right peer',
   timebox(10, () => {
     shared(3, 1, (one, two, three) => {
       const i = openEntry(one, 4096);
@@ -269,7 +269,7 @@ test(
       refused({ generation: 0 }, L.ATTACH_OFFER, 'generation 0');
       refused({ low: 0x11223345 }, L.ATTACH_NONCE, 'low half of the nonce');
       refused({ high: 0 }, L.ATTACH_NONCE, 'high half of the nonce');
-      // Three gives up: as if it had adopted the ring of an earlier handshake.
+      // Process three gives up: as if it had adopted the ring of an earlier handshake.
       assert.is(attach(three, three.call.open() - 1, one, i, { low: 1 }), L.ATTACH_NONCE);
       assert.is(attach(two, j, one, i), L.ATTACH_OK, 'a wrong nonce used the offer up');
       assert.is(attach(three, three.call.open() - 1, one, i), L.ATTACH_OFFER, 'there is one producer');
@@ -277,7 +277,7 @@ test(
       assert.is(attach(two, two.call.open() - 1, one, i), L.ATTACH_OFFER, 'an offer is good once');
       one.call.free(i);
 
-      // Shapes: the offer is used up by them, for the peer is not to be believed.
+      // Shapes: a refusal for the shape uses the offer up, because the peer is not to be trusted.
       const wrong: [string, Partial<Offer>, (readonly [number, number])?][] = [
         ['capacity', { capacity: 8192 }],
         ['capacity 0', { capacity: 0 }],
@@ -285,7 +285,7 @@ test(
         ['too large', { capacity: 0x8000000 }, [L.RING_CAPACITY, 0x8000000]],
         ['too large for its run', { capacity: 8192 }, [L.RING_CAPACITY, 8192]],
         ['ready index', {}, [L.RING_READY, L.CONNECTIONS]],
-        ['ready index far off', {}, [L.RING_READY, 0xffffffff]],
+        ['ready index out of range', {}, [L.RING_READY, 0xffffffff]],
         ['start', {}, [L.RING_START, 4]],
       ];
       for (const [what, more, word] of wrong) {
@@ -306,7 +306,7 @@ test(
 );
 
 test(
-  'a head that lies in the middle of nowhere at the attach breaks only the first use',
+  'an invalid head at the attach breaks the connection only at its first use',
   timebox(5, () => {
     shared(2, 1, (one, two) => {
       const i = openEntry(one, 4096, 64);

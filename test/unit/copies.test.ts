@@ -24,7 +24,7 @@ function* cases(): Generator<{ length: number; offset: number; target: Uint8Arra
 }
 
 test(
-  'out of the memory: all of the bytes, and not one more',
+  'copying out of the memory writes all bytes and no byte more',
   timebox(20, () => {
     const out = new CopyOut();
     for (const { length, offset, target } of cases()) {
@@ -40,7 +40,7 @@ test(
 );
 
 test(
-  'into targets that change, and one that is shorter than what fits into words',
+  'into targets that change, and into one too short for whole words',
   timebox(5, () => {
     const out = new CopyOut();
     const targets = [new Uint8Array(64), new Uint8Array(63), new Uint8Array(500), Buffer.alloc(40)];
@@ -57,7 +57,7 @@ test(
 );
 
 test(
-  'the plain ones',
+  'plain typed arrays as targets',
   timebox(5, () => {
     for (let length = 0; length <= 64; length++) {
       const source = Uint8Array.from({ length }, (_, i) => i + 1);

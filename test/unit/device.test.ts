@@ -1,6 +1,6 @@
 /**
- * Arguments and output of `isthmus device`. The programs that stand in for virsh say what a real one (9.0) was heard to
- * say; a real one is driven by test/integration/device.slow.test.ts.
+ * Arguments and output of `isthmus device`. The programs that stand in for virsh print messages of a real one (9.0);
+ * test/integration/device.slow.test.ts drives a real virsh.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -24,7 +24,7 @@ test.after(() => {
   for (const folder of folders) rmSync(folder, { recursive: true });
 });
 
-/** A program `virsh` that is found before any other; without a script there is none. @returns its folder */
+/** A program `virsh` that is found before any other; without a script there is none at all. @returns its folder */
 async function withVirsh(script: string | undefined, body: (folder: string) => Promise<void>): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'isthmus-test-virsh-'));
   folders.push(folder);
@@ -79,7 +79,7 @@ test(
 );
 
 test(
-  'what would be done, for a shell',
+  '--dry-run prints the command for a shell',
   timebox(10, async () => {
     const name = basename(newRegion(2 * MIB));
     const xml = XML.replace('ivshmem0', name).replace('512', '2');
@@ -93,7 +93,7 @@ test(
         `virsh --connect qemu:///system detach-device --domain vm1 --file /dev/stdin --live --config <<'EOF'\n${xml}EOF\n`,
       );
     });
-    // A shell does with it what we do.
+    // A shell runs the printed command with the same arguments and input.
     await withVirsh('printf "%s|" "$@" > args; cat /dev/stdin > input', async (folder) => {
       const { stdout } = await printed(['device', 'attach', "it's", '--name', name, '--dry-run']);
       assert.is(spawnSync('sh', ['-c', stdout]).status, 0);
@@ -108,7 +108,7 @@ test(
 );
 
 test(
-  'the size of a device that is attached',
+  'the size of an attached device',
   timebox(10, async () => {
     const odd = basename(newRegion(3 * MIB));
     const size = await printed(['device', 'attach', 'vm1', '--name', odd, '--dry-run']);
@@ -116,7 +116,7 @@ test(
     const absent = basename(newPath());
     const forced = await printed(['device', 'attach', 'vm1', '--name', absent, '--dry-run', '--force']);
     assert.is(forced.code, 1);
-    // Of another host nothing can be seen.
+    // The size of a region on another host is not visible.
     const far = ['--connect', 'qemu+ssh://far/system', '--size', '8', '--dry-run'];
     const { code, stdout } = await printed(['device', 'attach', 'vm1', '--name', absent, ...far]);
     assert.is(code, 0);
@@ -125,7 +125,7 @@ test(
 );
 
 test(
-  'no virsh, one that complains, one that is killed',
+  'no virsh, a virsh that fails, a virsh that is killed',
   timebox(20, async () => {
     const detach = ['device', 'detach', 'vm1'];
     await withVirsh(undefined, async () => {
@@ -160,7 +160,7 @@ test(
 );
 
 test(
-  'the device is taken from what the domain has, whatever else that is',
+  'the device is found in the XML of the domain, whatever else is there',
   timebox(20, async () => {
     const xml = `<domain><devices>
     <shmem name='other'>

@@ -1,4 +1,4 @@
-/** What `isthmus doctor` finds, on machines that a test lays out. */
+/** Findings of `isthmus doctor`, on machines that a test simulates. */
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
@@ -46,7 +46,7 @@ class TestMachine {
     writeFileSync(join(this.rules, 'udev/rules.d/60-ivshmem.rules'), '');
   }
 
-  /** A uio device at that address, which the kernel maps so. */
+  /** A uio device at that address, which the kernel maps with that type. */
   add(name: string, address: string, type?: string): string {
     const path = this.tree.add(name, {});
     chmodSync(path, 0o660);
@@ -66,7 +66,7 @@ class TestMachine {
   }
 }
 
-/** With these variables and none of the user's. */
+/** Run doctor with these variables and none of the user's. */
 async function doctor(machine: TestMachine, variables: Readonly<Record<string, string>> = {}): Promise<Finding[]> {
   const before = { ...process.env };
   Object.assign(process.env, { PSP_SHM: '0', PSP_IVSHMEM_REGIONS: '' }, variables);
@@ -93,7 +93,7 @@ const verdicts = (findings: readonly Finding[], verdict: Finding['verdict']) =>
   findings.filter((finding) => finding.verdict === verdict).map(({ what }) => what);
 
 test(
-  'a machine without a device: nothing needed is missing',
+  'a machine without a device: nothing that is needed is missing',
   timebox(20, async () => {
     const findings = await doctor(new TestMachine());
     assert.equal(verdicts(findings, 'bad'), []);
@@ -104,7 +104,7 @@ test(
 );
 
 test(
-  'one processor, little address space, overcommit mode 2: each with what to do',
+  'one processor, little address space, overcommit mode 2: each finding with an action',
   timebox(20, async () => {
     const findings = await doctor(new TestMachine({ processors: 1, overcommit: '2', addresses: '8589934592' }));
     assert.match(the(findings, 'processors').action ?? '', /-smp 2/);
@@ -134,7 +134,7 @@ test(
 );
 
 test(
-  'a mapping that is not write-back, one that debugfs does not tell, a node that is open to all',
+  'a mapping that is not write-back, one that debugfs does not list, a node with access for all users',
   timebox(20, async () => {
     const slow = new TestMachine();
     const path = slow.add('uio0', '0xfe400000', 'uncached-minus');
@@ -173,12 +173,12 @@ test(
 );
 
 test(
-  'regions: healthy, with a peer, of somebody else, and one that is not there',
+  'regions: healthy, with a peer, of a foreign kind, and a missing one',
   timebox(30, async () => {
     const machine = new TestMachine();
     const path = newPath();
     (await MappedRegion.open(createPosix(path, 4 * MIB))).detach();
-    const foreign = newRegion(4 * MIB, Buffer.from('somebody else'));
+    const foreign = newRegion(4 * MIB, Buffer.from('another format'));
     const findings = await doctor(machine, { PSP_IVSHMEM_REGIONS: `${path} ${foreign} /dev/shm/isthmus-not-there` });
     assert.match(the(findings, `region ${path}`).finding, /^healthy, .* free, 0 attached$/);
     const bad = findings.filter(({ verdict }) => verdict === 'bad');
@@ -190,7 +190,7 @@ test(
 );
 
 test(
-  'a broker that is wanted and not there; a setting that cannot be',
+  'a required broker that does not answer; an invalid setting',
   timebox(30, async () => {
     const server = createServer().listen(0, '127.0.0.1');
     await new Promise((resolve) => server.once('listening', resolve));
@@ -211,7 +211,7 @@ test(
 );
 
 test(
-  'looks, and changes nothing',
+  'doctor changes nothing',
   timebox(20, async () => {
     const machine = new TestMachine();
     machine.add('uio0', '0x100000000');

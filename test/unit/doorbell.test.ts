@@ -1,4 +1,4 @@
-/** Doorbells: eventfds that go from hand to hand, and the event loop that waits for them. */
+/** Doorbells: eventfds passed between processes, and the event loop that waits for them. */
 import { spawnSync } from 'node:child_process';
 import { closeSync, constants, readdirSync, readFileSync, readSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -14,10 +14,14 @@ import { timebox } from '../support/timebox.js';
 
 const native = mapper();
 let files = 0;
-/** A file that nobody else has. */
+/** A file that no other process has open. */
 const newFile = () => ({ dev: BigInt(process.pid), ino: BigInt(++files) }) as Identity;
-const [one, other, third] = [1, 2, 3].map((slot) => ({ slot, generation: slot * 7 })) as [Who, Who, Who];
-type Who = { slot: number; generation: number };
+const [one, other, third] = [1, 2, 3].map((slot) => ({ slot, generation: slot * 7 })) as [
+  Attachment,
+  Attachment,
+  Attachment,
+];
+type Attachment = { slot: number; generation: number };
 
 async function until(what: string, holds: () => boolean): Promise<void> {
   for (let i = 0; !holds(); i++) {
@@ -30,7 +34,7 @@ const descriptors = () => readdirSync('/proc/self/fd').length;
 
 if (isMainThread) {
   test(
-    'a timer and an eventfd are told of once, and when they are',
+    'a timer and an eventfd are each reported once, at the right time',
     timebox(20, async () => {
       const [timer, bell] = [native.createTimer(), native.createDoorbell()];
       const seen: string[] = [];
@@ -61,7 +65,7 @@ if (isMainThread) {
   );
 
   test(
-    'a doorbell that somebody has made blocking, and read in front of us, does not keep us',
+    'a doorbell that another process made blocking and read first does not block the event loop',
     timebox(20, async () => {
       const [first, bell] = [native.createDoorbell(), native.createDoorbell()];
       let stolen = 0;
@@ -73,7 +77,7 @@ if (isMainThread) {
         }),
         native.watchCounter(bell, () => rung++),
       ];
-      // Who starts a program with it makes it blocking, for all who have it.
+      // A program that is started with the eventfd makes it blocking, for all holders.
       spawnSync('true', { stdio: [bell, 'ignore', 'ignore'] });
       const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${bell}`, 'utf8'));
       assert.is(Number.parseInt(flags?.[1] ?? '', 8) & constants.O_NONBLOCK, 0);
@@ -90,11 +94,11 @@ if (isMainThread) {
   );
 
   test(
-    'who has to ring and has no bell calls for it again',
+    'a peer that has to ring without a doorbell asks for it again',
     timebox(20, async () => {
       const file = newFile();
       const ringer = new Doorbells(file, other);
-      // Nobody is there yet: the call goes wrong, as it does for want of descriptors.
+      // No process listens yet: the call fails, as it does without free descriptors.
       const { bell, release } = ringer.link(one);
       const sleeper = new Doorbells(file, one);
       let rung = 0;
@@ -108,7 +112,7 @@ if (isMainThread) {
   );
 
   test(
-    'what cannot be is refused',
+    'invalid arguments are refused',
     timebox(5, () => {
       const code = (body: () => unknown) => {
         try {
@@ -135,7 +139,7 @@ if (isMainThread) {
         'EBADF',
       );
       assert.is(
-        code(() => native.connectAbstract(`nobody-${process.pid}`, 0, 0)),
+        code(() => native.connectAbstract(`unused-${process.pid}`, 0, 0)),
         'ECONNREFUSED',
       );
       assert.is(
@@ -158,7 +162,7 @@ if (isMainThread) {
   );
 
   test(
-    'two attachments: both hear each other, until one is gone',
+    'two attachments: each rings the other, until one is gone',
     timebox(20, async () => {
       const before = descriptors();
       const file = newFile();
@@ -166,7 +170,7 @@ if (isMainThread) {
       let [ringsAtA, ringsAtB] = [0, 0];
       a.rung = () => ringsAtA++;
       b.rung = () => ringsAtB++;
-      assert.ok(a.heard, 'there is nobody who could not');
+      assert.ok(a.heard, 'no peer is unable to ring');
       const toB = [a.link(other), a.link(other)] as const;
       assert.not(a.heard);
       const toA = b.link(one);
@@ -176,21 +180,21 @@ if (isMainThread) {
       toA.bell.ring();
       await until('heard at a', () => ringsAtA === 1);
       assert.is(ringsAtB, 1);
-      // The same one for every link, as long as there is one.
+      // One doorbell for all links, while there is a link.
       toB[0].release();
       toB[0].release();
       toB[1].bell.ring();
       await until('heard again', () => ringsAtB === 2);
       toB[1].release();
       b.close();
-      // Whom nobody listens for any more is a peer that cannot ring.
+      // A peer without a listener cannot ring.
       const late = a.link(other);
       late.bell.ring();
       late.release();
-      const nobody = a.link(third);
+      const silent = a.link(third);
       assert.not(a.heard);
-      nobody.bell.ring();
-      nobody.release();
+      silent.bell.ring();
+      silent.release();
       assert.ok(a.heard);
       a.close();
       await until('all descriptors back', () => descriptors() === before);
@@ -198,7 +202,7 @@ if (isMainThread) {
   );
 
   test(
-    'a ring that came before the bell is made up for',
+    'a ring requested before the doorbell arrived is made later',
     timebox(20, async () => {
       const file = newFile();
       const [a, b] = [new Doorbells(file, one), new Doorbells(file, other)];
@@ -212,7 +216,7 @@ if (isMainThread) {
   );
 
   test(
-    'callers who say nothing, or something else, or hang up, are no trouble',
+    'callers that send nothing, send something else or hang up do no harm',
     timebox(20, async () => {
       const file = newFile();
       const name = `isthmus/${file.dev}:${file.ino}/${one.slot}/${one.generation}`;
@@ -223,7 +227,7 @@ if (isMainThread) {
       const silent = Array.from({ length: 70 }, () => connect({ path: `\0${name}` }).on('error', () => {}));
       silent[0]?.write('12345');
       await pause(50);
-      // It still takes calls.
+      // The listener still accepts calls.
       const b = new Doorbells(file, other);
       b.link(one);
       let rings = 0;
@@ -243,7 +247,7 @@ if (isMainThread) {
   );
 
   test(
-    'a worker that ends, or is terminated, while something is watched',
+    'a worker that ends, or is terminated, while it watches a descriptor',
     timebox(60, async () => {
       for (const how of ['end', 'terminate', 'throw']) {
         const worker = new Worker(fileURLToPath(import.meta.url), { workerData: how, argv: [how] });
@@ -272,7 +276,7 @@ if (isMainThread) {
   } else if (how === 'throw') {
     const bell = native.createDoorbell();
     native.watch(bell, () => {
-      throw new Error('thrown by who is called');
+      throw new Error('thrown by the callback');
     });
     native.ring(bell);
     setInterval(() => {}, 1000);

@@ -1,4 +1,4 @@
-/** Frames: extents, runs, and who holds a half of a run, with one process and with several. */
+/** Frames: extents, runs and the holders of their halves, with one process and with several. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { L, newCore, shared, type TestCore } from '../support/core.js';
@@ -10,7 +10,7 @@ const { HALF_CONSUMER: READER, HALF_PRODUCER: WRITER } = L;
 const HALVES = [READER, WRITER] as const;
 const otherOf = (half: number) => half ^ WRITER;
 
-/** Nothing is held any more, and a newcomer could take every frame. */
+/** No frame is held any more, and a newcomer could take every frame. */
 function assertAllFree(view: TestCore, free: number, what = 'at the end'): void {
   assert.equal(view.tags(), [], `${what}: tags`);
   assert.is(view.unclaimed(), free, `${what}: free frames`);
@@ -19,7 +19,7 @@ function assertAllFree(view: TestCore, free: number, what = 'at the end'): void 
 // ── One process ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 test(
-  'runs of every size: inside the extents, tagged, given back whole',
+  'runs of every size: inside the extents, tagged, given back completely',
   timebox(10, () => {
     for (const mib of [1, 4, 8]) {
       const core = newCore(mib);
@@ -40,7 +40,7 @@ test(
           assertAllFree(core, free, `${count} frames`);
         }
       }
-      assert.ok(call.take(free, READER) > 0, 'all of it');
+      assert.ok(call.take(free, READER) > 0, 'all frames');
       assert.is(call.take(1, READER), 0);
       core.call.leave();
       assertAllFree(core, free);
@@ -49,7 +49,7 @@ test(
 );
 
 test(
-  'sizes that no run can have, and more than there is',
+  'invalid sizes of runs, and more frames than there are',
   timebox(5, () => {
     const core = newCore();
     const free = core.freeFrames();
@@ -64,7 +64,7 @@ test(
 );
 
 test(
-  'a hole is filled again by a run of its size, wherever its ends lie in the extents',
+  'a hole is filled again by a run of its size, wherever it begins and ends in the extents',
   timebox(10, () => {
     const core = newCore(8);
     const { call } = core;
@@ -72,7 +72,7 @@ test(
     for (const count of [2, 3, 5, 21, 65, 129]) {
       const runs: number[] = [];
       for (let frame = call.take(count, READER); frame !== 0; frame = call.take(count, READER)) runs.push(frame);
-      assert.is(runs.length, Math.floor(free / count), `${count} frames each, one behind the other`);
+      assert.is(runs.length, Math.floor(free / count), `${count} frames each, one after the other`);
       for (const hole of runs) {
         call.giveBack(hole, count, READER);
         assert.is(call.take(count, READER), hole);
@@ -84,42 +84,42 @@ test(
 );
 
 test(
-  'what is given back of messages stays at hand, up to a sixteenth of the region, until it is trimmed',
+  'runs of messages that are given back stay as spare ones, up to a sixteenth of the region, until trim()',
   timebox(10, () => {
     const core = newCore(16);
     const { call } = core;
     const free = core.freeFrames();
     const frame = call.takeRun(200 * L.FRAME);
     assert.is(call.giveBackRun(frame, 200 * L.FRAME), 1);
-    assert.is(core.freeFrames(), free, 'for us they are free');
-    assert.ok(core.unclaimed() < free, 'and for others not');
-    assert.is(call.takeRun(200 * L.FRAME), frame, 'the same again');
+    assert.is(core.freeFrames(), free, 'free for this process');
+    assert.ok(core.unclaimed() < free, 'not for others');
+    assert.is(call.takeRun(200 * L.FRAME), frame, 'the same frames again');
     call.giveBackRun(frame, 200 * L.FRAME);
-    // Together with free ones behind it.
+    // Together with free frames after it.
     const longer = call.take(300, WRITER);
     assert.is(longer, frame);
     assert.is(call.giveBackRun(longer, 299 * L.FRAME), 1);
-    assertAllFree(core, free, 'too much to keep');
+    assertAllFree(core, free, 'more than is kept');
     call.giveBackRun(call.takeRun(200 * L.FRAME), 200 * L.FRAME);
     assert.ok(core.unclaimed() < free);
     call.trim();
     assertAllFree(core, free, 'trimmed');
     call.trim();
-    // In use it stays.
+    // Frames in use stay.
     const held = call.takeRun(8);
     call.trim();
     assert.is(call.takeRun(8), held + 2);
-    // Nobody is there whom one could ask for.
-    const { extentPlain, extentSlot, extentUse, extentGeneration, halfFree, halfFrames, halfKind, halfGeneration } =
+    // Out of range.
+    const { extentTagValid, extentSlot, extentUse, extentGeneration, halfFree, halfFrames, halfKind, halfGeneration } =
       call;
-    for (const ask of [extentPlain, extentSlot, extentUse, extentGeneration]) assert.is(ask(0xffffffff), 0);
+    for (const ask of [extentTagValid, extentSlot, extentUse, extentGeneration]) assert.is(ask(0xffffffff), 0);
     assert.is(halfFree(core.frames, READER), 1);
     for (const ask of [halfFrames, halfKind, halfGeneration]) assert.is(ask(core.frames, READER), 0);
   }),
 );
 
 test(
-  'random takes and returns: no two runs overlap, the books add up, fragmented space is used',
+  'random takes and returns: no two runs overlap, the counts add up, fragmented space is used',
   timebox(10, () => {
     const random = seeded(seed);
     for (let round = 0; round < 20; round++) {
@@ -149,7 +149,7 @@ test(
           used -= count;
         }
         assert.is(call.freeFrames(), free - used, `step ${step}`);
-        // An extent is ours only while a run lies in it.
+        // An extent is owned only while a run lies in it.
         if (step % 50 === 0) {
           const per = core.u32(L.HEADER_EXTENT);
           const first = core.u32(L.HEADER_FIRST);
@@ -169,14 +169,14 @@ const shareable1 = newCore(1);
 const shareable4 = newCore(4);
 
 test(
-  'a run that begins in what was ours already gives back the extent that it does not need',
+  'a run that begins in an extent owned before gives back the extent that it does not need',
   timebox(5, () => {
     shared(2, 1, (one, two) => {
       const free = two.unclaimed();
-      // Extents of 4 frames: 1 of them is left behind the first run; the second takes two more and needs less.
+      // Extents of 4 frames: one frame is left after the first run; the second takes two more extents and needs less.
       const a = one.call.take(5, READER);
       const b = one.call.take(5, READER);
-      assert.is(b, a + 5, 'right behind it');
+      assert.is(b, a + 5, 'right after it');
       assert.is(two.unclaimed(), free - 12);
       one.call.giveBack(a, 5, READER);
       one.call.giveBack(b, 5, READER);
@@ -188,7 +188,7 @@ test(
 // ── Two halves ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 test(
-  'offered, adopted, let go and given back in either order',
+  'offered, adopted, released and given back in either order',
   timebox(5, () => {
     for (const half of HALVES) {
       for (const ownerFirst of [true, false]) {
@@ -206,7 +206,7 @@ test(
             assert.ok(next >= frame + 9 || next + 9 <= frame, 'not handed out again');
             one.call.giveBack(next, 9, half);
             two.call.letGo(frame, theirs, 9);
-            assert.is(one.call.freeFrames(), free - 9, 'until its owner comes by');
+            assert.is(one.call.freeFrames(), free - 9, 'until its owner collects');
             one.call.collect();
             assert.is(one.call.freeFrames(), free);
           } else {
@@ -224,7 +224,7 @@ test(
 );
 
 test(
-  'take() comes by itself for what was let go of',
+  'take() collects released runs itself',
   timebox(5, () => {
     shared(2, 1, (one, two) => {
       const free = one.unclaimed();
@@ -243,7 +243,7 @@ test(
 );
 
 test(
-  'neighbouring runs that wait for their other halves are told apart',
+  'neighbouring runs that wait for their other halves are distinguished',
   timebox(5, () => {
     shared(2, 1, (one, two) => {
       const free = one.unclaimed();
@@ -265,7 +265,7 @@ test(
 );
 
 test(
-  'offers that are not there: other frames, slots, generations, counts, given back, or forged',
+  'missing offers: other frames, slots, generations, counts; given back; forged',
   timebox(5, () => {
     shared(3, 1, (one, two, three) => {
       const free = one.unclaimed();
@@ -279,13 +279,13 @@ test(
       assert.is(adopt(frame, READER, slot, generation), 0, 'the half that its owner holds');
       for (const wrong of [1, 2, 3, 0x400, 0x1000, 0x100000, -1]) assert.is(adopt(frame, WRITER, wrong, generation), 0);
       for (const wrong of [0, generation + 1, generation - 1, -1]) assert.is(adopt(frame, WRITER, slot, wrong), 0);
-      // A tag with a count that reaches beyond the region, or none.
+      // A tag with a count that reaches beyond the region, or with none.
       for (const count of [0, one.frames - frame + 1, 0xfffff]) {
         one.setU64(one.half(frame, READER), one.tag(L.KIND_HELD, count));
         one.setU64(one.half(frame, WRITER), one.tag(L.KIND_OFFERED, count));
         assert.is(adopt(frame, WRITER, slot, generation), 0, `count ${count}`);
       }
-      // Halves that do not agree.
+      // Halves that do not match.
       one.setU64(one.half(frame, READER), one.tag(L.KIND_HELD, 6));
       one.setU64(one.half(frame, WRITER), one.tag(L.KIND_OFFERED, 5));
       assert.is(adopt(frame, WRITER, slot, generation), 0);
@@ -298,16 +298,16 @@ test(
       one.setU64(one.half(frame, WRITER), one.tag(L.KIND_OFFERED, 6));
       one.call.giveBack(frame, 6, READER);
       assert.is(adopt(frame, WRITER, slot, generation), 0, 'given back');
-      // Somebody else has it now: the old offer names the old owner.
+      // Another owner has the frames now: the old offer names the old owner.
       assert.is(three.call.take(6, READER), frame);
       assert.is(adopt(frame, WRITER, slot, generation), 0, 'another owner');
       three.call.giveBack(frame, 6, READER);
-      // The same owner in a later life.
+      // The same owner in a later generation.
       one.call.leave();
       one.join(0);
       assert.is(one.call.take(6, READER), frame);
       assert.is(adopt(frame, WRITER, slot, generation), 0, 'an earlier generation');
-      // The same again, with another count: what was meant by the old offer is over.
+      // Offered again, with another count: the old offer is over.
       one.call.giveBack(frame, 6, READER);
       assert.is(one.call.take(7, READER), frame);
       assert.is(adopt(frame, WRITER, slot, one.generation), 7);
@@ -323,7 +323,7 @@ test(
 // ── The gone and the dead ────────────────────────────────────────────────────────────────────────────────────────────
 
 test(
-  'an owner that leaves: what others still hold frees itself with their last half, over several extents',
+  'an owner leaves: runs that others still hold are freed with their last half, over several extents',
   timebox(5, () => {
     shared(3, 1, (one, two, three) => {
       const free = one.unclaimed();
@@ -339,7 +339,7 @@ test(
       assert.ok(held >= 13 && held <= 16, `${held} frames in the extents of both runs`);
       two.call.sweep();
       assert.is(two.unclaimed(), free - held);
-      // Nobody else gets a frame under them.
+      // No other process gets a frame under them.
       const rest: number[] = [];
       for (let frame = two.call.take(1, READER); frame; frame = two.call.take(1, READER)) rest.push(frame);
       assert.is(rest.length, free - held);
@@ -351,8 +351,8 @@ test(
       // A new owner in the same slot changes nothing.
       one.join(0);
       two.call.letGo(long, WRITER, 11);
-      const behind = free - two.unclaimed();
-      assert.is(behind, 4 * (((short + 1) >> 2) - (short >> 2) + 1), 'the extents of the short one');
+      const kept = free - two.unclaimed();
+      assert.is(kept, 4 * (((short + 1) >> 2) - (short >> 2) + 1), 'the extents of the short one');
       three.call.letGo(short, WRITER, 2);
       assertAllFree(two, free);
     });
@@ -360,17 +360,17 @@ test(
 );
 
 test(
-  'only the extents that nobody needs are freed: heads and tails of runs, held at either end',
+  'only unneeded extents are freed: heads and tails of runs, held at either end',
   timebox(10, () => {
-    // Runs that begin and end anywhere in extents of four frames; the one of them is held while its owner goes.
+    // Runs that begin and end anywhere in extents of four frames; one of them is held while its owner leaves.
     for (let before = 0; before < 9; before++) {
       for (let count = 1; count <= 13; count++) {
         shared2((one, two) => {
           const free = two.unclaimed();
           if (before) assert.ok(one.call.take(before, READER));
           const frame = one.call.take(count, READER);
-          const behind = one.call.take(5, READER);
-          assert.is(behind, frame + count);
+          const next = one.call.take(5, READER);
+          assert.is(next, frame + count);
           assert.is(two.call.adopt(frame, WRITER, 0, one.generation), count);
           one.call.leave();
           const from = frame >> 2;
@@ -388,7 +388,7 @@ test(
 
 let pair: [TestCore, TestCore] | undefined;
 let closePair: (() => void) | undefined;
-/** Two views that serve many tests. */
+/** Two views for many tests. */
 function shared2(body: (one: TestCore, two: TestCore) => void): void {
   if (!pair) throw new Error('not open');
   body(...pair);
@@ -403,7 +403,7 @@ test.before(async () => {
 test.after(() => closePair?.());
 
 test(
-  'one that is shut out keeps what it has, until it leaves or is dead',
+  'a fenced process keeps what it holds, until it leaves or is declared dead',
   timebox(5, () => {
     for (const end of ['leaves', 'is declared dead']) {
       shared(3, 1, (one, two, three) => {
@@ -413,21 +413,21 @@ test(
         const theirs = two.call.take(7, WRITER);
         assert.is(one.call.adopt(theirs, READER, 1, two.generation), 7);
         const before = one.extents();
-        // An extent of its own in which it holds nothing at this moment: it may be about to take something there.
+        // An extent of its own in which it holds nothing at this moment: it may be about to take a run there.
         one.setU64(one.half(spare, READER), 0n);
         one.setU64(one.half(spare, WRITER), 0n);
         const { generation } = one;
         assert.is(three.call.fence(0, generation + 1), 0, 'another generation');
         assert.is(three.call.fence(2, three.generation), 0, 'itself');
-        assert.is(three.call.fence(5, three.call.slotGeneration(5)), 0, 'nobody');
+        assert.is(three.call.fence(5, three.call.slotGeneration(5)), 0, 'a free slot');
         assert.is(three.call.fence(99, 1), 0, 'no slot');
         assert.is(three.call.fence(0, generation), 1);
         assert.is(two.call.fence(0, generation), 1, 'once more');
         assert.is(one.call.holdsSlot(), 0);
         assert.is(two.call.alive(0, generation), 0);
-        assert.is(one.call.take(1, READER), 0, 'it begins nothing any more');
+        assert.is(one.call.take(1, READER), 0, 'it takes nothing any more');
         for (const core of [two, three]) core.call.sweep();
-        assert.equal(two.extents(), before, 'nobody else gets its extents');
+        assert.equal(two.extents(), before, 'no other process gets its extents');
         assert.is(two.u64(two.half(own, READER)), one.tag(L.KIND_HELD, 10, 0, generation));
         assert.is(three.call.claimSlot(0, 0), 0, 'nor its slot');
         two.call.giveBack(theirs, 7, WRITER);
@@ -446,7 +446,7 @@ test(
 );
 
 test(
-  'reclaim clears the halves of the dead one alone, held and offered, as owner and as the other',
+  'reclaim clears only the halves of the dead process, held and offered, as owner and as adopter',
   timebox(5, () => {
     shared(3, 1, (one, two, three) => {
       const free = one.unclaimed();
@@ -457,7 +457,7 @@ test(
       assert.is(one.call.adopt(theirs, READER, 1, two.generation), 7);
       const { generation } = one;
       assert.is(three.call.declareDead(0, generation), 1);
-      // Its extents are not free as long as its halves stand, even if somebody sweeps now.
+      // Its extents are not free while its halves stand, even if another process sweeps now.
       two.call.sweep();
       assert.is(two.call.adopt(offered, READER, 0, generation), 3, 'an offer is good until it is reclaimed');
       two.call.letGo(offered, READER, 3);
@@ -468,7 +468,7 @@ test(
       assert.is(three.u64(three.half(theirs, READER)), 0n);
       assert.is(three.call.slotState(0), L.SLOT_FREE);
       two.call.giveBack(theirs, 7, WRITER);
-      assert.is(two.freeFrames(), free - 12, 'three extents of the dead one, under the run that we hold');
+      assert.is(two.freeFrames(), free - 12, 'three extents of the dead process, under the run that this one holds');
       two.call.letGo(own, WRITER, 10);
       assertAllFree(three, free);
     });
@@ -476,7 +476,7 @@ test(
 );
 
 test(
-  'one that was declared dead and lives on does no harm to the new owner of its frames',
+  'a process that was declared dead and runs on does no harm to the new owner of its frames',
   timebox(5, () => {
     shared(3, 1, (one, two, three) => {
       const free = one.unclaimed();
@@ -497,12 +497,12 @@ test(
 );
 
 test(
-  'one that died between leaving and sweeping: whoever needs frames sweeps',
+  'a process died between leaving and sweeping: a process that needs frames sweeps',
   timebox(5, () => {
     shared(2, 1, (one, two) => {
       const free = one.unclaimed();
       const frame = one.call.take(free, READER);
-      // As if it had died behind freeSlot() in leave().
+      // As if it had died after freeSlot() in leave().
       for (const half of HALVES) one.setU64(one.half(frame, half), 0n);
       one.setU64(one.call.slotAddress(0), BigInt(one.generation) << 32n);
       assert.is(two.unclaimed(), 0);
@@ -514,7 +514,7 @@ test(
 );
 
 test(
-  'random life of three processes: take, adopt, give back, let go, leave, die',
+  'random life of three processes: take, adopt, give back, release, leave, die',
   timebox(20, () => {
     const random = seeded(seed ^ 0x46524d45);
     interface Run {
@@ -525,7 +525,7 @@ test(
       slot: number;
       generation: number;
       owned: boolean;
-      /** Who holds the other half; -1: nobody ever did. */
+      /** Holder of the other half; -1: no process ever held it. */
       adopter: number;
       adopted: boolean;
     }
@@ -539,7 +539,7 @@ test(
           used.fill(0, run.frame, run.frame + run.count);
           runs = runs.filter((other) => other !== run);
         };
-        /** The process is gone, in whatever way: it holds nothing. */
+        /** The process is gone, in any way: it holds nothing. */
         const forget = (index: number) => {
           for (const run of [...runs]) {
             if (run.owner === index) run.owned = false;
@@ -587,12 +587,12 @@ test(
             const { slot, generation } = view;
             const died = random(2) === 1;
             if (died) {
-              // Dead: two others find out, and both clear up.
+              // Dead: two others find out, and both reclaim.
               for (const other of views) if (other !== view) assert.is(other.call.declareDead(slot, generation), 1);
               for (const other of views) if (other !== view) other.call.reclaim(slot, generation);
             }
             view.call.leave();
-            // Those who read what it wrote may have kept its slot; upkeep comes by again.
+            // Readers of its rings may have kept its slot; upkeep reclaims again.
             if (died) views[(index + 1) % 3]!.call.reclaim(slot, generation);
             forget(index);
             view.join(slot);
@@ -610,7 +610,7 @@ test(
 );
 
 test(
-  'tables full of rubbish: nothing traps, nothing leaves the window, a run is never handed out twice',
+  'tables with random contents: nothing traps, no access leaves the window, no run is handed out twice',
   timebox(10, () => {
     const random = seeded(seed ^ 0x7ab1e5);
     shared(2, 1, (one, two) => {
@@ -651,7 +651,7 @@ test(
             const [frame] = owned;
             if (frame !== undefined) {
               two.call.giveBack(frame, 1, READER);
-              // It may wait for a half that is rubbish.
+              // It may wait for a half with random contents.
               owned.delete(frame);
             }
             break;

@@ -34,7 +34,7 @@ function withPair<T>(capacity: number, start: number, body: (pair: Pair) => T): 
     return body(pair);
   } finally {
     pair.free();
-    assert.is(core.freeFrames(), initial, 'frames were lost');
+    assert.is(core.freeFrames(), initial, 'frames leaked');
   }
 }
 
@@ -43,7 +43,7 @@ function transfer(pair: Pair, body: Uint8Array, type = 0, xlength = 0): Message 
   const sender = new Sender(core, pair.a, body, type, xlength);
   const receiver = new Receiver(core, pair.b);
   for (let turns = 0; ; turns++) {
-    assert.ok(turns < 10_000, 'does not move');
+    assert.ok(turns < 10_000, 'no progress');
     const all = sender.go();
     const message = receiver.next();
     assert.is(sender.broken || receiver.broken, false);
@@ -58,7 +58,7 @@ const recordsFor = (length: number, recordMax: number) =>
   length <= recordMax - 8 ? 1 : 1 + Math.ceil((length - (recordMax - 8)) / recordMax);
 
 test(
-  'bodies around every fragment border: number of records, bytes, counters',
+  'bodies around every fragment boundary: number of records, bytes, counters',
   timebox(10, () => {
     for (const capacity of [4096, 8192]) {
       for (const start of [0, 2056, 4088, 0xffffff00, 0xfffffff8]) {
@@ -120,7 +120,7 @@ test(
         if (typeof last === 'string') throw new Error(last);
         assert.equal([last.flags, last.length, last.dlength], [L.FLAG_LAST, 1, largest + 1]);
         call.release(pair.b);
-        assert.is(call.claimMore(pair.a), BROKEN, 'nothing is under way');
+        assert.is(call.claimMore(pair.a), BROKEN, 'no message is incomplete');
       });
     }
   }),
@@ -134,7 +134,7 @@ test(
       const message = transfer(pair, body, 0xffff, 65535);
       assert.equal([message.type, message.xlength], [0xffff, 65535]);
       assertBytes(message.body, body);
-      // A length of 4 GiB less one, of which the beginning comes.
+      // A length of 4 GiB less one, of which only the beginning arrives.
       assert.ok(call.claim(pair.a, 1, 65535, -1) > 0);
       call.commit(pair.a);
       const record = peek(core, pair.b);
@@ -172,7 +172,7 @@ test(
           const xOf = (i: number) => messages[i]!.x % (Math.min(messages[i]!.length, 65535) + 1);
           let sender: Sender | undefined;
           for (let turn = 0; received < messages.length; turn++) {
-            assert.ok(turn < 20_000, 'does not move');
+            assert.ok(turn < 20_000, 'no progress');
             if (turns[turn % turns.length] || turn % 97 === 0) {
               if (!sender && sending < messages.length) {
                 sender = new Sender(core, pair.a, bodyOf(sending), messages[sending]!.type, xOf(sending));
@@ -201,7 +201,7 @@ test(
 
 const { PIECE_MIN, PIECE_SHIFT } = L;
 
-/** Lengths of the records of a message that nobody takes out. */
+/** Lengths of the records of a message that is not received. */
 function recordsOf(pair: Pair, body: number): number[] {
   const lengths: number[] = [];
   const sender = new Sender(core, pair.a, pattern(body, 3), 0, 0);
@@ -215,17 +215,17 @@ function recordsOf(pair: Pair, body: number): number[] {
 }
 
 test(
-  'who copies out, has taken everything and is awake gets pieces; all others records as long as they may be',
+  'a receiver that copies out, has released everything and polls gets pieces; all others get the longest records',
   timebox(10, () => {
     withPair(1 << 20, 0, (pair) => {
       const whole = (body: number, why: string) => {
         assert.equal(recordsOf(pair, body), [body], why);
-        peek(core, pair.b); // Its head is published at a look that finds nothing.
+        peek(core, pair.b); // The head is published when the ring is found empty.
       };
-      assert.is(call.awaited(pair.a), 0);
-      whole(200_000, 'nothing was said');
-      call.takes(pair.b, L.TAKES_COPIES);
-      assert.is(call.awaited(pair.a), 1);
+      assert.is(call.receiverWaits(pair.a), 0);
+      whole(200_000, 'no receive mode');
+      call.setReceiveMode(pair.b, L.RECEIVE_MODE_COPY);
+      assert.is(call.receiverWaits(pair.a), 1);
       whole(2 * PIECE_MIN, 'too short');
       for (const body of [2 * PIECE_MIN + 1, 65_536, 200_000]) {
         const piece = Math.max(body >> PIECE_SHIFT, PIECE_MIN) & ~63;
@@ -233,49 +233,49 @@ test(
         assert.equal(recordsOf(pair, body), expected, `${body} bytes`);
         peek(core, pair.b);
       }
-      // Far more than the ring: no record is longer than may be.
+      // Far more than the ring: no record is longer than the limit.
       const first = call.claim(pair.a, 0, 0, 64 << 20);
       assert.ok(first > 0);
       assert.is(core.result(L.RESULT_LENGTH), pair.recordMax - L.NET_HEADER);
     });
     withPair(1 << 20, 0, (pair) => {
-      call.takes(pair.b, L.TAKES_COPIES);
+      call.setReceiveMode(pair.b, L.RECEIVE_MODE_COPY);
       assert.ok(pair.send(pattern(100, 1)));
-      assert.is(call.awaited(pair.a), 0, 'one is unread');
+      assert.is(call.receiverWaits(pair.a), 0, 'one is unread');
       call.claim(pair.a, 0, 0, 200_000);
       assert.is(core.result(L.RESULT_LENGTH), 200_000);
     });
     withPair(1 << 20, 0, (pair) => {
-      call.takes(pair.b, L.TAKES_COPIES);
+      call.setReceiveMode(pair.b, L.RECEIVE_MODE_COPY);
       assert.is(call.arm(pair.b), 1);
-      assert.is(call.awaited(pair.a), 0, 'it sleeps');
+      assert.is(call.receiverWaits(pair.a), 0, 'it sleeps');
       call.disarm(pair.b);
-      assert.is(call.awaited(pair.a), 1);
+      assert.is(call.receiverWaits(pair.a), 1);
       const { capacity, recordMax } = pair;
       const wantsRun = (body: number) => call.wantsRun(pair.a, body);
       assert.equal([capacity, 200].map(wantsRun), [0, 0], 'it copies');
-      call.takes(pair.b, L.TAKES_IN_PLACE);
-      assert.is(call.awaited(pair.a), 0, 'it looks in place');
+      call.setReceiveMode(pair.b, L.RECEIVE_MODE_IN_PLACE);
+      assert.is(call.receiverWaits(pair.a), 0, 'it reads in place');
       assert.equal([recordMax - 8, recordMax - 7, capacity, 0x8000_0000, -1].map(wantsRun), [0, 1, 1, 1, 1]);
-      // Words that nobody says.
+      // Receive modes that do not exist.
       for (const value of [0, 3, 0x8000_0000, 0xffff_ffff]) {
-        core.setU32(pair.ring + L.RING_TAKES, value);
-        assert.equal([call.awaited(pair.a), wantsRun(capacity)], [0, 0]);
+        core.setU32(pair.ring + L.RING_RECEIVE_MODE, value);
+        assert.equal([call.receiverWaits(pair.a), wantsRun(capacity)], [0, 0]);
       }
-      call.takes(pair.b, L.TAKES_COPIES);
+      call.setReceiveMode(pair.b, L.RECEIVE_MODE_COPY);
       core.setU32(pair.ring + L.RING_HEAD, 4);
-      assert.is(call.awaited(pair.a), 0, 'a head that cannot be');
+      assert.is(call.receiverWaits(pair.a), 0, 'an invalid head');
     });
     const lonely = call.open() - 1;
-    assert.is(call.awaited(lonely), 0, 'without a ring nobody waits');
+    assert.is(call.receiverWaits(lonely), 0, 'without a ring no receiver waits');
     assert.is(call.wantsRun(lonely, 1 << 20), 0);
-    call.takes(lonely, 1);
+    call.setReceiveMode(lonely, 1);
     call.free(lonely);
   }),
 );
 
 test(
-  'property: a consumer that changes its mind at any time gets every byte',
+  'property: a consumer that changes its receive mode at any time gets every byte',
   timebox(20, () => {
     const property = fc.property(
       fc.array(fc.integer({ min: 0, max: 200_000 }), { minLength: 1, maxLength: 8 }),
@@ -287,10 +287,10 @@ test(
           let received = 0;
           let sender: Sender | undefined;
           for (let turn = 0; received < lengths.length; turn++) {
-            assert.ok(turn < 20_000, 'does not move');
+            assert.ok(turn < 20_000, 'no progress');
             const what = turns[turn % turns.length]!;
-            if (what < 2) call.takes(pair.b, what + 1);
-            if (what === 2) core.setU32(pair.ring + L.RING_TAKES, Math.imul(turn, 0x9e3779b1) >>> 0);
+            if (what < 2) call.setReceiveMode(pair.b, what + 1);
+            if (what === 2) core.setU32(pair.ring + L.RING_RECEIVE_MODE, Math.imul(turn, 0x9e3779b1) >>> 0);
             if (what === 3 || turn % 13 === 0) {
               if (!sender && sending < lengths.length) {
                 sender = new Sender(core, pair.a, pattern(lengths[sending]!, sending), 0, 0);
@@ -332,27 +332,27 @@ function forge(pair: Pair, ...records: readonly (readonly [number, number, bigin
 }
 
 test(
-  'net headers and fragments that break the rules break the connection',
+  'net headers and fragments that violate the protocol break the connection',
   timebox(5, () => {
     const cases: [string, (readonly [number, number, bigint?])[]][] = [
       ['MORE without FIRST', [[8, RECORD_MORE, 0n]]],
       ['empty MORE without FIRST', [[0, RECORD_MORE]]],
       [
-        'MORE behind a whole message',
+        'MORE after a whole message',
         [
           [16, RECORD_FIRST, net(0, 8)],
           [8, RECORD_MORE, 0n],
         ],
       ],
       [
-        'MORE behind an empty message',
+        'MORE after an empty message',
         [
           [8, RECORD_FIRST, 0n],
           [8, RECORD_MORE, 0n],
         ],
       ],
       [
-        'FIRST inside of a message',
+        'FIRST inside a message',
         [
           [16, RECORD_FIRST, net(0, 9)],
           [16, RECORD_FIRST, net(0, 8)],
@@ -373,13 +373,13 @@ test(
         ],
       ],
       ['more body than announced', [[17, RECORD_FIRST, net(0, 8)]]],
-      ['body where none is announced', [[9, RECORD_FIRST, 0n]]],
+      ['a body although none is announced', [[9, RECORD_FIRST, 0n]]],
       ['xheader shorter than the body', [[108, RECORD_FIRST, net(99, 0)]]],
     ];
     for (let length = 0; length < 8; length++) cases.push([`FIRST of ${length} bytes`, [[length, RECORD_FIRST, 0n]]]);
     for (const [what, records] of cases) {
       withPair(4096, 0xffffffe0, (pair) => {
-        // The forged records do not cross the end of the ring.
+        // The forged records do not wrap around the end of the ring.
         for (let i = 0; i < 2; i++) assert.is(transfer(pair, pattern(24, i)).sent, 1);
         forge(pair, ...records);
         for (let i = 1; i < records.length; i++) {
@@ -390,7 +390,7 @@ test(
         assert.is(core.state(pair.b), L.STATE_BROKEN, what);
         assert.is(core.failure(pair.b), L.FAILURE_MESSAGE, what);
         assert.is(peek(core, pair.b), 'broken', what);
-        // The other direction is not to blame: what was committed there is still delivered.
+        // The other direction is not affected: records committed there are still delivered.
         assert.is(core.state(pair.a), L.STATE_OPEN);
       });
     }
@@ -398,7 +398,7 @@ test(
 );
 
 test(
-  'fragments as small as they can be, and a FIRST with nothing but its header',
+  'the smallest possible fragments, and a FIRST with only its header',
   timebox(5, () => {
     withPair(4096, 0, (pair) => {
       forge(pair, [8, RECORD_FIRST, net(1, 2)], [1, RECORD_MORE, 1n], [1, RECORD_MORE, 2n], [1, RECORD_MORE, 3n]);
@@ -418,13 +418,13 @@ test(
       assert.is(call.sendEof(pair.a), 1);
       assert.is(core.state(pair.a), L.STATE_CLOSING);
       assert.is(call.sendEof(pair.a), BROKEN, 'twice');
-      assert.is(call.claim(pair.a, 0, 0, 1), BROKEN, 'a message behind it');
+      assert.is(call.claim(pair.a, 0, 0, 1), BROKEN, 'a message after it');
       assert.is(core.state(pair.a), L.STATE_CLOSING);
       assertBytes(pair.receive()!.body, pattern(3, 3));
       assert.is(core.state(pair.b), L.STATE_OPEN);
       assert.is(pair.receive()!.type, L.MESSAGE_EOF);
       assert.is(core.state(pair.b), L.STATE_PEER_CLOSED);
-      // A peer that breaks the rules sends another.
+      // A peer that violates the protocol sends another.
       for (const [length, dlength] of [
         [8, 0],
         [16, 8],
@@ -434,7 +434,7 @@ test(
         assert.is(core.state(pair.b), L.STATE_PEER_CLOSED);
       }
       assert.is(core.field(pair.b, L.C_IGNORED), 2);
-      // The other direction is open still.
+      // The other direction is still open.
       assert.ok(new Sender(core, pair.b, pattern(5, 5)).go());
       assertBytes(receive(core, pair.a)!.body, pattern(5, 5));
       assert.is(call.sendEof(pair.b), 1);
@@ -473,7 +473,7 @@ function streamOf(messages: readonly Planned[]): Buffer {
   );
 }
 
-/** A pump: bytes into the ring that `pair.b` reads from, as tcp does it. */
+/** A pump: writes bytes into the ring that `pair.b` reads from, as tcp does. */
 class Feeder {
   refused = false;
   #rest: Uint8Array = new Uint8Array(0);
@@ -486,7 +486,7 @@ class Feeder {
     this.#index = index;
   }
 
-  /** Take bytes, as far as there is room. @returns whether all went in */
+  /** Take bytes while there is room. @returns whether all were taken */
   feed(bytes: Uint8Array = new Uint8Array(0)): boolean {
     const { call } = this.#core;
     this.#rest = Buffer.concat([this.#rest, bytes]);
@@ -508,7 +508,7 @@ class Feeder {
   }
 }
 
-/** Feed chunks, receive what comes, compare with the plan. */
+/** Feed chunks, receive the messages, compare with the plan. */
 function decodes(pair: Pair, chunks: readonly Uint8Array[], plan: readonly Planned[], lazily = false): void {
   const feeder = new Feeder(core, pair.a);
   const receiver = new Receiver(core, pair.b);
@@ -522,7 +522,7 @@ function decodes(pair: Pair, chunks: readonly Uint8Array[], plan: readonly Plann
       const before = core.count(pair.b, L.COUNT_RECEIVED_BYTES);
       take();
       if (receiver.broken) assert.unreachable(`broken by ${core.failure(pair.b)}`);
-      assert.ok(core.count(pair.b, L.COUNT_RECEIVED_BYTES) > before || call.unread(pair.a) === 0, 'does not move');
+      assert.ok(core.count(pair.b, L.COUNT_RECEIVED_BYTES) > before || call.unread(pair.a) === 0, 'no progress');
     }
     if (!lazily) take();
   }
@@ -535,7 +535,7 @@ function decodes(pair: Pair, chunks: readonly Uint8Array[], plan: readonly Plann
   }
 }
 
-/** Put the decoder back to where it was before an EOF, so that a pair serves for many streams. */
+/** Reset the decoder to its state before an EOF, so that one pair serves many streams. */
 function reopen(pair: Pair): void {
   for (const index of [pair.a, pair.b]) core.setU32(call.entry(index) + L.C_STATE, L.STATE_OPEN);
 }
@@ -558,7 +558,7 @@ test(
       for (let first = 0; first <= stream.length; first++) {
         for (let second = first; second <= stream.length; second += first % 3 ? 5 : 1) {
           decodes(pair, [stream.subarray(0, first), stream.subarray(first, second), stream.subarray(second)], plan);
-          assert.is(call.atBorder(pair.a), 1);
+          assert.is(call.atMessageBoundary(pair.a), 1);
           reopen(pair);
         }
       }
@@ -574,28 +574,28 @@ test(
 );
 
 test(
-  'atBorder: between two messages and nowhere else',
+  'atMessageBoundary: between two messages and nowhere else',
   timebox(5, () => {
     const stream = streamOf(plan);
-    const borders = new Set([0]);
+    const boundaries = new Set([0]);
     let at = 0;
     for (const { body } of plan) {
       at += 8 + body.length;
-      borders.add(at);
+      boundaries.add(at);
     }
     withPair(4096, 0, (pair) => {
       const feeder = new Feeder(core, pair.a);
       for (let i = 0; i < stream.length; i++) {
-        assert.is(call.atBorder(pair.a), borders.has(i) ? 1 : 0, `at ${i}`);
+        assert.is(call.atMessageBoundary(pair.a), boundaries.has(i) ? 1 : 0, `at ${i}`);
         assert.ok(feeder.feed(stream.subarray(i, i + 1)));
       }
-      assert.is(call.atBorder(pair.a), 1);
+      assert.is(call.atMessageBoundary(pair.a), 1);
     });
   }),
 );
 
 test(
-  'bytes behind an EOF are refused, nothing of them arrives',
+  'bytes after an EOF are refused, and none of them arrives',
   timebox(5, () => {
     withPair(4096, 0, (pair) => {
       const feeder = new Feeder(core, pair.a);
@@ -606,7 +606,7 @@ test(
       assert.is(count, plan.length);
       assert.is(core.state(pair.b), L.STATE_PEER_CLOSED);
     });
-    // An EOF with a body ends the stream behind its body.
+    // An EOF with a body ends the stream after its body.
     withPair(4096, 0, (pair) => {
       const feeder = new Feeder(core, pair.a);
       const eof = streamOf([{ type: L.MESSAGE_EOF, xlength: 2, body: pattern(3000, 1) }]);
@@ -620,7 +620,7 @@ test(
 );
 
 test(
-  'a ring that is full holds the stream back; drain gives the stream again, byte for byte',
+  'a full ring holds the stream back; drain gives the stream again, byte for byte',
   timebox(20, () => {
     const random = seeded(seed);
     for (let round = 0; round < 60; round++) {
@@ -641,7 +641,7 @@ test(
             const length = core.result(L.RESULT_LENGTH);
             drained.push(Buffer.from(core.bytes.slice(offset, offset + length)));
             call.drained(pair.b);
-            assert.is(pair.head, pair.read, 'what was taken is free at once');
+            assert.is(pair.head, pair.read, 'a drained record is free at once');
           }
         };
         for (const { type, xlength, body } of messages) {
@@ -694,7 +694,7 @@ test(
 );
 
 test(
-  'a decoder on a connection that is not open refuses',
+  'a decoder refuses bytes on a connection that is not open',
   timebox(5, () => {
     withPair(4096, 0, (pair) => {
       for (const state of [L.STATE_FREE, L.STATE_OPENING, L.STATE_CLOSING, L.STATE_CLOSED, L.STATE_BROKEN]) {

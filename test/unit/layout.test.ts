@@ -1,4 +1,4 @@
-/** The layouts: nothing overlaps, everything is aligned, and every number fits where it is kept. */
+/** The layouts: nothing overlaps, every field is aligned, and every number fits into its field. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
@@ -8,7 +8,7 @@ import { timebox } from '../support/timebox.js';
 
 const core = newCore();
 
-/** Fields as [name, bytes] in order: none overlaps the next, each is aligned to its size (or to 8), all end before `end`. */
+/** Fields as [name, bytes] in order: no overlap, each aligned to its size (or to 8), all end before `end`. */
 function check(base: number, end: number, fields: readonly (readonly [ConstantName, number])[]): void {
   let free = 0;
   for (const [name, size] of fields) {
@@ -17,7 +17,7 @@ function check(base: number, end: number, fields: readonly (readonly [ConstantNa
     assert.is(at % Math.min(size, 8), 0, `${name} at ${at} is not aligned`);
     free = at + size;
   }
-  assert.ok(free <= end, `${fields.at(-1)![0]} ends at ${free}, behind ${end}`);
+  assert.ok(free <= end, `${fields.at(-1)![0]} ends at ${free}, after ${end}`);
 }
 
 test(
@@ -26,7 +26,7 @@ test(
     const bitmap = constant('BITMAP');
     check(0, L.WINDOW, [
       ['PRIVATE', 24],
-      ['HOT', 2 * L.CONNECTIONS],
+      ['POLL_SET', 2 * L.CONNECTIONS],
       ['TABLE', L.CONNECTIONS * L.CONNECTION_SIZE],
       ['OWNED', bitmap],
       ['USED', bitmap],
@@ -46,7 +46,7 @@ test(
   'results, header, slot, ring and connection: fields in order, aligned, inside',
   timebox(5, () => {
     const words = (...names: ConstantName[]) => names.map((name) => [name, 4] as const);
-    check(constant('PRIVATE'), constant('HOT') - constant('PRIVATE'), [
+    check(constant('PRIVATE'), constant('POLL_SET') - constant('PRIVATE'), [
       ...words('RESULT_TYPE', 'RESULT_XLENGTH', 'RESULT_DLENGTH', 'RESULT_OFFSET', 'RESULT_LENGTH', 'RESULT_FLAGS'),
     ]);
     check(L.WINDOW, L.FRAME, [
@@ -75,13 +75,21 @@ test(
     ]);
     check(0, L.RING_DATA, [
       ['RING_NONCE', 8],
-      ...words('RING_CAPACITY', 'RING_READY', 'RING_START', 'RING_TAIL', 'RING_HEAD', 'RING_ARMED', 'RING_TAKES'),
+      ...words(
+        'RING_CAPACITY',
+        'RING_READY',
+        'RING_START',
+        'RING_TAIL',
+        'RING_HEAD',
+        'RING_ARMED',
+        'RING_RECEIVE_MODE',
+      ),
     ]);
     check(0, L.CONNECTION_SIZE, [
-      ...words('C_STATE', 'C_FAILURE', 'C_IGNORED', 'C_HOT'),
+      ...words('C_STATE', 'C_FAILURE', 'C_IGNORED', 'C_POLL_PLACE'),
       ...words('TX_RING', 'TX_MASK', 'TX_TAIL', 'TX_HEAD', 'TX_CLAIMED', 'TX_PAD'),
       ['TX_REST', 8],
-      ...words('TX_SLOT', 'TX_READY', 'TX_KIND', 'TX_WANTS'),
+      ...words('TX_SLOT', 'TX_READY', 'TX_KIND', 'TX_WANTS_ROOM'),
       ...words('RX_RING', 'RX_MASK', 'RX_READ', 'RX_HEAD', 'RX_SPAN', 'RX_ARMED'),
       ['RX_REST', 8],
       ['RX_NET', 8],
@@ -99,7 +107,7 @@ test(
 );
 
 test(
-  'what different sides write lies a line apart',
+  'words that different sides write are LINE bytes apart',
   timebox(5, () => {
     const line = constant('LINE');
     assert.is(line, 128);
@@ -126,21 +134,21 @@ test(
     assert.ok(constant('SLOTS_MAX') <= 2 ** 10, 'slot in a tag');
     assert.ok(L.KIND_HELD !== L.KIND_OFFERED && L.KIND_HELD > 0 && L.KIND_OFFERED < 3, 'kind in a tag');
     assert.is(L.CONNECTIONS, 64 * 64, 'a summary word of 64 words of ready bits');
-    assert.ok(L.CONNECTIONS <= 2 ** 16, 'an index in HOT');
+    assert.ok(L.CONNECTIONS <= 2 ** 16, 'an index in POLL_SET');
     const locks = [L.SLOTS_MAX, L.LOCK_FORMAT, L.LOCK_SERVER, L.LOCK_LIFECYCLE];
     assert.equal(
       locks,
       [...new Set(locks)].sort((a, b) => a - b),
       'slots first, a byte for each, the lifecycle last',
     );
-    // 24 bits of position / 8 tell at least two laps of the largest ring apart.
+    // 24 bits of position / 8 distinguish at least two laps of the largest ring.
     assert.ok(2 ** 27 >= 2 * L.RING_MAX);
     assert.ok(L.RING_MAX + L.RING_DATA < L.REGION_MAX);
     assert.ok(L.RING_MIN / L.FRAME >= 1, 'a ring is made of frames');
-    // A fragment, the padding in front of it and the word behind it fit into an empty ring.
+    // A fragment, the padding before it and the word after it fit into an empty ring.
     const record = (L.RING_MIN >> constant('RECORD_SHIFT')) + L.RECORD_EXTRA;
     assert.ok(2 * record + L.RECORD_HEADER <= L.RING_MIN);
-    // What the consumer keeps to itself does not take the room that a refused claim waits for.
+    // Released records that the consumer has not published do not take the room that a refused claim waits for.
     assert.ok(2 * record + L.RECORD_HEADER + (L.RING_MIN >> constant('PUBLISH_SHIFT')) <= L.RING_MIN);
     assert.is(1 << constant('FRAME_SHIFT'), L.FRAME);
     assert.is(L.HALF_PRODUCER ^ L.HALF_PRODUCER, L.HALF_CONSUMER);
@@ -187,7 +195,7 @@ test(
     ];
     same('slot', 0, ['SLOT_'], states);
     same('ring: a run', 0, ['RING_'], ['RING_MIN', 'RING_MAX', 'RING_DATA']);
-    same('connection (private)', 0, ['C_', 'TX_', 'RX_', 'DECODE_', 'COUNT_'], ['C_HOT']);
+    same('connection (private)', 0, ['C_', 'TX_', 'RX_', 'DECODE_', 'COUNT_'], ['C_POLL_PLACE']);
   }),
 );
 

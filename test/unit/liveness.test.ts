@@ -1,11 +1,11 @@
-/** Silence over one connection: when it is told, to whom, and when the peer is given up. */
+/** Silence of a peer: when it is reported, to which listeners, and when the peer is given up. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { IsthmusError } from '../../host/base/errors.js';
 import { Liveness, type LivenessLimits } from '../../host/connection/liveness.js';
 import { timebox } from '../support/timebox.js';
 
-/** What happens, in order, to whoever is told. */
+/** The events, in order, as a listener sees them. */
 function watched(limits: LivenessLimits): { stalls: Liveness; told: string[] } {
   const told: string[] = [];
   const stalls = new Liveness(
@@ -18,7 +18,7 @@ function watched(limits: LivenessLimits): { stalls: Liveness; told: string[] } {
 }
 
 test(
-  'told once when it begins and once when it is over',
+  'reported once when it begins and once when it ends',
   timebox(5, () => {
     const { stalls, told } = watched({ stallTimeout: 1500, peerTimeout: 0 });
     for (const ms of [500, 1000, 0]) stalls.silent(ms);
@@ -39,7 +39,7 @@ test(
 );
 
 test(
-  'without a link nobody is silent, and nobody has recovered',
+  'without a link, no peer is stalled and none recovers',
   timebox(5, () => {
     const { stalls, told } = watched({ stallTimeout: 1000, peerTimeout: 0 });
     stalls.silent(1000);
@@ -52,7 +52,7 @@ test(
 );
 
 test(
-  'the two limits do not depend on each other, and 0 is for ever',
+  'the two limits do not depend on each other, and 0 means for ever',
   timebox(5, () => {
     const run = (limits: LivenessLimits) => {
       const { stalls, told } = watched(limits);
@@ -68,7 +68,7 @@ test(
 );
 
 test(
-  'listeners: on, once, off, one that throws, and what is refused',
+  'listeners: on, once, off, one that throws, and refused arguments',
   timebox(5, () => {
     const { stalls, told } = watched({ stallTimeout: 500, peerTimeout: 0 });
     const twice = (ms: number) => told.push(`twice ${ms}`);

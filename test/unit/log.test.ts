@@ -36,7 +36,7 @@ test(
 );
 
 test(
-  'a sink that throws disturbs nobody',
+  'a sink that throws has no effect on the caller',
   timebox(5, () => {
     const log = makeLog(4, 'x', {
       sink: () => {
@@ -48,7 +48,7 @@ test(
 );
 
 test(
-  'a file is appended to, for its owner alone, whoever moves it away',
+  'a log file is appended to, readable by its owner only, even after it was moved away',
   timebox(5, () => {
     const path = join(folder, 'log-$$');
     const file = join(folder, `log-${process.pid}`);
@@ -73,7 +73,7 @@ test(
 );
 
 test(
-  'a file that cannot be written to is an error that names it',
+  'a file that cannot be written gives an error that names it',
   timebox(5, () => {
     try {
       makeLog(0, 'x', { path: join(folder, 'missing', 'log') });
@@ -82,7 +82,7 @@ test(
       assert.match((error as IsthmusError).message, /PSP_DEBUG_OUT: '.*\/missing\/log' .*ENOENT/);
       return;
     }
-    throw new Error('it was taken');
+    throw new Error('the path was accepted');
   }),
 );
 

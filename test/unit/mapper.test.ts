@@ -1,7 +1,7 @@
 /**
  * The native mapper: pages of files in memories, locks on bytes, blocks for files.
  *
- * What another process or a worker thread has to do, this file does itself when it is started again with a role.
+ * The parts of another process or a worker thread are in this file too: it starts itself again with a role.
  */
 
 import { spawn, spawnSync } from 'node:child_process';
@@ -81,7 +81,7 @@ function assertUsable(bytes: Uint8Array): void {
 async function collectGarbage(): Promise<void> {
   setFlagsFromString('--expose-gc');
   const gc: () => void = runInNewContext('gc');
-  // Finalizers run in a later turn, and what they let go of is garbage for the next collection only.
+  // Finalizers run in a later turn, and the objects that they release are garbage only for the next collection.
   for (let i = 0; i < 5; i++) {
     gc();
     await turn();
@@ -95,10 +95,10 @@ function runRole(role: string, path: string, before: string[] = [], env: NodeJS.
   return child.stdout;
 }
 
-/** What to do here; undefined where the tests run. */
+/** The role of this process; undefined where the tests run. */
 const role: string | undefined = isMainThread ? /^role:(.*)/.exec(process.argv[2] ?? '')?.[1] : workerData.role;
 
-/** A folder of its own in shared memory, removed at the end whatever happens. */
+/** A folder of its own in shared memory, removed at the end in any case. */
 const folder = role ? '' : mkdtempSync('/dev/shm/isthmus-mapper-');
 if (folder) process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 let files = 0;
@@ -111,7 +111,7 @@ function newFile(size = SIZE): string {
   return path;
 }
 
-// ── What this file does in another process or thread ─────────────────────────────────────────────────────────────────
+// ── The roles of this file in other processes and threads ────────────────────────────────────────────────────────────
 
 const roles: Record<string, (path: string) => void> = {
   increment(path) {
@@ -138,7 +138,7 @@ const roles: Record<string, (path: string) => void> = {
     process.exit();
   },
 
-  /** A worker that never comes back to its event loop. */
+  /** A worker that never returns to its event loop. */
   spin(path) {
     const memory = newMemory();
     const mapping = mapFile(memory, path);
@@ -155,7 +155,7 @@ const roles: Record<string, (path: string) => void> = {
     console.log(JSON.stringify({ code, errno, syscall, message }));
   },
 
-  /** Runs with a `mremap` that fails where we say. */
+  /** Runs with a `mremap` that fails at the given point. */
   refuse(path) {
     const memory = newMemory();
     const bytes = windowOf(memory).fill(1);
@@ -195,7 +195,7 @@ const roles: Record<string, (path: string) => void> = {
 // ── Mapping ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 test(
-  'two mappings of a file show each other what is written',
+  'two mappings of a file show the writes of each other',
   timebox(5, () => {
     const path = newFile();
     const memories = [newMemory(), newMemory()] as const;
@@ -211,7 +211,7 @@ test(
 );
 
 test(
-  'a child process sees what is written, and the other way round',
+  'a child process sees the writes of its parent, and the reverse',
   timebox(20, () => {
     const path = newFile();
     const memory = newMemory();
@@ -243,7 +243,7 @@ test(
 );
 
 test(
-  'what is detached is zeros, usable, and gone from the process',
+  'a detached window has zeros, is usable, and the file is no longer mapped',
   timebox(5, () => {
     const path = newFile();
     const memory = newMemory();
@@ -285,7 +285,7 @@ test(
 );
 
 test(
-  'read-only pages come from a descriptor that cannot write',
+  'a read-only descriptor gives read-only pages',
   timebox(5, () => {
     const path = newFile();
     writeFileSync(path, Buffer.alloc(SIZE, 6));
@@ -393,7 +393,7 @@ test(
 );
 
 test(
-  'what a getter of the options does to the buffer is noticed',
+  'a getter of the options that changes the buffer is detected',
   timebox(5, () => {
     const path = newFile();
     const memory = newMemory();
@@ -410,7 +410,7 @@ test(
 );
 
 test(
-  'a buffer that has lost its pages is left alone, and said to be',
+  'a buffer that has lost its pages is left alone, and detach() reports it',
   timebox(5, () => {
     const path = newFile();
     const memory = newMemory();
@@ -484,7 +484,7 @@ test(
 );
 
 test(
-  'a worker that comes to its end holds nothing of the file',
+  'a worker that has ended holds nothing of the file',
   timebox(20, async () => {
     const path = newFile();
     const worker = new Worker(self, { workerData: { role: 'end', path } });
@@ -496,7 +496,7 @@ test(
 
 for (const way of ['end', 'exit']) {
   test(
-    `a process may ${way === 'end' ? 'come to its end' : 'call process.exit'} with a mapping attached`,
+    `a process may ${way === 'end' ? 'end normally' : 'call process.exit'} with a mapping attached`,
     timebox(20, () => {
       runRole(way, newFile());
     }),
@@ -504,7 +504,7 @@ for (const way of ['end', 'exit']) {
 }
 
 test(
-  'a forgotten mapping is collected, and its pages go; the memory stays',
+  'an unreferenced mapping is collected and its pages are unmapped; the memory stays',
   timebox(20, async () => {
     const path = newFile();
     const fd = openSync(path, 'r+');
@@ -526,7 +526,7 @@ test(
 );
 
 test(
-  'a mapping and its memory, both forgotten, are collected',
+  'an unreferenced mapping and its unreferenced memory are collected',
   timebox(20, async () => {
     const path = newFile();
     const descriptors = openDescriptors();
@@ -538,7 +538,7 @@ test(
 );
 
 test(
-  'a mapping keeps the addresses of a forgotten memory, so that detaching harms no other',
+  'a mapping keeps the addresses of an unreferenced memory, so that detaching harms no other memory',
   timebox(20, async () => {
     const path = newFile();
     const mapping = mapFile(newMemory(), path);
@@ -548,7 +548,7 @@ test(
     for (const memory of others) new Uint8Array(memory.buffer).fill(7);
     mapping.detach();
     assert.is(timesMapped(path), 0);
-    // After this the addresses are free; detaching once more must not use them.
+    // After this the addresses are free; a second detach must not use them.
     await collectGarbage();
     for (let i = 0; i < 20; i++) {
       const memory = newMemory();
@@ -593,12 +593,12 @@ test(
     for (const byte of [0, 3, far]) {
       assert.not(mapping.locked(byte));
       assert.ok(mapping.lock(byte));
-      assert.ok(mapping.lock(byte), 'one more time changes nothing');
-      assert.not(mapping.locked(byte), 'its own does not count');
+      assert.ok(mapping.lock(byte), 'a second lock changes nothing');
+      assert.not(mapping.locked(byte), 'its own lock does not count');
       assert.ok(mapper().locked(fd, byte));
       assert.not(mapper().lock(fd, byte));
     }
-    assert.ok(mapper().lock(fd, 4), 'a neighbour is free');
+    assert.ok(mapper().lock(fd, 4), 'the next byte is free');
     assert.ok(mapping.locked(4));
     assert.not(mapping.lock(4));
     mapping.unlock(3);
@@ -613,7 +613,7 @@ test(
 );
 
 test(
-  'detaching drops the locks, unless the opening lives on',
+  'detaching drops the locks, unless the opening stays open',
   timebox(5, () => {
     const path = newFile();
     const fd = openSync(path, 'r+');
@@ -656,7 +656,7 @@ test(
 );
 
 test(
-  'locking what cannot be locked is an error',
+  'locking an invalid byte or descriptor is an error',
   timebox(5, () => {
     const path = newFile();
     const mapping = mapFile(newMemory(), path);
@@ -679,9 +679,9 @@ test(
     assert.is(
       thrownBy<SystemError>(() => mapper().lock(fd, 0)).code,
       'EBADF',
-      'a write lock needs a descriptor that writes',
+      'a write lock needs a writable descriptor',
     );
-    assert.not(mapper().locked(fd, 0), 'asking does not');
+    assert.not(mapper().locked(fd, 0), 'a test of the lock does not');
     closeSync(fd);
     assert.is(thrownBy<SystemError>(() => mapper().locked(999_999, 0)).code, 'EBADF');
   }),
@@ -690,7 +690,7 @@ test(
 // ── Blocks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 test(
-  'reserve gives a sparse file its blocks',
+  'reserve allocates the blocks of a sparse file',
   timebox(5, () => {
     const path = newFile();
     const fd = openSync(path, 'r+');
@@ -709,7 +709,7 @@ test(
   }),
 );
 
-/** How to run a program with mounts of its own, which end with it; undefined where that is not allowed. */
+/** How to run a program with mounts of its own, which end with it; undefined where that is not permitted. */
 const privately = [
   ['unshare', '--mount'],
   ['unshare', '--mount', '--map-root-user'],
@@ -718,7 +718,7 @@ const privately = [
     folder && spawnSync(command!, [...args, 'mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', folder]).status === 0,
 );
 (privately ? test : test.skip)(
-  `reserve says when the file system is full${privately ? '' : ' (skipped: not allowed to mount one)'}`,
+  `reserve reports a full file system${privately ? '' : ' (skipped: no permission to mount one)'}`,
   timebox(20, () => {
     const mount = 'mount -t tmpfs -o size=64k tmpfs "$0" && exec "$@"';
     const output = runRole('reserve', join(folder, 'big'), [...privately!, 'sh', '-c', mount, folder]);

@@ -1,4 +1,4 @@
-/** The state machines of suspending and resuming: every event in every state, and whether each state has a way out. */
+/** The state machines of suspending and resuming: every event in every state, and a way out of each state. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { machines } from '../../host/core/core.js';
@@ -54,7 +54,7 @@ for (const [name, table, events, first] of [
   );
 
   test(
-    `${name}: from each state there is a way back to the first, and one from the first to each`,
+    `${name}: from each state the first is reachable, and each is reachable from the first`,
     timebox(5, () => {
       const reachable = (from: string): Set<string> => {
         const seen = new Set([from]);
@@ -68,22 +68,22 @@ for (const [name, table, events, first] of [
 }
 
 test(
-  'two ends, whatever the order in which they ask and hear: both are suspended, and no ACK comes unexpected',
+  'two ends, in any order of requests and messages: both are suspended, and no ACK is unexpected',
   timebox(10, () => {
     const { suspension } = machines();
     const event = (name: string) => number('SUSPENSION_EVENT', name);
     const is = (state: number, name: string) => state === number('SUSPENSION', name);
     interface End {
       state: number;
-      /** Asks in the end. */
+      /** Suspends at some point. */
       asks: boolean;
-      /** What it owes: said when its message under way is out. */
+      /** The message that it owes: sent after the application message in progress. */
       owes: 'REQ' | 'ACK' | undefined;
       said: boolean;
     }
     interface World {
       ends: [End, End];
-      /** On the way to each end, in order. */
+      /** Messages in flight to each end, in order. */
       lines: [string[], string[]];
     }
     const seen = new Set<string>();
@@ -121,7 +121,7 @@ test(
           });
         }
         if (line.length > 0) {
-          assert.not(gone, `a ${line[0]} comes to one that has let go`);
+          assert.not(gone, `a ${line[0]} arrives at an end that has released the link`);
           step(({ ends: copies, lines }) => {
             const copy = copies[i];
             const word = lines[i].shift() as string;
@@ -150,7 +150,7 @@ test(
 );
 
 test(
-  'suspended anew while a suspension that was cut short is still leaving its devices: one after the other',
+  'a new suspension while an interrupted one still detaches from devices: one after the other',
   timebox(10, async () => {
     const done: string[] = [];
     const leaving: (() => void)[] = [];

@@ -1,4 +1,4 @@
-/** Which address others are told, by interfaces as the operating system would list them. */
+/** The address that a runtime announces, by interfaces as the operating system lists them. */
 import type { NetworkInterfaceInfo } from 'node:os';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -26,26 +26,26 @@ const machine = {
 };
 
 test(
-  'the first network that has an address of ours decides',
+  'the first network that contains an own address decides',
   timebox(5, () => {
     const told = (networks: string) => ownAddress(networks, machine);
-    assert.is(told(''), '192.168.1.17', 'what others see');
+    assert.is(told(''), '192.168.1.17', 'the address that others can reach');
     assert.is(told('10.0.0.0/8'), '10.3.0.17');
-    assert.is(told('10.3.0.0'), '10.3.0.17', 'as wide as the interface says');
+    assert.is(told('10.3.0.0'), '10.3.0.17', 'with the netmask of the interface');
     assert.is(told('10.3.255.255'), '10.3.0.17');
     assert.is(told('10.4.0.0'), '192.168.1.17', 'not in the /16 of the interface');
     assert.is(told('10.4.0.0, 172.16.0.0/12 200.1.2.3/32'), '200.1.2.3');
     assert.is(told('200.1.2.3 10.0.0.0/8'), '200.1.2.3', 'in the order of the list');
     assert.is(told('127.0.0.1'), '127.0.0.1');
-    assert.is(told('0.0.0.0/0'), '127.0.0.1', 'everything lies in it');
-    assert.is(told('172.16.0.0/12'), '192.168.1.17', 'none does: as without');
+    assert.is(told('0.0.0.0/0'), '127.0.0.1', 'it contains every address');
+    assert.is(told('172.16.0.0/12'), '192.168.1.17', 'none matches: as without a setting');
     assert.is(ownAddress('', { lo: machine.lo }), '127.0.0.1');
     assert.is(addressIn(parseNetworks('172.16.0.0/12') ?? [], machine), undefined);
   }),
 );
 
 test(
-  'our own addresses are our own',
+  'own addresses are recognised',
   timebox(5, () => {
     for (const own of ['127.0.0.1', '127.9.9.9', '::1', ownAddress('')]) assert.ok(isOwn(own), own);
     assert.not(isOwn('198.51.100.1'));

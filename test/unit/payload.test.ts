@@ -1,4 +1,4 @@
-/** Topics and payloads of the control side, byte for byte, and what is not taken. */
+/** Topics and payloads of the control side, byte for byte, and refused payloads. */
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -70,7 +70,7 @@ test(
         }
       }
     }
-    // A C string ends at its first NUL, whatever the rest of the buffer holds.
+    // A C string ends at its first NUL, whatever follows in the buffer.
     assert.is(kind('suspend\0resume'), 'suspend');
     assert.is(kind('*\0\x7f\x80garbage'), 'toggle');
   }),
@@ -80,7 +80,7 @@ test(
   'a control id stands for the pid',
   timebox(5, () => {
     assert.is(kind('1 node-a:7 3', 'node-a:7'), 'toggle');
-    assert.is(kind('node-b', 'node-a'), 'unknown', 'perhaps another, perhaps a mistake');
+    assert.is(kind('node-b', 'node-a'), 'unknown', 'another id, or a mistake');
     for (const id of ['a', '4711', 'node.a-7:x_y', 'x'.repeat(64)]) assert.ok(isControlId(id), id);
     for (const id of ['', 'any_proc', 'suspend', 'resume', '*', 'a b', 'a/b', '+', '#', 'ä', 'x'.repeat(65), 'a\n']) {
       assert.not.ok(isControlId(id), id);
@@ -125,7 +125,7 @@ test(
 );
 
 test(
-  'a status is read as far as it makes sense',
+  'a status is read as far as it is valid',
   timebox(5, () => {
     const read = (value: unknown) =>
       parseStatus(Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)));
@@ -153,7 +153,7 @@ test(
 );
 
 test(
-  'the URL of a broker, and what of it is printed',
+  'the URL of a broker, and its form without the password',
   timebox(5, () => {
     const address = { secure: false, host: 'h', port: 1883, username: undefined, password: undefined };
     assert.equal(readBroker('mqtt://h'), address);

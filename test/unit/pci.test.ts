@@ -1,4 +1,4 @@
-/** PCI devices without a driver: a tree as sysfs has it, whose `resource2` are plain files. */
+/** PCI devices without a driver: a tree as in sysfs, whose `resource2` are plain files. */
 import fs, { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
@@ -27,7 +27,7 @@ const found = (tree: Tree) =>
     message: refused?.message ?? '',
   }));
 
-/** The only device of a tree, which is fit to be opened. */
+/** The only device of a tree, which can be opened. */
 const only = (tree: Tree): Backing => {
   const [device, ...others] = discoverPci(tree.roots);
   assert.is(others.length, 0);
@@ -43,7 +43,7 @@ function refused(what: () => unknown, code: ErrorCode, message: RegExp): void {
   });
 }
 
-/** As somebody to whom things may be closed: to root nothing is. */
+/** Run as a user without privileges: root may open everything. */
 async function asNobody<T>(what: () => T | Promise<T>): Promise<T> {
   const root = process.geteuid?.() === 0;
   if (root) process.seteuid?.(65_534);
@@ -55,7 +55,7 @@ async function asNobody<T>(what: () => T | Promise<T>): Promise<T> {
 }
 
 test(
-  'no PCI, an empty bus, other devices, and names that are none',
+  'no PCI, an empty bus, other devices, and invalid names',
   timebox(5, () => {
     assert.equal(discoverPci({ sysfs: '/nonexistent' }), []);
     const tree = new Tree();
@@ -69,7 +69,7 @@ test(
 );
 
 test(
-  'devices are found in the order of their addresses, each judged for itself',
+  'devices are found in the order of their addresses, each is checked separately',
   timebox(5, () => {
     const tree = new Tree();
     const hex = (value: number) => `0x${value.toString(16).padStart(16, '0')}`;
@@ -80,7 +80,7 @@ test(
     tree.addPci('0000:00:08.0', { bar2: `${hex(0)} ${hex(0)} ${hex(0)}` });
     tree.addPci('0000:00:09.0', { bar2: 'nonsense' });
     tree.addPci('0000:00:0a.0', { attributes: { resource: undefined } });
-    // Ports instead of memory; no address; an address that does not hold.
+    // Ports instead of memory; no address; an address out of range.
     tree.addPci('0000:00:0b.0', { bar2: `${hex(0xc000)} ${hex(0xc0ff)} ${hex(0x40101)}` });
     tree.addPci('0000:00:0c.0', { start: 0 });
     tree.addPci('0000:00:0d.0', { bar2: `${hex(MIB)} ${hex(2 * MIB - 1)} ${hex(0x2014220c)}` });
@@ -109,7 +109,7 @@ test(
 );
 
 test(
-  'a device with a uio device is reached by that alone, also if it cannot be opened',
+  'a device with a uio device is reached only through it, even if it cannot be opened',
   timebox(10, async () => {
     const tree = new Tree([{}, { file: -1 }]);
     tree.addPci('0000:00:05.0', { driver: 'uio_ivshmem', uio: 'uio0' });
@@ -140,7 +140,7 @@ test(
 );
 
 test(
-  'a device that disappears: while we look, between looking and opening, half of it',
+  'a device that disappears: during discovery, between discovery and opening, in part',
   timebox(10, async () => {
     const tree = new Tree();
     tree.addPci('0000:00:05.0');
@@ -166,7 +166,7 @@ test(
 );
 
 test(
-  'a device that is shorter than it says',
+  'a device that is shorter than its reported size',
   timebox(5, () => {
     const tree = new Tree();
     tree.addPci(SLOT, { file: 4 * MIB - 1 });
@@ -175,10 +175,10 @@ test(
 );
 
 test(
-  'a device that is not for everybody',
+  'a device with restricted permissions',
   timebox(10, async () => {
     const tree = new Tree();
-    // Of mode 0600, as the kernel makes it.
+    // Mode 0600, as the kernel creates it.
     const path = tree.addPci(SLOT);
     if (process.geteuid?.() !== 0) chmodSync(path, 0);
     const lines: string[] = [];
@@ -199,7 +199,7 @@ test(
   timebox(5, () => {
     const tree = new Tree();
     tree.addPci(SLOT, { attributes: { resource: undefined } });
-    // Reading a folder fails for root, too.
+    // Reading a folder fails for root too.
     mkdirSync(join(tree.real(SLOT), 'resource'));
     const [device] = found(tree);
     assert.is(device?.code, 'ERR_ISTHMUS_SYSCALL');
@@ -208,7 +208,7 @@ test(
 );
 
 test(
-  'memory that is switched off: nobody may, nothing happens, it is switched on',
+  'disabled memory: without permission, without effect, and enabled',
   timebox(10, async () => {
     const tree = new Tree();
     const path = tree.addPci(SLOT, { command: 0x100 });
@@ -216,7 +216,7 @@ test(
     const backing = only(tree);
     const remedy = /switched off.*; as root: echo 1 > .*\/0000:00:05\.0\/enable$/;
 
-    // Who only looks changes nothing.
+    // A read-only check changes nothing.
     refused(() => Onlooker.of(backing), 'ERR_ISTHMUS_REGION_DISABLED', remedy);
     assert.is(readFileSync(switchOf, 'latin1'), '0\n');
 
@@ -236,7 +236,7 @@ test(
     refused(() => backing.open(), 'ERR_ISTHMUS_REGION_DISABLED', /may not be switched on \(ENOENT\)/);
     assert.not.ok(existsSync(switchOf));
 
-    // What the kernel does when that is written.
+    // The reaction of the kernel to the write.
     writeFileSync(switchOf, '0\n');
     const { writeFileSync: write } = fs;
     fs.writeFileSync = ((file, data, options) => {
@@ -261,7 +261,7 @@ test(
 );
 
 test(
-  'what is switched on already is not touched',
+  'memory that is enabled already is not changed',
   timebox(5, () => {
     const tree = new Tree();
     tree.addPci(SLOT);
@@ -271,7 +271,7 @@ test(
 );
 
 test(
-  'a kernel that is locked down says why',
+  'with kernel lockdown, the reason is reported',
   timebox(5, () => {
     const tree = new Tree();
     tree.addPci(SLOT);
@@ -287,7 +287,7 @@ test(
 );
 
 test(
-  'messages between two runtimes over resource2, with a warning that it is slow; none if it is switched off',
+  'messages between two runtimes over resource2, with a warning that it is slow; no warning if it is disabled',
   timebox(20, async () => {
     const tree = new Tree();
     const path = tree.addPci(SLOT);
@@ -325,20 +325,20 @@ test(
 );
 
 test(
-  'info and region show say how a device is reached',
+  'info and region show report how a device is reached',
   timebox(30, async () => {
     const tree = new Tree([{}]);
     tree.addPci('0000:00:04.0', { driver: 'uio_ivshmem', uio: 'uio0' });
     const path = tree.addPci(SLOT);
     tree.addPci('0000:00:06.0', { command: 0 });
-    const runtime = await Runtime.create(tree.options({ name: 'looked-at' }));
+    const runtime = await Runtime.create(tree.options({ name: 'listed' }));
 
     const info = collect(tree.roots);
     assert.equal(
       info.devices.map(({ kind, state, peers, refused: why }) => [kind, state, peers[0]?.name, why?.code]),
       [
-        ['uio', 'formatted', 'looked-at', undefined],
-        ['pci', 'formatted', 'looked-at', undefined],
+        ['uio', 'formatted', 'listed', undefined],
+        ['pci', 'formatted', 'listed', undefined],
         ['pci', 'refused', undefined, 'ERR_ISTHMUS_REGION_DISABLED'],
       ],
     );
@@ -352,7 +352,7 @@ test(
       assert.is(report.slots[0]?.lives, 'alive');
       assert.ok(renderRegion(report).startsWith(`${path}: 4 MiB, ${SLOW}\n`));
     }
-    // One with a driver is reached by the driver, whatever it is called by.
+    // A device with a driver is reached through the driver, by whatever name it is given.
     const driven = await examine('0000:00:04.0', tree.roots);
     assert.equal([driven.kind, driven.path], ['uio', join(tree.roots.dev, 'uio0')]);
     assert.ok(renderRegion(driven).startsWith(`${driven.path}: 4 MiB, uio driver\n`));
@@ -368,13 +368,13 @@ test(
 );
 
 test(
-  'one that comes through the uio device proves nothing to one that comes through resource2',
+  'a process attached through the uio device has no proof of death for one attached through resource2',
   timebox(20, async () => {
     const tree = new Tree();
     const path = tree.addPci(SLOT);
     const other = new Tree();
     const twin = other.addPci(SLOT, { file: -1 });
-    // The same bytes by another file, as the two ways have them: a slot that somebody left behind without a word.
+    // The same bytes through another file, as the two paths give them: a slot that a process left without freeing it.
     const runtime = await Runtime.create(tree.options({ name: 'left' }));
     fs.copyFileSync(path, twin);
     await runtime.close();

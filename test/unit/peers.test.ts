@@ -1,4 +1,4 @@
-/** The peer table: slots and generations, ready bits, the hot connections. */
+/** The peer table: slots and generations, ready bits, the poll set. */
 import fc from 'fast-check';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -48,15 +48,15 @@ test(
       assert.equal([one.slot, one.generation], [slot, 1]);
       assert.is(two.call.slotState(slot), L.SLOT_CLAIMED);
       assert.is(two.call.slotKernel(slot), 0xabcdef);
-      assert.is(two.call.alive(slot, 1), 1, 'about to be attached');
+      assert.is(two.call.alive(slot, 1), 1, 'attaching');
       assert.is(one.call.holdsSlot(), 1);
       const at = one.call.slotAddress(slot);
       assert.ok(
         one.bytes.slice(at + 8, at + L.SLOT_SIZE).every((byte) => byte === 0),
-        'left-overs are cleared',
+        'old contents are cleared',
       );
       assert.is(two.call.claimSlot(slot, 0), 0, 'taken');
-      assert.is(two.slot, 1, 'and two is still who it was');
+      assert.is(two.slot, 1, 'and two still has its slot');
 
       assert.is(one.call.publishSlot(), 1);
       assert.is(one.call.publishSlot(), 0, 'once');
@@ -81,7 +81,7 @@ test(
       one.call.leave();
       assert.is(two.call.slotState(slot), L.SLOT_FREE);
       assert.is(generationOf(two, slot), 1);
-      // Who claims it clears what was left: cleared before it is free, it would not tell whose lock proves him dead.
+      // The next claimer clears the rest. Cleared before the slot is free, nothing would name the lock that proves death.
       assert.ok(two.bytes.slice(at + 8, at + L.SLOT_SIZE).some((byte) => byte !== 0));
       one.call.leave();
       assert.is(two.call.slotState(slot), L.SLOT_FREE, 'twice does no harm');
@@ -92,7 +92,7 @@ test(
 );
 
 test(
-  'generations never repeat, and go from the last one to 1',
+  'generations never repeat, and wrap from the last one to 1',
   timebox(5, () => {
     shared(2, 1, (one, two) => {
       const seen = new Set<number>();
@@ -120,7 +120,7 @@ test(
 );
 
 test(
-  'slots that are not there',
+  'slots out of range',
   timebox(5, () => {
     for (const slot of [core.slots, core.slots + 1, 0x7fffffff, -1]) {
       assert.is(call.claimSlot(slot, 0), 0);
@@ -136,11 +136,11 @@ test(
 );
 
 test(
-  'declared dead: on the right generation, not ourselves, once; then reclaimed by any number',
+  'declared dead: only the right generation, never the own slot, once; then reclaimed by any number of peers',
   timebox(5, () => {
     shared(3, 1, (one, two, three) => {
       const free = three.unclaimed();
-      assert.is(one.call.declareDead(one.slot, one.generation), 0, 'not ourselves');
+      assert.is(one.call.declareDead(one.slot, one.generation), 0, 'not the own slot');
       assert.is(one.call.declareDead(1, two.generation + 1), 0, 'another generation');
       assert.is(one.call.declareDead(1, two.generation - 1), 0);
       assert.is(one.call.declareDead(7, 0), 0, 'a free slot');
@@ -152,7 +152,7 @@ test(
       assert.is(three.call.declareDead(1, generation), 1);
       assert.is(one.call.slotState(1), L.SLOT_DEAD);
       assert.is(one.call.alive(1, generation), 0);
-      assert.is(two.call.holdsSlot(), 0, 'the declared one finds out');
+      assert.is(two.call.holdsSlot(), 0, 'the declared process finds out');
       assert.is(two.call.take(1, L.HALF_CONSUMER), 0, 'and takes nothing any more');
       assert.is(one.call.claimSlot(1, 0), 0, 'not free yet');
       one.call.reclaim(1, generation);
@@ -161,7 +161,7 @@ test(
       assert.is(three.unclaimed(), free);
       three.call.reclaim(1, generation);
 
-      // A new owner; a late reclaimer of the old one does it no harm. Nor does the old one itself, should it live.
+      // A new owner: a late reclaimer of the old one does it no harm, nor does the old owner if it is still running.
       const four = one;
       four.call.leave();
       four.join(1);
@@ -180,7 +180,7 @@ test(
 );
 
 test(
-  'a claimed one that dies before it is attached, and one that is declared dead meanwhile',
+  'a claimer that dies before it is attached, and one that is declared dead while it leaves',
   timebox(5, () => {
     shared(2, 1, (one, two) => {
       one.call.leave();
@@ -188,9 +188,9 @@ test(
       assert.is(two.call.declareDead(4, one.generation), 1);
       assert.is(one.call.publishSlot(), 0, 'too late');
       assert.is(two.call.slotState(4), L.SLOT_DEAD);
-      // It leaves in good order, while it is being reclaimed.
+      // It leaves in good order while it is being reclaimed.
       one.call.leave();
-      assert.is(two.call.slotState(4), L.SLOT_DEAD, 'the slot is the reclaimer’s to free');
+      assert.is(two.call.slotState(4), L.SLOT_DEAD, 'only the reclaimer frees the slot');
       two.call.reclaim(4, 1);
       assert.is(two.call.slotState(4), L.SLOT_FREE);
     });
@@ -204,7 +204,7 @@ const bitsOf = (view: TestCore, slot: number) =>
 const summaryOf = (view: TestCore, slot: number) => view.u64(view.call.slotAddress(slot) + L.SLOT_SUMMARY);
 
 test(
-  'a commit to an armed ring sets its bit and the summary; poll takes both and finds it',
+  'a commit to an armed ring sets its bit and the summary; poll clears both and finds the connection',
   timebox(10, () => {
     const opened: number[] = [];
     for (let i = 0; i < L.CONNECTIONS; i++) opened.push(call.open() - 1);
@@ -224,9 +224,9 @@ test(
       assert.is(bits[index >> 6], 1n << BigInt(index & 63));
       assert.ok(bits.every((word, i) => i === index >> 6 || word === 0n));
       assert.is(summaryOf(core, 0), 1n << BigInt(index >> 6));
-      assert.is(call.hot(), 0);
+      assert.is(call.pollSetSize(), 0);
       assert.is(call.poll(0), index + 1);
-      assert.is(call.hot(), 1);
+      assert.is(call.pollSetSize(), 1);
       assert.is(summaryOf(core, 0), 0n);
       assert.is(bitsOf(core, 0)[index >> 6], 0n);
       assert.is(core.u32(call.ringAddress(index) + L.RING_ARMED), 0, 'polled from here on');
@@ -235,7 +235,7 @@ test(
       call.release(index);
       assert.is(call.poll(3), NOTHING);
       for (const entry of [index, sender]) {
-        call.cool(entry);
+        call.removeFromPollSet(entry);
         call.dropTransmit(entry);
         call.dropReceive(entry);
         core.setU32(call.entry(entry), L.STATE_OPENING);
@@ -247,42 +247,42 @@ test(
 );
 
 test(
-  'bits that mean nothing do nothing; those of a ring with nothing in it only heat it',
+  'bits without an open connection are ignored; the bit of an empty ring only adds it to the poll set',
   timebox(5, () => {
     const pair = new Pair(core);
-    const spoil = () => {
+    const setAllBits = () => {
       const at = call.slotAddress(0);
       core.bytes.fill(0xff, at + L.SLOT_SUMMARY, at + L.SLOT_SUMMARY + 8);
       core.bytes.fill(0xff, at + L.SLOT_READY, at + L.SLOT_SIZE);
     };
     const lonely = call.open() - 1;
     const opening = openEntry(core, 4096);
-    spoil();
+    setAllBits();
     assert.is(call.poll(2), NOTHING);
-    assert.is(call.hot(), 2, 'the pair and nobody else');
+    assert.is(call.pollSetSize(), 2, 'only the pair');
     assert.ok(bitsOf(core, 0).every((word) => word === 0n));
     assert.is(summaryOf(core, 0), 0n);
-    spoil();
+    setAllBits();
     assert.is(call.poll(2), NOTHING);
-    assert.is(call.hot(), 2, 'nobody twice');
-    // A bit without its summary waits for one.
-    call.cool(pair.a);
-    call.cool(pair.b);
+    assert.is(call.pollSetSize(), 2, 'none twice');
+    // A bit without its summary bit has no effect yet.
+    call.removeFromPollSet(pair.a);
+    call.removeFromPollSet(pair.b);
     core.setU64(call.slotAddress(0) + L.SLOT_READY + (pair.b >> 6) * 8, 1n << BigInt(pair.b & 63));
     assert.is(call.poll(2), NOTHING);
-    assert.is(call.hot(), 0);
+    assert.is(call.pollSetSize(), 0);
     core.setU64(call.slotAddress(0) + L.SLOT_SUMMARY, 1n << BigInt(pair.b >> 6));
     assert.is(call.poll(2), NOTHING);
-    assert.is(call.hot(), 1);
+    assert.is(call.pollSetSize(), 1);
     pair.free();
     for (const index of [lonely, opening]) call.free(index);
-    assert.is(call.hot(), 0);
+    assert.is(call.pollSetSize(), 0);
     assert.is(core.freeFrames(), initial);
   }),
 );
 
 test(
-  'poll looks only at bits of its own slot, and at none without a slot',
+  'poll reads only the bits of its own slot, and none without a slot',
   timebox(5, () => {
     shared(2, 1, (one, two) => {
       one.bytes.fill(0xff, one.call.slotAddress(1) + L.SLOT_SUMMARY, one.call.slotAddress(2));
@@ -299,36 +299,36 @@ test(
 );
 
 test(
-  'rest: arms what is quiet, keeps what has a record, and what waits for room',
+  'trySleep: arms quiet connections, keeps those with a record and those that wait for room',
   timebox(5, () => {
     const pairs = [0, 1, 2, 3].map(() => new Pair(core));
     const [quiet, full, waiting, other] = pairs as [Pair, Pair, Pair, Pair];
     const armed = (pair: Pair) => core.u32(pair.ring + L.RING_ARMED);
-    for (const { b } of pairs) call.heat(b);
+    for (const { b } of pairs) call.addToPollSet(b);
     call.wantRoom(waiting.b, 1);
     assert.ok(full.send(pattern(9, 1)));
-    assert.is(call.rest(0), 0, 'there is a record');
-    assert.is(call.hot(), 2);
+    assert.is(call.trySleep(0), 0, 'there is a record');
+    assert.is(call.pollSetSize(), 2);
     assert.equal(pairs.map(armed), [1, 0, 1, 1]);
-    // Those that wait for room have got it, as far as is known.
+    // A connection that waits for room is reported too: as far as is known, there is room.
     assert.equal(
       [call.poll(0), call.poll(0), call.poll(0)].map((n) => n - 1).filter((n) => n === full.b).length > 0,
       true,
     );
     assertBytes(full.receive()!.body, pattern(9, 1));
-    assert.is(call.rest(0), 1);
-    assert.is(call.hot(), 1);
+    assert.is(call.trySleep(0), 1);
+    assert.is(call.pollSetSize(), 1);
     call.wantRoom(waiting.b, 0);
-    assert.is(call.rest(0), 1);
-    assert.is(call.hot(), 0);
+    assert.is(call.trySleep(0), 1);
+    assert.is(call.pollSetSize(), 0);
     assert.equal(pairs.map(armed), [1, 1, 1, 1]);
     for (const pair of pairs) {
       assert.ok(pair.send(pattern(3, 3)));
-      assert.is(call.poll(0), pair.b + 1, 'the bit arrives');
+      assert.is(call.poll(0), pair.b + 1, 'the bit is set');
       assertBytes(pair.receive()!.body, pattern(3, 3));
     }
-    assert.is(call.hot(), 4);
-    assert.is(call.rest(0), 1);
+    assert.is(call.pollSetSize(), 4);
+    assert.is(call.trySleep(0), 1);
     assert.ok(quiet && other);
     for (const pair of pairs) pair.free();
     assert.is(core.freeFrames(), initial);
@@ -336,11 +336,11 @@ test(
 );
 
 test(
-  'sleep: who finds us asleep rings, and only one of them; who was faster keeps us awake',
+  'sleep: only one of the producers that find the process asleep rings; a bit set earlier prevents the sleep',
   timebox(5, () => {
     const [first, second] = [new Pair(core), new Pair(core)];
-    const { COMMIT_POLLED: POLLED, COMMIT_TOLD: TOLD, COMMIT_ASLEEP: ASLEEP } = L;
-    const { REST_BUSY: BUSY, REST_QUIET: QUIET, REST_ASLEEP: RESTS } = L;
+    const { COMMIT_POLLED: POLLED, COMMIT_READY_SET: READY_SET, COMMIT_ASLEEP: ASLEEP } = L;
+    const { SLEEP_BUSY: BUSY, SLEEP_QUIET: QUIET, SLEEP_ASLEEP: SLEEPING } = L;
     const sleeping = () => core.u32(call.slotAddress(0) + constant('SLOT_SLEEPING'));
     const send = (pair: Pair) => {
       assert.ok(call.claim(pair.a, 0, 0, 4) > 0);
@@ -352,67 +352,67 @@ test(
         assert.ok(pair.receive());
       }
     };
-    for (const { b } of [first, second]) call.heat(b);
-    assert.is(send(first), POLLED, 'it is looked at');
-    assert.is(call.rest(1), BUSY, 'there is a record');
+    for (const { b } of [first, second]) call.addToPollSet(b);
+    assert.is(send(first), POLLED, 'it is polled');
+    assert.is(call.trySleep(1), BUSY, 'there is a record');
     drain();
-    assert.is(call.rest(0), QUIET, 'somebody could not ring');
+    assert.is(call.trySleep(0), QUIET, 'a peer cannot ring');
     assert.is(sleeping(), 0);
-    assert.is(send(first), TOLD);
-    assert.is(call.rest(1), BUSY, 'the bit was there before we slept');
+    assert.is(send(first), READY_SET);
+    assert.is(call.trySleep(1), BUSY, 'the bit was set before the sleep');
     assert.is(sleeping(), 0);
     drain();
-    assert.is(call.rest(1), RESTS);
+    assert.is(call.trySleep(1), SLEEPING);
     assert.is(sleeping(), 1);
     assert.is(send(second), ASLEEP);
     assert.is(sleeping(), 0);
-    assert.is(send(first), TOLD, 'somebody rings already');
+    assert.is(send(first), READY_SET, 'another producer rings already');
     drain();
-    assert.is(call.rest(1), RESTS);
+    assert.is(call.trySleep(1), SLEEPING);
     assert.is(call.poll(0), NOTHING);
-    assert.is(sleeping(), 0, 'a look ends it');
+    assert.is(sleeping(), 0, 'poll ends the sleep');
     call.wantRoom(first.b, 1);
-    call.heat(first.b);
-    assert.is(call.rest(1), QUIET, 'nobody tells of room');
+    call.addToPollSet(first.b);
+    assert.is(call.trySleep(1), QUIET, 'no peer rings for room');
     for (const pair of [first, second]) pair.free();
   }),
 );
 
 test(
-  'a record that comes while resting is never missed, whoever looks first',
+  'a record that arrives during trySleep is never missed, in any order of calls',
   timebox(10, () => {
     const random = seeded(seed);
     const pair = new Pair(core);
     let sent = 0;
     let received = 0;
-    const look = () => {
+    const receive = () => {
       const found = call.poll(0);
       if (found === NOTHING) return false;
       assert.is(found, pair.b + 1);
       assertBytes(pair.receive()!.body, pattern(4, received++));
       return true;
     };
-    call.heat(pair.b);
+    call.addToPollSet(pair.b);
     for (let i = 0; i < 20_000; i++) {
       switch (random(4)) {
         case 0:
           if (pair.send(pattern(4, sent))) sent++;
           break;
         case 1:
-          look();
+          receive();
           break;
         case 2:
-          call.rest(0);
+          call.trySleep(0);
           break;
         default:
-          // Somebody polls past us: it says so by heating.
+          // A receive past poll(): it adds the connection to the poll set.
           if (received < sent && random(4) === 0) {
-            call.heat(pair.b);
+            call.addToPollSet(pair.b);
             assertBytes(pair.receive()!.body, pattern(4, received++));
           }
       }
       if (random(50) === 0) {
-        while (look());
+        while (receive());
         assert.is(received, sent, `step ${i}: a record was missed`);
       }
     }
@@ -422,7 +422,7 @@ test(
   }),
 );
 
-// ── Hot connections ──────────────────────────────────────────────────────────────────────────────────────────────────
+// ── The poll set ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 function permutations<T>(items: readonly T[]): T[][] {
   if (items.length < 2) return [[...items]];
@@ -430,13 +430,13 @@ function permutations<T>(items: readonly T[]): T[][] {
 }
 
 test(
-  'heat and cool in every order: poll finds the hot ones with a record, in turn, and no others',
+  'adding and removing in every order: poll finds those with a record, in turn, and no others',
   timebox(10, () => {
     const pairs = [0, 1, 2, 3].map(() => new Pair(core));
     for (const pair of pairs) assert.ok(pair.send(pattern(1, 1)));
     const all = pairs.map(({ b }) => b);
     const check = (hot: ReadonlySet<number>) => {
-      assert.is(call.hot(), hot.size);
+      assert.is(call.pollSetSize(), hot.size);
       const found = [...hot].map(() => call.poll(0) - 1);
       assert.equal([...found].sort(), [...hot].sort(), 'each once a round');
       assert.equal(
@@ -450,14 +450,14 @@ test(
       for (const cools of permutations(all)) {
         const hot = new Set<number>();
         for (const index of heats) {
-          call.heat(index);
-          call.heat(index);
+          call.addToPollSet(index);
+          call.addToPollSet(index);
           hot.add(index);
         }
         check(hot);
         for (const index of cools) {
-          call.cool(index);
-          call.cool(index);
+          call.removeFromPollSet(index);
+          call.removeFromPollSet(index);
           hot.delete(index);
           check(hot);
         }
@@ -469,11 +469,11 @@ test(
 );
 
 test(
-  'property: any sequence of heat, cool, free and rest is as a set says',
+  'property: any sequence of add, remove, fill, empty and sleep behaves like a set',
   timebox(20, () => {
     const count = 12;
     const step = fc.record({
-      what: fc.constantFrom('heat', 'cool', 'fill', 'empty', 'rest'),
+      what: fc.constantFrom('add', 'remove', 'fill', 'empty', 'sleep'),
       which: fc.nat(count - 1),
     });
     const pairs = Array.from({ length: count }, () => new Pair(core));
@@ -482,14 +482,14 @@ test(
       const full = new Set<number>();
       for (const { what, which } of steps) {
         const pair = pairs[which]!;
-        if (what === 'heat') {
-          call.heat(pair.b);
+        if (what === 'add') {
+          call.addToPollSet(pair.b);
           hot.add(which);
-        } else if (what === 'cool') {
-          call.cool(pair.b);
+        } else if (what === 'remove') {
+          call.removeFromPollSet(pair.b);
           hot.delete(which);
         } else if (what === 'fill') {
-          // One that is armed comes back by itself.
+          // An armed connection is added by its ready bit.
           if (core.u32(pair.ring + L.RING_ARMED)) hot.add(which);
           assert.ok(pair.send(pattern(2, 2)));
           full.add(which);
@@ -498,21 +498,21 @@ test(
           full.delete(which);
         } else {
           const quiet = [...hot].every((n) => !full.has(n));
-          assert.is(call.rest(0), quiet ? 1 : 0);
+          assert.is(call.trySleep(0), quiet ? 1 : 0);
           for (const n of [...hot]) if (!full.has(n)) hot.delete(n);
         }
         const expected = [...hot].filter((n) => full.has(n)).map((n) => pairs[n]!.b);
         const found = expected.map(() => call.poll(0) - 1);
         assert.equal(found.sort(), expected.sort());
         if (expected.length === 0) assert.is(call.poll(0), NOTHING);
-        assert.is(call.hot(), hot.size);
+        assert.is(call.pollSetSize(), hot.size);
       }
       for (const pair of pairs) {
         while (pair.receive());
         call.disarm(pair.b);
       }
       call.poll(0);
-      for (const pair of pairs) call.cool(pair.b);
+      for (const pair of pairs) call.removeFromPollSet(pair.b);
     });
     fc.assert(property, { seed: seed | 0, numRuns: 300 });
     for (const pair of pairs) pair.free();
@@ -521,13 +521,13 @@ test(
 );
 
 test(
-  'poll tells of room for who waits for it, and only then',
+  'poll reports room for a connection that waits for it, and only then',
   timebox(5, () => {
     const pair = new Pair(core);
-    call.heat(pair.a);
+    call.addToPollSet(pair.a);
     let sent = 0;
     while (pair.send(pattern(200, sent))) sent++;
-    assert.is(call.poll(3), NOTHING, 'nobody asked');
+    assert.is(call.poll(3), NOTHING, 'no claim waits');
     call.wantRoom(pair.a, 1);
     assert.is(call.poll(3), NOTHING, 'no room');
     assertBytes(pair.receive()!.body, pattern(200, 0));
@@ -543,7 +543,7 @@ test(
 );
 
 test(
-  'peekSpin: finds what is there, gives up after its rounds',
+  'peekSpin: finds a record, gives up after its rounds',
   timebox(5, () => {
     const pair = new Pair(core);
     assert.is(call.peekSpin(pair.b, 1000), NOTHING);

@@ -47,7 +47,7 @@ function agreed(side: Side) {
   return side.outcome;
 }
 
-/** A plugin as the region plugins are: nonces are exchanged, then both say ARCH_OK. */
+/** A plugin like the region plugins: both exchange nonces, then both send ARCH_OK. */
 function stepping(name: string, archId: number, priority: number, script: Script = {}, labels = [name]): FakePlugin {
   const usual: Script = {
     begin: (channel) => channel.step(FRAME.STEP1, Buffer.from('ab', 'hex')),
@@ -74,7 +74,7 @@ test(
 );
 
 test(
-  'con_info that cannot be is refused',
+  'invalid con_info is refused',
   timebox(5, () => {
     for (const wrong of [
       { name: 'ninebytes' },
@@ -93,7 +93,7 @@ test(
 );
 
 test(
-  'the decoder takes frames out of chunks of any size, and gives back the rest',
+  'the decoder extracts frames from chunks of any size, and returns the rest',
   timebox(5, () => {
     const random = seeded(seed);
     const frames = Array.from({ length: 20 }, (_, i) => encodeFrame(0x100000 + i, Buffer.alloc(random(300), i)));
@@ -103,11 +103,11 @@ test(
       const found: Buffer[] = [];
       const scratch = Buffer.alloc(bytes.length);
       for (const piece of cut(bytes, random)) {
-        // The chunk is the caller's again after push.
+        // The caller owns the chunk again after push.
         scratch.set(piece);
         decoder.push(scratch.subarray(0, piece.length));
         scratch.fill(0xee);
-        // Sometimes later, so that several frames are waiting.
+        // Sometimes later, so that several frames wait.
         if (random(3) === 0) continue;
         for (let frame = decoder.next(); frame; frame = decoder.next())
           found.push(encodeFrame(frame.type, frame.payload));
@@ -125,7 +125,7 @@ test(
 );
 
 test(
-  'a frame that claims too much is refused at its header, without memory for it',
+  'a frame that announces too much is refused at its header, and no memory is allocated for it',
   timebox(5, () => {
     for (const type of [FRAME.CON_INFO, FRAME.STEP1, 0x777777]) {
       const header = encodeFrame(type);
@@ -146,7 +146,7 @@ test(
 );
 
 test(
-  'the bytes of one handshake are limited, those behind it are not',
+  'the bytes of one handshake are limited, those after it are not',
   timebox(5, () => {
     const side = acceptingSide([fakeTcp()]);
     const filler = encodeFrame(0x777777, Buffer.alloc(4088));
@@ -156,11 +156,11 @@ test(
 
     const flooded = acceptingSide([fakeTcp()]);
     for (let i = 0; i < 16; i++) flooded.precon.receive(filler);
-    assert.is(flooded.end, 'under way');
+    assert.is(flooded.end, 'in progress');
     flooded.precon.receive(encodeFrame(0x777777));
     assert.is(flooded.end, 'ERR_ISTHMUS_HANDSHAKE');
 
-    // Also while nobody takes frames out.
+    // Also while no frame is taken out.
     const asked = acceptingSide([fakeTcp()], { admit: () => new Promise(() => {}) });
     asked.precon.receive(HELLO);
     for (let i = 0; i < 70_000 && !asked.outcome; i++) asked.precon.receive(Buffer.alloc(1));
@@ -171,7 +171,7 @@ test(
 // ---------------------------------------------------------------- agreement
 
 test(
-  'tcp: both sides say what the C programs say, in that order',
+  'tcp: both sides send what the C programs send, in that order',
   timebox(5, () => {
     const connecting = connectingSide([fakeTcp()]);
     const accepting = acceptingSide([fakeTcp()], { address: { host: '127.0.0.1', port: 4242 } });
@@ -205,7 +205,7 @@ test(
         const side = role === 'accept' ? acceptingSide([fakeTcp()]) : connectingSide([fakeTcp()]);
         side.precon.start();
         side.precon.receive(bytes.subarray(0, at));
-        // Once it is agreed the owner reads.
+        // After the agreement, the owner reads.
         if (side.outcome) {
           assert.ok(at >= handshake[role]);
           assert.is(hex(agreed(side).rest, bytes.subarray(at)), hex(rest));
@@ -220,7 +220,7 @@ test(
 );
 
 test(
-  'plugins talk in steps, then both say ARCH_OK',
+  'plugins exchange steps, then both send ARCH_OK',
   timebox(5, () => {
     const ours = stepping('shm', 204, 90);
     const theirs = stepping('shm', 204, 90);
@@ -237,7 +237,7 @@ test(
 );
 
 test(
-  'ARCH_OK may be said later, from agreed or from anywhere',
+  'ARCH_OK may be sent later, from agreed or from anywhere',
   timebox(5, async () => {
     const late: Script = {
       step: () => {},
@@ -286,7 +286,7 @@ test(
 );
 
 test(
-  'without a plugin in common all reasons are told',
+  'without a common plugin all reasons are reported',
   timebox(5, () => {
     const tcp = fakeTcp();
     const registry = new PluginRegistry([
@@ -302,15 +302,15 @@ test(
     assert.is(connecting.end, 'ERR_ISTHMUS_NO_PLUGIN');
     assert.match(connecting.message, 'tcp: refused by the peer; shm: disabled');
     assert.is(tcp.held, 0);
-    // The ARCH_OK right behind the refused ARCH_REQ is no offence.
-    assert.is(accepting.end, 'under way');
+    // The ARCH_OK right after the refused ARCH_REQ is no violation.
+    assert.is(accepting.end, 'in progress');
     accepting.precon.socketEnded();
     assert.is(accepting.end, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
   }),
 );
 
 test(
-  'an attempt that cannot begin leaves no trace on the wire of the connecting side',
+  'on the connecting side, an attempt that cannot begin sends nothing',
   timebox(5, () => {
     const throwing = stepping('shm', 204, 90, {
       begin: (channel) => {
@@ -329,7 +329,7 @@ test(
 );
 
 test(
-  'at the accepting side it is answered ARCH_NEXT alone',
+  'on the accepting side, an attempt that cannot begin is answered with ARCH_NEXT alone',
   timebox(5, () => {
     const throwing = stepping('shm', 204, 90, {
       begin: (channel) => {
@@ -348,7 +348,7 @@ test(
 );
 
 test(
-  'a connecting side that gives up goes on at once, and drops what crosses',
+  'a connecting side that gives up continues at once, and drops frames that cross',
   timebox(5, () => {
     const shm = stepping('shm', 204, 90, {
       step: () => {
@@ -358,13 +358,13 @@ test(
     const tcp = fakeTcp();
     const connecting = connectingSide([shm, tcp]);
     connecting.precon.start();
-    // Their STEP makes us give up; their ARCH_OK and a second STEP were on the way.
+    // The peer's STEP makes this side give up; its ARCH_OK and a second STEP were already in flight.
     connecting.precon.receive(Buffer.concat([ANSWER, STEP]));
     assert.is(connecting.hex, hex(HELLO, encodeArchReq(204), STEP, NEXT, REQ_TCP, OK));
     connecting.precon.receive(Buffer.concat([STEP, OK]));
-    assert.is(connecting.end, 'under way');
+    assert.is(connecting.end, 'in progress');
     connecting.precon.receive(NEXT);
-    assert.is(connecting.end, 'under way');
+    assert.is(connecting.end, 'in progress');
     assert.equal(tcp.events, ['begin']);
     connecting.precon.receive(OK);
     assert.is(agreed(connecting).why, 'shm: another nonce');
@@ -373,7 +373,7 @@ test(
 );
 
 test(
-  'an accepting side answers ARCH_NEXT with ARCH_NEXT unless it gave up itself',
+  'an accepting side answers ARCH_NEXT with ARCH_NEXT, unless it gave up first',
   timebox(5, () => {
     const shm = stepping('shm', 204, 90);
     const accepting = acceptingSide([shm, fakeTcp()]);
@@ -387,7 +387,7 @@ test(
 );
 
 test(
-  'after ARCH_OK was received a plugin may still give up, as long as it has not said ARCH_OK itself',
+  'after ARCH_OK was received a plugin may still give up, as long as it has not sent ARCH_OK itself',
   timebox(5, () => {
     for (const agreedScript of [
       (channel: { next(reason: string): void }) => channel.next('changed my mind'),
@@ -430,7 +430,7 @@ test(
       const act = (channel: AttemptChannel) => {
         const action = random(12);
         const run = () => {
-          // To give up after ARCH_OK ends the handshake: too often would leave nothing to see.
+          // Giving up after ARCH_OK ends the handshake: too often, and there would be nothing to test.
           const bound = ready.has(channel) && random(10) > 0;
           if (action < 5) {
             ready.add(channel);
@@ -474,7 +474,7 @@ test(
         try {
           run();
         } catch {
-          // The plugin's own callback: nobody of ours is above it.
+          // The plugin's own callback: no caller above it catches.
         }
       }
       deliverEnd(a);
@@ -485,7 +485,7 @@ test(
         assert.is(a.outcome.plugin.archId, b.outcome.plugin.archId, ended);
         assert.is(a.outcome.rest.length + b.outcome.rest.length, 0, ended);
       } else if (agreedName(a) !== agreedName(b)) {
-        // One side failed with its ARCH_OK already under way: the other one learns it from the end of the socket.
+        // One side failed with its ARCH_OK already in flight: the other learns it from the end of the socket.
         assert.match(a.message + b.message, 'failed after it had sent ARCH_OK', ended);
       }
       for (const [side, its] of [
@@ -498,7 +498,7 @@ test(
       const end = agreedName(a);
       ends.set(end, (ends.get(end) ?? 0) + 1);
     }
-    // The rounds are worth something only if they end in many ways.
+    // The rounds prove something only if they end in many ways.
     for (const end of ['p0', 'p1', 'tcp', 'failed']) assert.ok((ends.get(end) ?? 0) > 20, `${end}: ${ends.get(end)}`);
   }),
 );
@@ -514,7 +514,7 @@ function agreedName(side: Side): string {
 // ---------------------------------------------------------------- refusals
 
 test(
-  'other versions are refused, wider ranges and longer frames are not',
+  'other versions are refused, wider ranges and longer frames are accepted',
   timebox(5, () => {
     const wide = encodeVersion(0x0100, 0x0300);
     const long = encodeFrame(FRAME.VERSION, Buffer.concat([VERSION.subarray(8), Buffer.alloc(8, 0xff)]));
@@ -587,7 +587,7 @@ test(
 );
 
 test(
-  'EOF, unknown frames, and steps of nobody are ignored',
+  'EOF, unknown frames, and steps without an attempt are ignored',
   timebox(5, () => {
     const noise = Buffer.concat([encodeFrame(FRAME.EOF), encodeFrame(0x100099, Buffer.alloc(50)), STEP]);
     const accepting = acceptingSide([fakeTcp()]);
@@ -605,7 +605,7 @@ test(
     const accepting = acceptingSide([fakeTcp()]);
     accepting.precon.receive(HELLO);
     for (let i = 0; i < 32; i++) accepting.precon.receive(encodeArchReq(1));
-    assert.is(accepting.end, 'under way');
+    assert.is(accepting.end, 'in progress');
     accepting.precon.receive(encodeArchReq(1));
     assert.is(accepting.end, 'ERR_ISTHMUS_HANDSHAKE');
 
@@ -620,7 +620,7 @@ test(
 );
 
 test(
-  'accept is asked before anything is sent',
+  'accept is called before anything is sent',
   timebox(5, async () => {
     const asked: unknown[] = [];
     const side = acceptingSide([fakeTcp()], {
@@ -643,12 +643,12 @@ test(
 );
 
 test(
-  'accept that refuses, throws or rejects ends it without a word',
+  'accept that refuses, throws or rejects ends the handshake without an answer',
   timebox(5, async () => {
     const refusing: NonNullable<AcceptingOptions['admit']>[] = [
       () => false,
       async () => false,
-      // Only true is true.
+      // Only `true` accepts.
       (() => undefined) as never,
       (async () => undefined) as never,
       (() => 'yes') as never,
@@ -684,7 +684,7 @@ test(
 );
 
 test(
-  'on-demand requests are refused unless somebody answers them',
+  'on-demand requests are refused without a handler',
   timebox(5, async () => {
     const demand = Buffer.concat([VERSION, encodeConInfo(ALICE, FRAME.CON_INFO_DEMAND), REQ_TCP, OK]);
     const back = encodeConInfo(ALICE, FRAME.BACK_CONNECT);
@@ -712,7 +712,7 @@ test(
 );
 
 test(
-  'abort undoes what is under way, once',
+  'abort undoes the attempts in progress, once',
   timebox(5, () => {
     const shm = stepping('shm', 204, 90);
     const side = connectingSide([shm]);
@@ -726,7 +726,7 @@ test(
 );
 
 test(
-  'a plugin that throws where it should not does no harm',
+  'a plugin that throws unexpectedly does no harm',
   timebox(5, () => {
     const bad = new FakePlugin('bad', 400, 99);
     bad.unavailable = () => {
@@ -758,7 +758,7 @@ test(
 // ---------------------------------------------------------------- garbage
 
 test(
-  'garbage and mutated handshakes end with a code or wait for more; nothing crashes, nothing is left',
+  'garbage and mutated handshakes end with a code or wait for more; nothing crashes, nothing leaks',
   timebox(60, () => {
     const random = seeded(seed ^ 0xbad);
     const good = {

@@ -1,4 +1,4 @@
-/** The client of QEMU's control channel, against a stand-in: orders of messages that a real one gives only now and then. */
+/** The client of QEMU's control channel, against a stand-in that sends messages in rare orders. */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -31,7 +31,7 @@ async function withStandIn(body: (qemu: QmpStandIn, qmp: Qmp) => Promise<void>):
 }
 
 test(
-  'answers find their commands, whatever comes between and in whatever pieces',
+  'answers find their commands, whatever arrives between them and in whatever pieces',
   timebox(10, () =>
     withStandIn(async (qemu, qmp) => {
       qemu.handlers['first'] = async ({ n }) => {
@@ -60,7 +60,7 @@ test(
 );
 
 test(
-  'an answer that comes too late is not taken for the next one',
+  'a late answer is not mistaken for the answer to the next command',
   timebox(10, () =>
     withStandIn(async (qemu, qmp) => {
       qemu.handlers['slow'] = () => pause(100).then(() => 'slow');
@@ -74,7 +74,7 @@ test(
 );
 
 test(
-  'events: those that came before, those that come, none from before `since`',
+  'events: earlier ones, later ones, none from before `since`',
   timebox(10, () =>
     withStandIn(async (qemu, qmp) => {
       qemu.handlers['now'] = () => qemu.event('DEVICE_DELETED', { device: 'a' });
@@ -112,7 +112,7 @@ test(
 );
 
 test(
-  'QEMU ends, talks to somebody else, is no QEMU, or is not there',
+  'QEMU ends, has another client, is not QEMU, or is missing',
   timebox(20, async () => {
     await withStandIn(async (qemu, qmp) => {
       const second = await failure(Qmp.open(qemu.path, { limit: 50 }));
@@ -131,7 +131,7 @@ test(
       qemu.write('SSH-2.0\r\n');
       assert.is((await waiting).failure, 'strange');
     });
-    for (const address of [newPath('nobody'), '127.0.0.1:1', 'localhost:1']) {
+    for (const address of [newPath('unused'), '127.0.0.1:1', 'localhost:1']) {
       const error = await Qmp.open(address).catch((why) => why);
       assert.match(String(error.code), /ENOENT|ECONNREFUSED/);
     }
@@ -139,7 +139,7 @@ test(
 );
 
 const QEMU = 'qemu-system-x86_64';
-if (spawnSync(QEMU, ['--version']).error) console.log(`! no ${QEMU} here: QMP of a real one is NOT TRIED`);
+if (spawnSync(QEMU, ['--version']).error) console.log(`! no ${QEMU} here: QMP of a real QEMU is NOT TESTED`);
 else {
   test(
     'a real QEMU: a command, an error, an event, the end',

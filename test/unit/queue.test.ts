@@ -1,4 +1,4 @@
-/** The queue of unread messages: order, and how old the oldest is. */
+/** The queue of unread messages: its order, and the age of the oldest. */
 import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -6,7 +6,7 @@ import { AgedQueue } from '../../host/matching/aged-queue.js';
 import { timebox } from '../support/timebox.js';
 
 test(
-  'first in, first out, across the borders at which it tidies up',
+  'first in, first out, across the points where the queue compacts',
   timebox(10, () => {
     const queue = new AgedQueue<number>();
     let next = 0;
@@ -25,7 +25,7 @@ test(
 );
 
 test(
-  'the age is that of the oldest that is left',
+  'the age is the age of the oldest message left',
   timebox(10, async () => {
     const queue = new AgedQueue<string>();
     const start = performance.now();
@@ -40,7 +40,7 @@ test(
     queue.push('d');
     const third = performance.now();
     await pause(60);
-    // Exact bounds at an instant of our choice: nothing here depends on how fast the machine is.
+    // Exact bounds at a chosen instant: nothing here depends on the speed of the machine.
     const now = performance.now();
     const between = (from: number, to: number, what: string) => {
       const age = queue.age(now);
@@ -48,18 +48,18 @@ test(
     };
     between(start, first, 'a');
     queue.shift();
-    between(start, first, 'b came with a');
+    between(start, first, 'b arrived with a');
     queue.shift();
     between(second, third, 'c');
     queue.push('e');
     between(second, third, 'c is still there');
     queue.shift();
-    between(second, third, 'd came with c');
+    between(second, third, 'd arrived with c');
     queue.clear();
     assert.is(queue.age(), 0);
     const again = performance.now();
     queue.push('f');
-    assert.ok(queue.age(now + 1e6) <= now + 1e6 - again, 'an empty queue begins anew');
+    assert.ok(queue.age(now + 1e6) <= now + 1e6 - again, 'an empty queue starts again');
   }),
 );
 

@@ -1,4 +1,4 @@
-/** The region as a whole: its geometry, what its bytes say, formatting. */
+/** The region as a whole: its geometry, inspection of its header, formatting. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { constant, L, MIB, newCore, Shared, shared, TestCore } from '../support/core.js';
@@ -25,7 +25,7 @@ const header = () => ({
 });
 
 test(
-  'geometry of every size: tables in order, aligned, not overlapping, everything within',
+  'geometry of every size: tables in order, aligned, not overlapping, all inside',
   timebox(30, () => {
     const most = Math.floor(L.REGION_MAX / MIB);
     assert.is(most, 2046);
@@ -33,7 +33,7 @@ test(
       const size = mib * MIB;
       assert.is(call.geometry(size), 1, `${mib} MiB`);
       assert.is(core.frames, size / 4096);
-      // Writing the tables of each takes long: of the small ones, of powers of two, of some others.
+      // Writing the tables of every size takes long: all small ones, powers of two, and some others.
       if (mib > 40 && mib % 61 && (mib & (mib - 1)) !== 0 && mib !== most) continue;
       call.format(0);
       call.finishFormat();
@@ -41,9 +41,9 @@ test(
       const h = header();
       assert.equal([h.size, h.frame, h.frames, h.slot], [size, 4096, size / 4096, L.SLOT_SIZE]);
       assert.ok(h.slots >= 16 && h.slots <= constant('SLOTS_MAX') && h.slots === core.slots);
-      assert.ok(h.slotsAt >= 4096, 'behind the header');
-      assert.ok(h.extentsAt >= h.slotsAt + h.slots * h.slot, 'extents behind slots');
-      assert.ok(h.mapAt >= h.extentsAt + h.extents * 8, 'map behind extents');
+      assert.ok(h.slotsAt >= 4096, 'after the header');
+      assert.ok(h.extentsAt >= h.slotsAt + h.slots * h.slot, 'extents after slots');
+      assert.ok(h.mapAt >= h.extentsAt + h.extents * 8, 'map after extents');
       for (const at of [h.slotsAt, h.extentsAt, h.mapAt]) assert.is(at % 4096, 0);
       const tables = h.mapAt + h.frames * L.HALVES;
       const firstByte = h.first * h.extent * 4096;
@@ -52,7 +52,7 @@ test(
       assert.is(h.extents * h.extent, h.frames, 'extents cover all frames');
       assert.ok(h.extents >= 64 && h.extents < 2048);
       assert.ok(h.first / h.extents < 0.04, 'overhead');
-      // The tags of the extents under the tables, and of no other.
+      // The tags of the extents under the tables are reserved, all others free.
       for (let i = 0; i < h.extents; i++) {
         assert.is(core.u64(core.extent(i)), i < h.first ? 0xffffffffffffffffn : 0n, `${mib} MiB: extent ${i}`);
       }
@@ -62,7 +62,7 @@ test(
 );
 
 test(
-  'sizes that no region can have are refused, and the geometry stays',
+  'invalid sizes are refused, and the geometry stays',
   timebox(5, () => {
     assert.is(call.geometry(2 * MIB), 1);
     for (const size of [
@@ -96,23 +96,23 @@ test(
   timebox(5, () => {
     blank();
     assert.is(call.inspect(), L.INSPECT_BLANK);
-    // What lies behind the header does not matter: it is cleared.
+    // The bytes after the header do not matter: they are cleared.
     core.bytes.fill(0xee, L.WINDOW + 4096, L.WINDOW + MIB);
     assert.is(call.inspect(), L.INSPECT_BLANK);
-    assert.is(call.formatter(), 0);
+    assert.is(call.formattingKernel(), 0);
     assert.is(call.beginFormat(0xabcdef), 1);
     assert.is(call.inspect(), L.INSPECT_FORMATTING);
-    assert.is(call.formatter(), 0xabcdef);
+    assert.is(call.formattingKernel(), 0xabcdef);
     assert.is(call.beginFormat(0x123456), 0, 'one decides');
-    assert.is(call.formatter(), 0xabcdef);
+    assert.is(call.formattingKernel(), 0xabcdef);
     call.format(0xabcdef);
     assert.is(call.inspect(), L.INSPECT_FORMATTING);
     core.setText(constant('HEADER_HOST'), constant('HEADER_HOST_LENGTH'), 'a-host');
     assert.is(call.inspect(), L.INSPECT_FORMATTING);
     call.finishFormat();
     assert.is(call.inspect(), L.INSPECT_READY);
-    assert.is(call.formatter(), 0);
-    assert.is(call.beginFormat(1), 0, 'it is formatted');
+    assert.is(call.formattingKernel(), 0);
+    assert.is(call.beginFormat(1), 0, 'it is formatted already');
     assert.is(call.inspect(), L.INSPECT_READY);
 
     const { slotsAt, first, extent } = header();
@@ -123,14 +123,14 @@ test(
       tables.every((byte) => byte === 0),
       'the tables are cleared',
     );
-    assert.is(core.bytes[L.WINDOW + first * extent * 4096], 0xee, 'and nothing behind them');
+    assert.is(core.bytes[L.WINDOW + first * extent * 4096], 0xee, 'and nothing after them');
     assert.is(core.bytes[L.WINDOW + MIB], 0);
     for (let slot = 0; slot < core.slots; slot++) assert.is(call.slotState(slot), L.SLOT_FREE);
   }),
 );
 
 test(
-  'who takes over a format that was left in the middle',
+  'a process takes over an interrupted format',
   timebox(5, () => {
     for (let step = 0; step < 3; step++) {
       blank();
@@ -139,10 +139,10 @@ test(
       // finishFormat() is two stores: magic, state.
       if (step > 1) core.setU64(L.HEADER_MAGIC, constantMagic);
       assert.is(call.inspect(), L.INSPECT_FORMATTING, `step ${step}`);
-      assert.is(call.formatter(), 1);
+      assert.is(call.formattingKernel(), 1);
       call.format(2);
       assert.is(call.inspect(), L.INSPECT_FORMATTING);
-      assert.is(call.formatter(), 2);
+      assert.is(call.formattingKernel(), 2);
       call.finishFormat();
       assert.is(call.inspect(), L.INSPECT_READY);
     }
@@ -158,7 +158,7 @@ function formatted(): void {
 }
 
 test(
-  'foreign bytes: the C plugin, anything else that is neither zeros nor our magic',
+  'foreign bytes: the C plugin, and anything else that is neither zeros nor the magic',
   timebox(5, () => {
     blank();
     core.bytes[L.WINDOW] = 0xcb;
@@ -182,7 +182,7 @@ test(
       formatted();
       core.setU32(L.HEADER_VERSION, version);
       assert.is(call.inspect(), L.INSPECT_VERSION);
-      // Its header may be quite another.
+      // The rest of its header may be entirely different.
       core.bytes.fill(0xff, L.HEADER_SIZE, L.WINDOW + 4096);
       assert.is(call.inspect(), L.INSPECT_VERSION);
     }
@@ -206,12 +206,12 @@ test(
     }
     formatted();
     core.bytes.fill(0xff, constant('HEADER_UUID'), L.WINDOW + 4096);
-    assert.is(call.inspect(), L.INSPECT_READY, 'UUID and name say nothing');
+    assert.is(call.inspect(), L.INSPECT_READY, 'UUID and name do not matter');
   }),
 );
 
 test(
-  'any bytes in the header: inspect() ends, says something it knows, and changes nothing',
+  'any bytes in the header: inspect() ends, returns a known result, and changes nothing',
   timebox(10, () => {
     const random = seeded(seed);
     const known = new Set<number>();
@@ -245,7 +245,7 @@ test(
         [two, three].map((view) => view.call.beginFormat(view === two ? 2 : 3)),
         [1, 0],
       );
-      assert.is(one.call.formatter(), 2);
+      assert.is(one.call.formattingKernel(), 2);
       two.call.format(2);
       assert.is(three.call.inspect(), L.INSPECT_FORMATTING);
       two.call.finishFormat();

@@ -1,4 +1,4 @@
-/** The registry of plugins: order, masks, and what it says of those that may not be used. */
+/** The registry of plugins: order, masks, and its reasons for unusable plugins. */
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -20,7 +20,7 @@ function registry(): PluginRegistry {
   ]);
 }
 
-/** What would be proposed, and why not the others. */
+/** The plugins to propose, and the reasons for the others. */
 function plan(from: PluginRegistry): string[] {
   return preferences(from, 32).map((each) => ('reason' in each ? each.reason : each.proposal.label));
 }
@@ -53,7 +53,7 @@ test(
       assert.equal(plan(before.masked(mask)).slice(0, 2), expected, JSON.stringify(mask));
       assert.equal(plan(before), ['ivshmem', 'tcp', 'shm: disabled']);
     }
-    // A mask enables nothing.
+    // A mask does not enable a disabled plugin.
     assert.equal(plan(registry().masked({ only: ['shm'] })).at(-1), 'shm: disabled');
     assert.equal(plan(registry().masked({ add: ['shm'] })).at(-1), 'shm: disabled');
     for (const mask of [{ only: ['ucp'] }, { add: ['ucp'] }, { delete: ['ucp'] }]) {
@@ -66,7 +66,7 @@ test(
 );
 
 test(
-  'a masked plugin is not used on either side, and why says so',
+  'a masked plugin is not used on either side, and `why` reports it',
   timebox(5, () => {
     const enabled = () =>
       new PluginRegistry([
@@ -98,7 +98,7 @@ test(
 );
 
 test(
-  'all plugins let go, whatever one of them does',
+  'all plugins are destroyed, even if one of them fails',
   timebox(5, async () => {
     const [first, second] = [ivshmem(), fakeTcp()];
     let called = 0;

@@ -1,4 +1,4 @@
-/** The ring: records from one producer to one consumer, and what a peer may do to it. */
+/** The ring: records from one producer to one consumer, and all that a peer may do to it. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
@@ -28,16 +28,16 @@ const initial = core.freeFrames();
 /** Just below the end of the positions, and around the sign bit. */
 const LATE = [0xfffff000, 0xffffff00, 0xfffffff8, 0x7ffffff8, 0x7fffff00, 0xfc000000];
 
-/** What else may change where connections are armed and polled. */
+/** Other memory that may change while connections are armed and polled. */
 const polling: readonly [number, number][] = [
-  [constant('HOT'), constant('HOT') + 2 * L.CONNECTIONS],
+  [constant('POLL_SET'), constant('POLL_SET') + 2 * L.CONNECTIONS],
   [call.slotAddress(0), call.slotAddress(1)],
 ];
 
 /** Bytes of the ring that a record with this body in its FIRST record occupies. */
 const spanOf = (body: number) => (body + L.NET_HEADER + L.RECORD_HEADER + 7) & ~7;
 
-/** Empty the ring of a pair and go on from a position. What lies in it stays, but for the word that must be 0. */
+/** Empty the ring of a pair and continue from a position. Old bytes stay, except the word that must be 0. */
 function seek(pair: Pair, position: number): void {
   const near = call.entry(pair.a);
   const far = call.entry(pair.b);
@@ -65,7 +65,7 @@ function withPair(capacity: number, start: number, body: (pair: Pair) => void): 
     for (const index of [pair.a, pair.b]) call.wantRoom(index, 0);
     pair.free();
   }
-  assert.is(core.freeFrames(), before, 'frames were lost');
+  assert.is(core.freeFrames(), before, 'frames leaked');
 }
 
 function isBroken(index: number, failure: number, what = ''): void {
@@ -74,7 +74,7 @@ function isBroken(index: number, failure: number, what = ''): void {
 }
 
 test(
-  'a record of every span, at every place of the ring: padding, terminator, header, bytes',
+  'a record of every span, at every position of the ring: padding, terminator, header, bytes',
   timebox(20, () => {
     withPair(4096, 0, (pair) => {
       const unchanged = watch(core, ...allowedTo(pair));
@@ -82,7 +82,7 @@ test(
       core.bytes.fill(0xff, pair.data, pair.data + pair.capacity);
       for (let start = 0; start < pair.capacity; start += 8) {
         for (let span = 16; span <= pair.capacity / 4; span += 8) {
-          // The largest body of the span at odd ones, else any other: all rests of 8 come by.
+          // The largest body of the span at odd ones, else a smaller one: all remainders of 8 occur.
           const length = span - 16 - (span & 8 ? 0 : Math.min(span - 16, (start / 8 + span / 16) % 8));
           assert.is(spanOf(length), span);
           const position = (start + (span & 16 ? 0xfffff000 : 0x1000 * span)) >>> 0;
@@ -98,17 +98,17 @@ test(
           assert.is(core.result(L.RESULT_LENGTH), length);
           assert.is(call.readable(pair.b), 0, 'a claim is not a record');
           core.bytes.set(body.subarray(0, length), offset);
-          // Whatever lay where the consumer looks next must not be taken for a record.
+          // Old bytes at the next read position must not be taken for a record.
           core.setU64(pair.at(next), 0xffffffffffffffffn);
           assert.is(call.commit(pair.a), 0);
-          assert.is(core.u64(pair.at(next)), 0n, `no terminator behind ${start} + ${span}`);
+          assert.is(core.u64(pair.at(next)), 0n, `no terminator after ${start} + ${span}`);
           assert.is(pair.tail, next);
           assert.is(core.u32(pair.ring + L.RING_TAIL), next);
           assert.is(core.u64(pair.at(first)), recordHeader(length + 8, L.RECORD_FIRST, first));
           if (pad) assert.is(core.u64(pair.at(position)), recordHeader(pad - 8, L.RECORD_PAD, position));
 
           assert.is(call.peek(pair.b), offset);
-          assert.is(call.peek(pair.b), offset, 'looking again gives the same');
+          assert.is(call.peek(pair.b), offset, 'a second peek gives the same');
           assert.is(core.result(L.RESULT_LENGTH), length);
           assert.is(core.result(L.RESULT_FLAGS), L.FLAG_FIRST | L.FLAG_LAST);
           if (Buffer.compare(core.bytes.subarray(offset, offset + length), body.subarray(0, length)) !== 0) {
@@ -117,7 +117,7 @@ test(
           call.release(pair.b);
           assert.is(pair.read, next);
           assert.is(call.peek(pair.b), NOTHING);
-          assert.is(pair.head, next, 'a look at the empty ring publishes the head');
+          assert.is(pair.head, next, 'a peek at the empty ring publishes the head');
           core.bytes[pair.data + ((start * 31 + span) % pair.capacity)] = span;
         }
       }
@@ -127,7 +127,7 @@ test(
 );
 
 test(
-  'a stream of messages from every start, over many laps, with nothing but the interface',
+  'a stream of messages from every start, over many laps, only through the interface',
   timebox(20, () => {
     let salt = 0;
     const go = (capacity: number, start: number, count: number) =>
@@ -140,7 +140,7 @@ test(
           const receiver = new Receiver(core, pair.b);
           let message: ReturnType<typeof receiver.next>;
           for (let turns = 0; !message; turns++) {
-            assert.ok(turns < 10, 'does not move');
+            assert.ok(turns < 10, 'no progress');
             sender.go();
             message = receiver.next();
           }
@@ -163,18 +163,18 @@ test(
   timebox(5, () => {
     withPair(4096, 0, (pair) => {
       for (const lap of [0, 0x1000, 0xfffff000]) {
-        // Ends 8 bytes before the end: the word behind it is the last one of the ring.
+        // Ends 8 bytes before the end: the word after it is the last one of the ring.
         seek(pair, lap + 4096 - 8 - 64);
         core.setU64(pair.data + 4088, 0xffn);
         assert.ok(pair.send(pattern(48, 1)));
         assert.is(core.u64(pair.data + 4088), 0n);
         assertBytes(pair.receive()!.body, pattern(48, 1));
-        // There is room for nothing but a padding of 8 bytes now.
+        // There is room only for a padding of 8 bytes now.
         assert.ok(pair.send(pattern(0, 2)));
         assert.is(core.u64(pair.data + 4088), recordHeader(0, L.RECORD_PAD, lap + 4088));
         assert.is(pair.receive()!.body.length, 0);
         assert.is(pair.read, (lap + 4096 + 16) >>> 0);
-        // Ends with the ring: the word behind it is the first one.
+        // Ends with the ring: the word after it is the first one.
         seek(pair, lap + 4096 - 64);
         core.setU64(pair.data, 0xffn);
         assert.ok(pair.send(pattern(48, 3)));
@@ -214,7 +214,7 @@ test(
   }),
 );
 
-/** What the ring should do, in numbers without a wrap. */
+/** Model of a ring, with numbers that do not wrap. */
 class Model {
   tail: number;
   read: number;
@@ -229,7 +229,7 @@ class Model {
     this.tail = this.read = this.published = start;
   }
 
-  /** @returns where the record begins, or undefined if it has no room */
+  /** @returns the start of the record, or undefined if there is no room */
   send(length: number, salt: number): number | undefined {
     const span = spanOf(length);
     const toEnd = this.capacity - (this.tail % this.capacity);
@@ -247,7 +247,7 @@ class Model {
 }
 
 test(
-  'random sends, looks, releases, holds and arms: room, head and bytes are those of a model',
+  'random sends, peeks, releases, holds and arms: room, head and bytes match a model',
   timebox(20, () => {
     const random = seeded(seed);
     for (let round = 0; round < 30; round++) {
@@ -272,7 +272,7 @@ test(
             }
             assert.is(offset, pair.at(position) + 16, `round ${round}, step ${step}`);
             core.bytes.set(pattern(length, step), offset);
-            assert.is(call.commit(pair.a), wasArmed ? 1 : 0, 'told if armed');
+            assert.is(call.commit(pair.a), wasArmed ? 1 : 0, 'reported if armed');
           } else if (what < 13) {
             if (!peeked) {
               const record = model.records[0];
@@ -307,7 +307,7 @@ test(
           } else if (what < 14) {
             const { holds } = model;
             if (holds.length > 0) {
-              // Returned in any order: the head goes to the oldest that is left.
+              // Returned in any order: the head moves to the oldest that is still borrowed.
               holds.splice(random(holds.length), 1);
               const head = holds[0] ?? model.read;
               call.publish(pair.b, head | 0);
@@ -330,29 +330,29 @@ test(
         }
         assert.is(core.failure(pair.a) | core.failure(pair.b), 0);
         unchanged();
-        call.poll(0); // Takes the ready bits.
-        call.cool(pair.b);
+        call.poll(0); // Clears the ready bits.
+        call.removeFromPollSet(pair.b);
       });
     }
   }),
 );
 
 test(
-  'the head is published behind more than an eighth, at a miss, and when armed; not before',
+  'the head is published after more than an eighth, at an empty peek, and when armed; not before',
   timebox(5, () => {
     withPair(4096, 0, (pair) => {
       for (let i = 0; i < 9; i++) assert.ok(pair.send(pattern(48, i)));
       for (let i = 0; i < 8; i++) {
         peek(core, pair.b);
         call.release(pair.b);
-        assert.is(pair.head, 0, `too early: behind ${i + 1} of 64 bytes`);
+        assert.is(pair.head, 0, `too early: after ${i + 1} of 64 bytes`);
       }
       peek(core, pair.b);
       call.release(pair.b);
       assert.is(pair.head, 9 * 64);
       assert.ok(pair.send(pattern(48, 0)));
       peek(core, pair.b);
-      assert.is(pair.head, 9 * 64, 'a look at a record publishes nothing');
+      assert.is(pair.head, 9 * 64, 'a peek at a record publishes nothing');
       call.release(pair.b);
       assert.is(pair.head, 9 * 64);
       assert.is(call.readable(pair.b), 0);
@@ -369,7 +369,7 @@ test(
 );
 
 test(
-  'an unpublished rest never keeps the largest record out for ever',
+  'released bytes that are not published never block the largest record for ever',
   timebox(5, () => {
     withPair(4096, 0, (pair) => {
       for (let start = 0; start < 4096; start += 8) {
@@ -380,7 +380,7 @@ test(
             peek(core, pair.b);
             call.release(pair.b);
           }
-          // Nobody looks at the empty ring; there is room all the same.
+          // The consumer does not peek at the empty ring; there is room all the same.
           assert.ok(call.claim(pair.a, 0, 0, pair.recordMax - 8) > 0, `${start} + ${before}`);
         }
       }
@@ -389,7 +389,7 @@ test(
 );
 
 test(
-  'arm and disarm: the word, the answer, a record that is there already',
+  'arm and disarm: the word, the result, a record committed before',
   timebox(5, () => {
     withPair(4096, 0, (pair) => {
       const armed = () => core.u32(pair.ring + L.RING_ARMED);
@@ -409,11 +409,11 @@ test(
 
       assert.is(call.arm(pair.b), 1);
       assert.is(call.claim(pair.a, 0, 0, 0) > 0, true);
-      assert.is(call.commit(pair.a), 1, 'the consumer wants to be told');
+      assert.is(call.commit(pair.a), 1, 'the consumer needs its ready bit');
       assert.is(call.claim(pair.a, 0, 0, 0) > 0, true);
-      assert.is(call.commit(pair.a), 1, 'again, until it has looked');
+      assert.is(call.commit(pair.a), 1, 'again, until it has peeked');
       peek(core, pair.b);
-      assert.is(armed(), 0, 'a look at a record is polling');
+      assert.is(armed(), 0, 'a peek at a record disarms');
       assert.is(call.claim(pair.a, 0, 0, 0) > 0, true);
       assert.is(call.commit(pair.a), 0);
       call.poll(0);
@@ -422,7 +422,7 @@ test(
 );
 
 test(
-  'borrowed records: their bytes stay until they are given back, in whatever order',
+  'borrowed records: their bytes stay until they are given back, in any order',
   timebox(5, () => {
     for (const start of [0, 3000 & ~7, 0xfffffe00]) {
       withPair(4096, start, (pair) => {
@@ -442,13 +442,13 @@ test(
         assert.is(pair.head, firstHeld);
         assert.is(peek(core, pair.b), 'nothing');
         assert.is(call.arm(pair.b), 1);
-        assert.is(pair.head, firstHeld, 'neither a miss nor arm moves the head');
-        // Fill what is left: the borrowed bytes must survive.
+        assert.is(pair.head, firstHeld, 'neither an empty peek nor arm moves the head');
+        // Fill the free part: the borrowed bytes must survive.
         let more = 0;
         while (pair.send(pattern(300, 100 + more))) more++;
         assert.ok(more > 5);
         for (const { offset, body } of held) assertBytes(core.bytes.slice(offset, offset + 200), body);
-        // The second first: nothing moves.
+        // The second first: the head does not move.
         const [one, two, three] = held;
         call.publish(pair.b, one!.from);
         assert.is(pair.head, firstHeld);
@@ -461,19 +461,19 @@ test(
         assert.is(pair.head, pair.read);
         for (let i = 0; i <= more; i++) assertBytes(pair.receive()!.body, pattern(300, 100 + i));
         call.poll(0);
-        call.cool(pair.b);
+        call.removeFromPollSet(pair.b);
       });
     }
   }),
 );
 
-// ── What a peer may write ────────────────────────────────────────────────────────────────────────────────────────────
+// ── Writes of a hostile peer ─────────────────────────────────────────────────────────────────────────────────────────
 
 const { RECORD_FIRST, RECORD_MORE, RECORD_PAD } = L;
 const net = (xlength: number, dlength: number) => (BigInt(xlength) << 16n) | (BigInt(dlength) << 32n);
 
 test(
-  'record headers that cannot be break the connection, and nothing else',
+  'invalid record headers break the connection, and nothing else',
   timebox(10, () => {
     const bystander = new Pair(core);
     const free = core.freeFrames();
@@ -522,7 +522,7 @@ test(
         core.setU64(pair.at(position) + 8, net(0, 24));
         pair.forge(header(position));
         const unchanged = watch(core, ...allowedTo(pair));
-        assert.is(call.readable(pair.b), 1, 'somebody has to look');
+        assert.is(call.readable(pair.b), 1, 'a peek is needed to find the fault');
         assert.is(peek(core, pair.b), 'broken', what);
         isBroken(pair.b, L.FAILURE_RECORD, what);
         assert.is(peek(core, pair.b), 'broken', what);
@@ -548,7 +548,7 @@ test(
 );
 
 test(
-  'padding with nothing behind it, or with padding behind it',
+  'padding with nothing after it, or with padding after it',
   timebox(5, () => {
     withPair(4096, 0, (pair) => {
       for (const lap of [0, 0xfffff000]) {
@@ -574,16 +574,16 @@ test(
 );
 
 test(
-  'a head that cannot be: found when the ring is full, by unread() and by who waits for room',
+  'an invalid head: found by a claim at a full ring, by unread(), and by a connection that waits for room',
   timebox(5, () => {
     withPair(4096, 0, (pair) => {
       for (const start of [4096, 0x1238, 0xfffffc00]) {
         const tail = () => pair.tail;
         const bad: [string, () => number][] = [
           ['moving backwards', () => start - 8],
-          ['a lap behind', () => start - 4096],
+          ['one lap back', () => start - 4096],
           ['beyond the tail', () => tail() + 8],
-          ['a lap ahead', () => start + 4096 * 2],
+          ['one lap ahead', () => start + 4096 * 2],
           ['half of all positions away', () => start + 0x80000000],
           ['unaligned by 1', () => start + 1],
           ['unaligned by 4', () => start + 4],
@@ -592,7 +592,7 @@ test(
         const finders: [string, () => void][] = [
           ['claim', () => assert.is(call.claim(pair.a, 0, 0, 0), BROKEN)],
           [
-            'trying for long',
+            'repeated claims',
             () => {
               core.setU64(call.entry(pair.a) + constant('TX_REST'), 100n);
               assert.is(call.claimMoreSpin(pair.a, 10), BROKEN);
@@ -603,16 +603,16 @@ test(
             'poll',
             () => {
               call.wantRoom(pair.a, 1);
-              call.heat(pair.a);
+              call.addToPollSet(pair.a);
               assert.is(call.poll(0), pair.a + 1);
               assert.is(call.claim(pair.a, 0, 0, 0), BROKEN);
               call.wantRoom(pair.a, 0);
-              call.cool(pair.a);
+              call.removeFromPollSet(pair.a);
             },
           ],
         ];
         for (const [what, head] of bad) {
-          for (const [who, find] of finders) {
+          for (const [finder, find] of finders) {
             seek(pair, start);
             while (pair.send(new Uint8Array(48)));
             while (pair.send(new Uint8Array(0)));
@@ -620,14 +620,14 @@ test(
             core.setU32(pair.ring + L.RING_HEAD, head());
             const unchanged = watch(core, ...allowedTo(pair), ...polling);
             find();
-            isBroken(pair.a, L.FAILURE_HEAD, `${what}, found by ${who}`);
+            isBroken(pair.a, L.FAILURE_HEAD, `${what}, found by ${finder}`);
             assert.is(call.claim(pair.a, 0, 0, 0), BROKEN);
-            // What was committed is still delivered.
+            // Records committed before are still delivered.
             assert.ok(pair.receive());
             unchanged();
           }
         }
-        // Every aligned position between the last known and the tail is one.
+        // Every aligned position between the last known head and the tail is valid.
         for (let head = 0; head <= 4032; head += 8) {
           seek(pair, start);
           while (pair.send(new Uint8Array(48)));
@@ -656,7 +656,7 @@ test(
 );
 
 test(
-  'a lost connection still delivers what was committed',
+  'a lost connection still delivers committed records',
   timebox(5, () => {
     withPair(4096, 0, (pair) => {
       assert.ok(pair.send(pattern(600, 1)));
@@ -676,11 +676,11 @@ test(
     const random = seeded(seed ^ 0x52494e47);
     const pair = new Pair(core, 4096, 0xfffff800);
     const { a, b, ring, data, capacity } = pair;
-    call.heat(a);
-    call.heat(b);
+    call.addToPollSet(a);
+    call.addToPollSet(b);
     const end = data + capacity;
     const entry = (index: number): [number, number] => [call.entry(index), call.entry(index) + L.CONNECTION_SIZE];
-    // The ring itself is ours to spoil; the other direction is not used.
+    // The test may corrupt this ring; the other direction is not used.
     const unchanged = watch(core, [0, constant('PRIVATE') + 64], entry(a), entry(b), [ring, end], ...polling);
     const inside = (offset: number) => {
       const length = core.result(L.RESULT_LENGTH);
@@ -717,7 +717,7 @@ test(
           core.setU32(data + random(capacity / 4) * 4, word());
           break;
         case 4: {
-          // A header that is nearly right, and a net header behind it.
+          // A nearly correct header, followed by a net header.
           const at = pair.at(pair.read);
           core.setU64(at, recordHeader(word() % (random(4) ? 1100 : 2 ** 32), random(5), pair.read));
           if (at + 16 <= end) core.setU32(at + 8 + random(2) * 4, word());
@@ -757,17 +757,17 @@ test(
           }
           case 5: {
             const offset = call.drain(b);
-            // Its records are not looked into; only within bounds they must be.
+            // The records are not parsed; they only have to lie within bounds.
             if (offset > 0) inside(offset);
             break;
           }
           case 6:
-            if (call.unread(a) > capacity) assert.unreachable('more unread than there is room');
+            if (call.unread(a) > capacity) assert.unreachable('more unread bytes than the capacity');
             break;
           case 7:
             call.arm(b);
             call.poll(random(3));
-            call.heat(b);
+            call.addToPollSet(b);
             break;
           default:
             call.wantRoom(a, random(2) ? 1 : 0);
@@ -790,8 +790,8 @@ test(
       outcomes.records > 10_000 && outcomes.claims > 10_000 && outcomes.broken > 1000,
       JSON.stringify(outcomes),
     );
-    call.cool(a);
-    call.cool(b);
+    call.removeFromPollSet(a);
+    call.removeFromPollSet(b);
     pair.free();
     assert.is(core.freeFrames(), initial);
   }),

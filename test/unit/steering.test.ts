@@ -1,4 +1,4 @@
-/** What requests do to the runtimes of a process, and the one answer that comes of it. */
+/** Migration requests to the runtimes of a process, and the single answer to each. */
 import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -29,7 +29,7 @@ function scene(count: number, postpone = false) {
       await pause(2);
     }
   };
-  /** Until that many answers, and nothing under way. */
+  /** Until that many answers have been sent and no operation is in progress. */
   const answered = async (number: number) => {
     await until(() => answers.length >= number && ['inactive', 'allowed'].includes(steering.state));
     await pause(20);
@@ -40,7 +40,7 @@ function scene(count: number, postpone = false) {
 }
 
 test(
-  'two runtimes answer once, when the slower one is there',
+  'two runtimes give one answer, when the slower one is ready',
   timebox(10, async () => {
     const { steering, runtimes, states, answered } = scene(2);
     (runtimes[1] as StandIn).delay = { suspend: 120, resume: 120 };
@@ -81,7 +81,7 @@ test(
     await answered(3);
     assert.equal(runtime.calls, ['suspend', 'resume']);
 
-    // Suspended again while it is coming back: both are answered, in order.
+    // Suspended again while it resumes: both are answered, in order.
     steering.request('toggle');
     await answered(4);
     steering.request('resume');
@@ -89,7 +89,7 @@ test(
     await answered(6);
     assert.equal(answers.slice(3), ['7 : ALLOWED', '7 : COMPLETED', '7 : ALLOWED']);
 
-    // Thought better of.
+    // A suspend that is withdrawn while it resumes.
     steering.request('resume');
     steering.request('suspend');
     steering.request('resume');
@@ -99,7 +99,7 @@ test(
 );
 
 test(
-  'a resume while it is preparing: the suspension has failed, all come back',
+  'a resume while preparing: the suspension fails, all connections come back',
   timebox(10, async () => {
     const { steering, runtimes, until, answered } = scene(2);
     (runtimes[0] as StandIn).delay.suspend = 2000;
@@ -115,7 +115,7 @@ test(
 );
 
 test(
-  'one fails: FAILED with its reason at once, and the others come back',
+  'one runtime fails: FAILED with its reason at once, and the others come back',
   timebox(10, async () => {
     const { steering, runtimes, answers, until, answered } = scene(3);
     const [first, second, third] = runtimes as [StandIn, StandIn, StandIn];
@@ -137,7 +137,7 @@ test(
 );
 
 test(
-  'COMPLETED waits for every application that wants to be waited for',
+  'COMPLETED waits for every application that asked for it',
   timebox(10, async () => {
     const { steering, members, answers, until, answered } = scene(3, true);
     const [first, second, third] = members as [Member, Member, Member];
@@ -156,7 +156,7 @@ test(
     assert.equal(answers, ['7 : ALLOWED']);
     steering.complete(second);
     assert.is((await answered(2))[1], '7 : COMPLETED');
-    // Said before it is back: that counts as well.
+    // Reported before the connections are back: that counts as well.
     steering.request('suspend');
     await answered(3);
     steering.request('resume');
@@ -166,7 +166,7 @@ test(
 );
 
 test(
-  'runtimes that come and go meanwhile',
+  'runtimes created and closed meanwhile',
   timebox(10, async () => {
     const { steering, runtimes, members, answered } = scene(2);
     (runtimes[1] as StandIn).delay.suspend = 100;
@@ -175,7 +175,7 @@ test(
     steering.join({ runtime: late, postpone: false });
     await answered(1);
     assert.is(late.migration, 'allowed');
-    // One that is made while the process is suspended holds no device either.
+    // A runtime created while the process is suspended holds no device either.
     const later = new StandIn();
     steering.join({ runtime: later, postpone: false });
     assert.equal(later.calls, ['suspend']);
@@ -190,7 +190,7 @@ test(
 );
 
 test(
-  'a migration that nobody asked for over the broker is answered to nobody',
+  'a migration that was not requested over the broker is not answered',
   timebox(10, async () => {
     const { steering, runtimes, answers, states, answered } = scene(1);
     const runtime = runtimes[0] as StandIn;
@@ -198,7 +198,7 @@ test(
     assert.equal(states, ['requested', 'preparing', 'allowed']);
     await runtime.resume();
     assert.equal(answers, []);
-    // But one that is asked for meanwhile is.
+    // A request that arrives meanwhile is answered.
     runtime.delay.suspend = 50;
     void runtime.suspend();
     steering.request('suspend');

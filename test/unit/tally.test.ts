@@ -1,4 +1,4 @@
-/** The count of numbered messages by which the demo knows that none was lost. */
+/** The count of numbered messages, by which the demo detects lost ones. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Tally } from '../../host/cli/demo/tally.js';
@@ -9,7 +9,7 @@ function counted(numbers: readonly number[], sent: number): number[] {
   return [tally.received, tally.lost(sent), tally.doubled, tally.disordered];
 }
 
-test('what is lost, doubled and out of order is counted', () => {
+test('lost, duplicate and out-of-order messages are counted', () => {
   assert.equal(counted([], 0), [0, 0, 0, 0]);
   assert.equal(counted([0, 1, 2], 3), [3, 0, 0, 0]);
   assert.equal(counted([0, 1], 3), [2, 1, 0, 0], 'lost at the end');

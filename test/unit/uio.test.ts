@@ -1,4 +1,4 @@
-/** Devices behind UIO: a tree as sysfs has it, whose `/dev/uioN` are plain files. */
+/** Devices behind UIO: a tree as in sysfs, whose `/dev/uioN` are plain files. */
 import { chmodSync, closeSync, mkdirSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -21,7 +21,7 @@ const found = (tree: Tree) =>
   }));
 
 test(
-  'no class, an empty class, and names that are none',
+  'no class, an empty class, and invalid names',
   timebox(5, () => {
     assert.equal(discoverUio({ sysfs: '/nonexistent' }), []);
     const tree = new Tree();
@@ -34,7 +34,7 @@ test(
 );
 
 test(
-  'devices are found in the order of their numbers, each judged for itself',
+  'devices are found in the order of their numbers, each is checked separately',
   timebox(5, () => {
     const tree = new Tree([
       {},
@@ -80,7 +80,7 @@ test(
 );
 
 test(
-  'a device that disappears while we look, or before it is opened',
+  'a device that disappears during discovery, or before it is opened',
   timebox(10, async () => {
     const tree = new Tree([{}, {}]);
     rmSync(join(tree.root, 'devices/uio0'), { recursive: true });
@@ -109,7 +109,7 @@ test(
     const head = Buffer.alloc(64, 0xcb);
     const foreign = tree.add('uio3', {});
     const fd = openSync(foreign, 'r+');
-    // Map 1 begins at one page: what lies in front of it is not looked at.
+    // Map 1 begins at one page: the bytes before it are not examined.
     writeFileSync(fd, Buffer.concat([Buffer.alloc(mapper().pageSize), head]));
     closeSync(fd);
     const runtime = await Runtime.create(tree.options());
@@ -127,13 +127,13 @@ test(
 );
 
 test(
-  'a device that may not be opened',
+  'a device without permission to open it',
   timebox(10, async () => {
     const tree = new Tree([{}]);
     const path = join(tree.roots.dev, 'uio0');
     chmodSync(path, 0);
     const root = process.geteuid?.() === 0;
-    // Nothing is closed to root.
+    // Root may open everything.
     if (root) process.seteuid?.(65_534);
     try {
       const runtime = await Runtime.create(tree.options());
@@ -152,7 +152,7 @@ test(
   'an attribute that cannot be read',
   timebox(5, () => {
     const tree = new Tree([{ name: undefined }, {}]);
-    // Reading a folder fails for root, too.
+    // Reading a folder fails for root too.
     mkdirSync(join(tree.root, 'devices/uio0/name'));
     const [first, second] = found(tree);
     assert.is(first?.code, 'ERR_ISTHMUS_SYSCALL');
@@ -162,7 +162,7 @@ test(
 );
 
 test(
-  'messages through a device, between two runtimes that have two of them',
+  'messages through a device, between two runtimes with two devices each',
   timebox(20, async () => {
     const tree = new Tree([{}, { name: 'other' }, {}]);
     const server = await Runtime.create(tree.options());

@@ -1,6 +1,5 @@
 /**
- * `isthmus region check`: a region in use in every way is consistent; and whatever is spoilt in it, one thing at a time, is
- * found.
+ * `isthmus region check`: a region in every kind of use is consistent; and every corruption, one at a time, is found.
  */
 
 import { test } from 'uvu';
@@ -28,15 +27,15 @@ const { HALF_CONSUMER: READER, HALF_PRODUCER: WRITER, KIND_HELD: HELD, KIND_OFFE
 const file = { boot: new Uint8Array(16).fill(7), dev: 3n, ino: 4n };
 const identity = { ...file, hash: identityHash(file) };
 
-/** What lies where in the region that is spoilt. */
+/** Offsets in the region that is corrupted. */
 interface Scene {
   readonly core: TestCore;
   readonly locked: Set<number>;
-  /** First frames: the ring that slot 1 reads and slot 0 writes; memory of slot 0; memory of slot 0 that slot 1 has too. */
+  /** First frames: the ring that slot 1 reads and slot 0 writes; memory of slot 0; memory that both slots hold. */
   readonly ring: number;
   readonly memory: number;
   readonly adopted: number;
-  /** Positions of the ring's head, the padding behind it, and the record behind that. */
+  /** Positions of the ring: the head, the padding after it, and the record after that. */
   readonly head: number;
   readonly pad: number;
   readonly behind: number;
@@ -56,7 +55,7 @@ function attach(core: TestCore, slot: number): void {
 
 const frameAt = (address: number) => (address - WINDOW) / L.FRAME;
 
-/** The writer's end of the ring that the reader has made. */
+/** The writer's end of the ring that the reader has created. */
 function write(reader: TestCore, entry: number, writer: TestCore): number {
   reader.call.setNonce(entry, 17, 18);
   const mine = openEntry(writer, CAPACITY);
@@ -67,7 +66,7 @@ function write(reader: TestCore, entry: number, writer: TestCore): number {
 
 let made: Scene | undefined;
 
-/** Two processes; rings with and without records, memory that is granted, runs that one side has left. */
+/** Two processes; rings with and without records, granted memory, runs that one side has released. */
 function make(): Scene {
   const shared = new Shared(2, SIZE / MIB, false);
   try {
@@ -91,7 +90,7 @@ function make(): Scene {
     ] as const) {
       core.call.start(index);
     }
-    // Three records of 4 KiB less something, one of them read: the next does not fit in front of the end.
+    // Three records of a little less than 4 KiB, one of them read: the next does not fit before the end.
     const send = (length: number) => assert.ok(new Sender(a, writing, pattern(length, length)).go(), `${length} bytes`);
     for (let i = 0; i < 3; i++) send(4000);
     assert.ok(b.call.peek(reading) > 0);
@@ -103,7 +102,7 @@ function make(): Scene {
     b.call.arm(reading);
     send(3900);
     send(40);
-    // Rings that nobody writes yet, and that their writer, and their reader, have left.
+    // Rings without a writer yet, released by their writer, and released by their reader.
     openEntry(a, CAPACITY);
     const left = openEntry(b, CAPACITY);
     a.call.free(write(b, left, a));
@@ -132,7 +131,7 @@ function make(): Scene {
   }
 }
 
-/** A copy of its own. */
+/** A private copy. */
 function scene(): Scene {
   made ??= make();
   const core = new TestCore(SIZE);
@@ -158,7 +157,7 @@ const lines = (findings: readonly Finding[]) =>
 // ── Consistent ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 test(
-  'a region in use in every way is consistent, and all of it is counted',
+  'a region in every kind of use is consistent, and all of it is counted',
   timebox(10, () => {
     const whole = scene();
     assert.ok(whole.head < whole.pad && whole.pad < whole.behind && whole.behind < whole.tail, 'there is padding');
@@ -180,7 +179,7 @@ test(
 );
 
 test(
-  'the dead and those who left are no errors',
+  'dead peers and peers that left are no errors',
   timebox(10, () => {
     const dead = scene();
     dead.locked.delete(1);
@@ -197,7 +196,7 @@ test(
     assert.is(declared.core.call.declareDead(1, 1), 1);
     assert.match(lines(verifyOnce(glimpse(declared)).findings)[0]!, /^note: slot 1: generation 1 was declared dead/);
 
-    // Taken back but for what slot 1, which reads a ring that it wrote, may yet come for.
+    // Reclaimed, except what slot 1, which reads a ring of the dead peer, may still adopt.
     const taken = scene();
     taken.core.call.declareDead(0, 1);
     taken.core.call.reclaim(0, 1);
@@ -209,7 +208,7 @@ test(
     assert.is(kept.findings.filter(({ severity }) => severity === 'error').length, 0);
     assert.ok(kept.counts!.extents.dead > 0);
 
-    // And all of it: what others have adopted of it stays.
+    // Now all of it is reclaimed; runs that others adopted stay.
     taken.core.setU64(taken.core.half(taken.ring, READER), 0n);
     taken.core.call.reclaim(0, 1);
     const { counts, findings } = verifyOnce(glimpse(taken));
@@ -219,7 +218,7 @@ test(
     ]);
     assert.ok(counts!.extents.gone > 0);
 
-    // Its last step was to give up the slot.
+    // Its last step was to free the slot.
     const unswept = scene();
     const { core } = unswept;
     for (let frame = 0; frame < core.frames; frame++) {
@@ -235,7 +234,7 @@ test(
 );
 
 test(
-  'locks that nobody can see prove nothing',
+  'locks that cannot be tested prove nothing',
   timebox(10, () => {
     const { counts, findings } = verifyOnce({ ...glimpse(scene()), locked: () => undefined });
     assert.equal(lines(findings), []);
@@ -246,7 +245,7 @@ test(
   }),
 );
 
-// ── Spoilt ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Corrupted ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const u32 = (address: (scene: Scene) => number, value: number) => (scene: Scene) =>
   scene.core.setU32(address(scene), value);
@@ -277,7 +276,7 @@ const grantAt =
   (place: number, field: ConstantName) =>
   ({ memory }: Scene) =>
     WINDOW + memory * L.FRAME + place * constant('GRANT_SIZE') + constant(field);
-/** An extent that nobody has, and one of slot 0. */
+/** A free extent, and one of slot 0. */
 const freeExtent = (core: TestCore) => core.u32(L.HEADER_EXTENTS) - 1;
 const extentOf = (frame: (scene: Scene) => number) => (scene: Scene) =>
   Math.floor(frame(scene) / scene.core.call.extentFrames());
@@ -286,7 +285,7 @@ const memory = ({ memory }: Scene) => memory;
 const adopted = ({ adopted }: Scene) => adopted;
 const lastFrame = ({ core }: Scene) => core.frames - 1;
 
-const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
+const CORRUPTIONS: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
   ['the magic', u8(() => L.HEADER_MAGIC, 0x21), /^error: header: it begins with 21/],
   ['the layout version', u32(() => L.HEADER_VERSION, 99), /^error: header: has layout version 99/],
   ['the state', u32(() => L.HEADER_STATE, 7), /^error: header: its header contradicts itself/],
@@ -322,7 +321,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /^error: slot 1: is taken with generation 0/,
   ],
   [
-    'a slot that goes back to an old generation',
+    'a slot that returns to an old generation',
     u32((s) => slotAt(0, 'SLOT_WORD')(s) + 4, 0x80000002),
     /names slot 0 \(generation 1\), which never was/,
   ],
@@ -332,7 +331,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /^error: slot 0: its word names kernel 0x[0-9a-f]+, its boot id and file/,
   ],
   [
-    'one instance twice',
+    'the same instance twice',
     ({ core }) => core.setU64(core.call.slotAddress(1) + constant('SLOT_INSTANCE'), 1000n),
     /^error: slot 1: has the same instance id as slot 0: 0x3e8/,
   ],
@@ -342,7 +341,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /^error: slot 1: is attached without an instance id/,
   ],
   [
-    'a name without an end',
+    'a name without a terminator',
     ({ core }) =>
       void core.bytes.fill(
         65,
@@ -351,20 +350,20 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
       ),
     /^error: slot 0: its name has no end/,
   ],
-  ['a name that is no UTF-8', u8(slotAt(0, 'SLOT_NAME'), 0xff), /^error: slot 0: its name is not UTF-8/],
+  ['a name that is not UTF-8', u8(slotAt(0, 'SLOT_NAME'), 0xff), /^error: slot 0: its name is not UTF-8/],
   ['the word sleeping', u32(slotAt(0, 'SLOT_SLEEPING'), 2), /^error: slot 0: its word 'sleeping' is 2/],
   [
-    'reserved bytes behind the numbers',
+    'reserved bytes after the numbers',
     u8((s) => slotAt(0, 'SLOT_HOST')(s) - 1, 1),
     /^error: slot 0: its reserved byte 127/,
   ],
   [
-    'reserved bytes behind sleeping',
+    'reserved bytes after sleeping',
     u8((s) => slotAt(9, 'SLOT_SUMMARY')(s) - 1, 1),
     /^error: slot 9: its reserved byte 383/,
   ],
   [
-    'reserved bytes behind the summary',
+    'reserved bytes after the summary',
     u8((s) => slotAt(0, 'SLOT_READY')(s) - 1, 1),
     /^error: slot 0: its reserved byte 511/,
   ],
@@ -375,17 +374,17 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /^error: extent 0: lies under header and tables and is not reserved/,
   ],
   [
-    'a reserved extent too many',
+    'one reserved extent too many',
     extent(freeExtent, 0xffffffffffffffffn),
     /^error: extent \d+: is reserved, and not under/,
   ],
   [
-    'an extent of a slot that is none',
+    'an extent of an invalid slot',
     extent(freeExtent, (core) => core.tag(HELD, 0, 900, 1)),
     /^error: extent \d+: belongs to slot 900 \(generation 1\), which never was/,
   ],
   [
-    'an extent of a generation to come',
+    'an extent of a future generation',
     extent(freeExtent, (core) => core.tag(HELD, 0, 0, 2)),
     /^error: extent \d+: belongs to slot 0 \(generation 2\), which never was/,
   ],
@@ -395,7 +394,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /^error: extent \d+: its tag is none of an extent/,
   ],
   [
-    'an extent that is offered',
+    'an extent marked as offered',
     extent(freeExtent, (core) => core.tag(OFFERED, 0, 0, 1)),
     /^error: extent \d+: its tag is none of an extent/,
   ],
@@ -416,7 +415,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
   ],
 
   [
-    'a half of no kind',
+    'a half without a kind',
     half(ring, WRITER, (_, old) => old & ~0xc0000000n),
     /^error: run at frame \d+: one half is of kind 0/,
   ],
@@ -425,7 +424,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     half(ring, WRITER, (_, old) => old | 0xc0000000n),
     /^error: run at frame \d+: one half is of kind 3/,
   ],
-  ['a run of no frames', half(ring, READER, (_, old) => old & ~0xfffffn), /^error: run at frame \d+: has 0 frames/],
+  ['a run of 0 frames', half(ring, READER, (_, old) => old & ~0xfffffn), /^error: run at frame \d+: has 0 frames/],
   [
     'a run beyond the end',
     half(lastFrame, WRITER, (core) => core.tag(HELD, 2, 0, 1)),
@@ -460,22 +459,22 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /^error: run at frame 1: lies under header and tables/,
   ],
   [
-    'a half of a generation to come',
+    'a half of a future generation',
     half(adopted, READER, (core) => core.tag(HELD, 75, 1, 2)),
     /^error: run at frame \d+: one half names slot 1 \(generation 2\), which never was/,
   ],
   [
-    'a half of a slot that is none',
+    'a half of an invalid slot',
     half(adopted, READER, (core) => core.tag(HELD, 75, 77, 1)),
     /^error: run at frame \d+: one half names slot 77/,
   ],
   [
-    'a half of somebody who has left',
+    'a half of a process that has left',
     ({ core }) => core.setU64(core.call.slotAddress(1), 1n << 32n),
     /^error: run at frame \d+: leaked: one half names slot 1 \(generation 1\), which is over/,
   ],
   [
-    'an offer by a stranger',
+    'an offer by another process than the owner',
     half(memory, READER, (core) => core.tag(OFFERED, 6, 1, 1)),
     /^error: run at frame \d+: slot 1 \(generation 1\) offers it, and its extent is of slot 0/,
   ],
@@ -490,32 +489,36 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /^error: run at frame \d+: both halves are offered/,
   ],
   [
-    'two holders, and neither of them the owner',
+    'two holders, neither of them the owner',
     half(adopted, WRITER, (core) => core.tag(HELD, 75, 1, 1)),
     /^error: run at frame \d+: both halves are held, and neither by slot 0/,
   ],
 
   [
-    'a capacity that is no power of two',
+    'a capacity that is not a power of two',
     u32(ringAt(L.RING_CAPACITY), 12_288),
     /^error: ring at frame \d+: its capacity is 12288/,
   ],
-  ['a capacity of nothing', u32(ringAt(L.RING_CAPACITY), 0), /^error: ring at frame \d+: its capacity is 0/],
+  ['a capacity of 0', u32(ringAt(L.RING_CAPACITY), 0), /^error: ring at frame \d+: its capacity is 0/],
   [
     'a capacity that does not fit the run',
     u32(ringAt(L.RING_CAPACITY), 32_768),
     /^error: ring at frame \d+: its capacity is 32768, and its run has 5 frames/,
   ],
-  ['a ready bit that is none', u32(ringAt(L.RING_READY), 4096), /^error: ring at frame \d+: its ready bit is 4096/],
+  ['an invalid ready bit', u32(ringAt(L.RING_READY), 4096), /^error: ring at frame \d+: its ready bit is 4096/],
   [
     'a ready bit of another ring',
     u32(ringAt(L.RING_READY), 1),
     /^error: ring at frame \d+: its ready bit is 1 of slot 1, as that of the ring at/,
   ],
   ['the word armed', u32(ringAt(L.RING_ARMED), 3), /^error: ring at frame \d+: its word 'armed' is 3/],
-  ['the word takes', u32(ringAt(L.RING_TAKES), 3), /^error: ring at frame \d+: its word 'takes' is 3/],
   [
-    'a start between the words',
+    'the word receive mode',
+    u32(ringAt(L.RING_RECEIVE_MODE), 3),
+    /^error: ring at frame \d+: its word 'receive mode' is 3/,
+  ],
+  [
+    'a start that is not aligned',
     u32(ringAt(L.RING_START), 4),
     /^error: ring at frame \d+: its positions are no multiples of 8: start 4/,
   ],
@@ -525,7 +528,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /^error: ring at frame \d+: its head is \d+ and its tail \d+: 4294967288 of 16384/,
   ],
   [
-    'a tail too far on',
+    'a tail too far ahead',
     (s) => s.core.setU32(ringAt(L.RING_TAIL)(s), s.head + CAPACITY + 8),
     /^error: ring at frame \d+: its head is \d+ and its tail \d+: 16392 of 16384/,
   ],
@@ -535,7 +538,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /^error: ring at frame \d+: its records end at \d+, in front of its tail/,
   ],
   [
-    'a tail that several commits did not move',
+    'a tail that lags several commits',
     (s) => s.core.setU32(ringAt(L.RING_TAIL)(s), s.pad),
     /^error: ring at frame \d+: 2 records lie behind its tail/,
   ],
@@ -556,7 +559,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /is of another position/,
   ],
   [
-    'a record of no kind',
+    'a record without a kind',
     record(
       (s) => s.head,
       (at) => recordHeader(4008, 9, at),
@@ -588,7 +591,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /is padding of 16 bytes/,
   ],
   [
-    'padding where the ring begins',
+    'padding at the beginning of the ring',
     record(
       (s) => s.behind,
       (at) => recordHeader(CAPACITY - 8, L.RECORD_PAD, at),
@@ -604,7 +607,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /begins a message with 4 bytes/,
   ],
   [
-    'a message that goes on behind its end',
+    'a message that continues after its end',
     record(
       (s) => s.behind,
       (at) => recordHeader(3908, L.RECORD_MORE, at),
@@ -612,7 +615,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /has 3908 bytes of a message of which 0 are to come/,
   ],
   [
-    'a message that breaks off',
+    'an incomplete message',
     (s) => s.core.setU32(recordAt(s, s.behind) + 12, 9000),
     /begins a message while 5100 bytes of the one before are to come/,
   ],
@@ -622,7 +625,7 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
     /has 3900 bytes of a message of which 10 are to come/,
   ],
   [
-    'records where nobody writes yet',
+    'records in a ring without a writer',
     half(ring, WRITER, (core) => core.tag(OFFERED, 5, 1, 1)),
     /^error: ring at frame \d+: nobody writes it yet, and its positions are/,
   ],
@@ -646,13 +649,13 @@ const SPOILT: readonly (readonly [string, (scene: Scene) => void, RegExp])[] = [
   ],
 ];
 
-for (const [what, spoil, expected] of SPOILT) {
+for (const [what, corrupt, expected] of CORRUPTIONS) {
   test(
-    `spoilt: ${what}`,
+    `corrupted: ${what}`,
     timebox(10, () => {
-      const spoilt = scene();
-      spoil(spoilt);
-      const { findings } = verifyOnce(glimpse(spoilt));
+      const corrupted = scene();
+      corrupt(corrupted);
+      const { findings } = verifyOnce(glimpse(corrupted));
       const found = lines(findings);
       assert.ok(
         found.some((line) => line.startsWith('error: ') && expected.test(line)),
@@ -663,7 +666,7 @@ for (const [what, spoil, expected] of SPOILT) {
 }
 
 test(
-  'blank, being formatted, and blank under those who use it',
+  'blank, being formatted, and blank while in use',
   timebox(10, () => {
     const blank = scene();
     blank.core.bytes.fill(0, WINDOW, WINDOW + L.FRAME);
@@ -684,11 +687,11 @@ test(
 );
 
 test(
-  'rubbish in all tables',
+  'random contents in all tables',
   timebox(20, () => {
-    const rubbish = scene();
-    rubbish.core.bytes.set(pattern(SIZE - L.FRAME, 3), WINDOW + L.FRAME);
-    const { findings } = verifyOnce(glimpse(rubbish));
+    const garbage = scene();
+    garbage.core.bytes.set(pattern(SIZE - L.FRAME, 3), WINDOW + L.FRAME);
+    const { findings } = verifyOnce(glimpse(garbage));
     assert.ok(findings.length > 1000, `${findings.length}`);
   }),
 );

@@ -6,13 +6,13 @@ import type { Wait } from '../../host/config/config.js';
 import { LoopWaiter, type Rest } from '../../host/polling/idle-strategy.js';
 import { timebox } from '../support/timebox.js';
 
-/** A waiter over nothing, with what it did. */
+/** A waiter without connections, with counts of its calls. */
 function waiter(wait: Wait, rest: ReturnType<Rest>) {
-  const seen = { looks: 0, spins: 0, rests: 0, there: false };
+  const seen = { passes: 0, spins: 0, rests: 0, there: false };
   const made = new LoopWaiter(
     wait,
     (rounds) => {
-      seen.looks++;
+      seen.passes++;
       if (rounds > 0) seen.spins++;
       return seen.there;
     },
@@ -21,7 +21,7 @@ function waiter(wait: Wait, rest: ReturnType<Rest>) {
       return rest;
     },
   );
-  // What wakes it keeps no process alive.
+  // The waiter's own wake-ups keep no process alive.
   const alive = setInterval(() => {}, 1000);
   return {
     seen,
@@ -34,55 +34,55 @@ function waiter(wait: Wait, rest: ReturnType<Rest>) {
 }
 
 test(
-  'adaptive: spins after something came, then asks once and leaves it to the doorbell, but for a net',
+  'adaptive: spins after a message, then asks once and waits for the doorbell, with a fallback poll',
   timebox(20, async () => {
     const { seen, wake, stop } = waiter('adaptive', 'asleep');
-    // It spins for 2 ms, in which this process may have had no processor.
+    // It spins for 2 ms, during which this process may have had no processor.
     for (let tries = 0; seen.spins === 0 && tries < 100; tries++) {
       seen.rests = 0;
       wake();
       for (let i = 0; i < 1000 && seen.rests === 0; i++) await pause(1);
     }
     assert.ok(seen.spins > 0);
-    const { looks } = seen;
+    const { passes } = seen;
     const since = performance.now();
     await pause(450);
     const passed = performance.now() - since;
     // Every 100 ms.
-    assert.ok(seen.looks - looks <= passed / 100 + 1, `${seen.looks - looks} looks in ${passed} ms`);
-    const before = seen.looks;
+    assert.ok(seen.passes - passes <= passed / 100 + 1, `${seen.passes - passes} passes in ${passed} ms`);
+    const before = seen.passes;
     wake();
     await pause(20);
-    assert.ok(seen.looks > before, 'somebody rang');
+    assert.ok(seen.passes > before, 'the doorbell wakes it');
     stop();
-    const { looks: last } = seen;
+    const { passes: last } = seen;
     wake();
     await pause(20);
-    assert.is(seen.looks, last, 'stopped');
+    assert.is(seen.passes, last, 'stopped');
   }),
 );
 
 test(
-  'adaptive: where nobody rings a timer looks, less and less often',
+  'adaptive: without a peer that rings, a timer polls, less and less often',
   timebox(20, async () => {
     const { seen, wake, stop } = waiter('adaptive', 'quiet');
     wake();
     await pause(100);
-    const early = seen.looks - seen.spins;
+    const early = seen.passes - seen.spins;
     assert.ok(early > 0);
     await pause(600);
-    const { looks } = seen;
+    const { passes } = seen;
     const since = performance.now();
     await pause(300);
     const passed = performance.now() - since;
-    assert.ok(seen.looks > looks, 'it goes on');
-    assert.ok(seen.looks - looks <= passed / 10 + 2, `${seen.looks - looks} looks in ${passed} ms`);
+    assert.ok(seen.passes > passes, 'it continues');
+    assert.ok(seen.passes - passes <= passed / 10 + 2, `${seen.passes - passes} passes in ${passed} ms`);
     stop();
   }),
 );
 
 test(
-  'block: asks at once; spin: never',
+  'block: asks at once; spin: never asks',
   timebox(20, async () => {
     const block = waiter('block', 'asleep');
     block.wake();
@@ -100,7 +100,7 @@ test(
 );
 
 test(
-  'an event loop with other things to do is looked in at, and not kept',
+  'a busy event loop is polled, and not kept from its work',
   timebox(20, async () => {
     for (const wait of ['adaptive', 'spin'] as const) {
       const { seen, wake, stop } = waiter(wait, 'asleep');
@@ -110,12 +110,12 @@ test(
         immediate = setImmediate(work);
       };
       immediate = setImmediate(work);
-      // It looks for 2 ms, in which this process may have had no processor.
-      for (let tries = 0; seen.looks < 5 && tries < 100; tries++) {
+      // It polls for 2 ms, during which this process may have had no processor.
+      for (let tries = 0; seen.passes < 5 && tries < 100; tries++) {
         wake();
         await pause(10);
       }
-      assert.ok(seen.looks >= 5);
+      assert.ok(seen.passes >= 5);
       assert.is(seen.spins, 0, wait);
       clearImmediate(immediate);
       stop();
@@ -124,7 +124,7 @@ test(
 );
 
 test(
-  'busy: what has come after all is looked at without a pause',
+  'busy: a record that arrived after all is polled without a pause',
   timebox(20, async () => {
     const { seen, wake, stop } = waiter('block', 'busy');
     wake();

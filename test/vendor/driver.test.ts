@@ -1,4 +1,4 @@
-/** The kernel driver is built as users build it, against every kernel whose headers are installed here. */
+/** The kernel driver is built as users build it, for every kernel whose headers are installed here. */
 // only with --all
 // time limit: 600 s
 import { spawnSync } from 'node:child_process';
@@ -14,10 +14,10 @@ const test = chosen(uvuTest);
 const source = join(process.env['ISTHMUS_ROOT'] ?? '.', 'vendor/ivshmem');
 const scratch = mkdtempSync(join(tmpdir(), 'isthmus-driver-'));
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
-/** Debian has some of these where only root looks. */
+/** Debian installs some of these programs where only root's PATH leads. */
 const env = { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin`, LC_ALL: 'C' };
 
-/** What it says on both streams; fails unless it ends well. */
+/** Output on both streams; fails unless the exit code is 0. */
 function run(command: string, args: readonly string[], cwd = scratch): string {
   const result = spawnSync(command, args, { cwd, env, encoding: 'utf8', timeout: 280_000 * slowness });
   if (result.error) throw result.error;
@@ -41,7 +41,7 @@ if (lacking.length > 0) {
   uvuTest.skip(`the driver builds without a warning (skipped: no ${lacking.join(', no ')})`);
 }
 
-/** What `nm` says that somebody else has to define. */
+/** Symbols that, according to `nm`, must be defined elsewhere. */
 function undefinedSymbols(module: string): string[] {
   return run('nm', ['--undefined-only', '--format=just-symbols', module]).split('\n').filter(Boolean);
 }
@@ -54,9 +54,10 @@ for (const kernel of lacking.length > 0 ? [] : kernels) {
     `it builds without a warning: ${kernel}`,
     timebox(290, () => {
       cpSync(source, join(scratch, kernel), { recursive: true });
-      // sparse, where it is installed: C=2 has it look at every file.
+      // sparse, where it is installed: with C=2 it checks every file.
       const said = run('make', [`KVER=${kernel}`, 'W=1', ...(has('sparse') ? ['C=2'] : [])], folder);
-      // Not said of the code: the packages of headers have no vmlinux, and may come from another compiler.
+      // These warnings are not about the code: the packages of headers have no vmlinux, and may come from another
+      // compiler.
       const lines = said
         .split('\n')
         .filter((line) => !/^Skipping BTF generation|the compiler differs|^ {2}(The kernel|You are using)/.test(line));
@@ -66,7 +67,7 @@ for (const kernel of lacking.length > 0 ? [] : kernels) {
   );
 
   test(
-    `what modinfo tells of it: ${kernel}`,
+    `the output of modinfo: ${kernel}`,
     timebox(30, () => {
       const told = new Map(
         run('modinfo', [module])
@@ -87,7 +88,7 @@ for (const kernel of lacking.length > 0 ? [] : kernels) {
   );
 
   test(
-    `it uses only what the kernel exports: ${kernel}`,
+    `it uses only symbols that the kernel exports: ${kernel}`,
     timebox(30, () => {
       const exported = new Set(
         readFileSync(join('/lib/modules', kernel, 'build/Module.symvers'), 'utf8')
@@ -104,7 +105,7 @@ for (const kernel of lacking.length > 0 ? [] : kernels) {
   );
 
   test(
-    `make install, uninstall and clean, by way of the one command: ${kernel}`,
+    `make install, uninstall and clean, with the documented command: ${kernel}`,
     timebox(200, () => {
       const root = join(scratch, 'root');
       const top = join(scratch, kernel);

@@ -1,6 +1,6 @@
 // only with --all
 /**
- * The parts of vendor/ivshmem that are files for other programs. The udev rule is evaluated by udev itself, on a tree of
+ * The parts of vendor/ivshmem that are files for other programs. udev itself evaluates the udev rule, on a tree of
  * devices that stands in for /sys in a mount namespace.
  */
 import { spawnSync } from 'node:child_process';
@@ -32,8 +32,8 @@ const has = (program: string) => run(program, ['--version']).error === undefined
 // ── udev ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * In a mount namespace, with the rules of this machine and the files given: prints `NAME MODE GROUP` for each device.
- * `udevadm test` does not run programs, but does set what a rule says of a device node.
+ * In a mount namespace, with the rules of this machine and the given files: prints `NAME MODE GROUP` for each device.
+ * `udevadm test` runs no programs, but sets the owner and mode of a device node as a rule says.
  */
 const UDEV = `
 set -e
@@ -70,11 +70,11 @@ done
 
 const namespaces = run('unshare', ['--mount', 'true']).code === 0;
 const udev = namespaces && has('udevadm');
-const reason = namespaces ? 'no udevadm' : 'not allowed to make a mount namespace';
+const reason = namespaces ? 'no udevadm' : 'no permission to make a mount namespace';
 if (!udev) console.log(`! the udev rule is not evaluated: ${reason}`);
 
 (udev ? test : uvuTest.skip)(
-  `the udev rule: group isthmus and 0660 for ivshmem, and no other device is touched${udev ? '' : ` (skipped: ${reason})`}`,
+  `the udev rule: group isthmus and 0660 for ivshmem, and no other device is changed${udev ? '' : ` (skipped: ${reason})`}`,
   timebox(60, () => {
     const names = ['ivshmem', 'uio_pdrv_genirq', 'ivshmem2', 'ivshmem', 'IVSHMEM', 'xivshmem', ''];
     const { code, output } = run('unshare', ['--mount', 'sh', '-c', UDEV, 'sh', join(source, 'udev'), ...names]);
@@ -89,7 +89,7 @@ if (!udev) console.log(`! the udev rule is not evaluated: ${reason}`);
 );
 
 (udev ? test : uvuTest.skip)(
-  `udev finds nothing wrong in any of our rules${udev ? '' : ` (skipped: ${reason})`}`,
+  `udev finds no fault in any of the rules${udev ? '' : ` (skipped: ${reason})`}`,
   timebox(60, () => {
     for (const folder of ['udev', 'udev/optional']) {
       const { code, output } = run('unshare', ['--mount', 'sh', '-c', UDEV, 'sh', join(source, folder), 'other']);
@@ -104,7 +104,7 @@ if (!udev) console.log(`! the udev rule is not evaluated: ${reason}`);
 // ── Loading the driver ───────────────────────────────────────────────────────────────────────────────────────────────
 
 test(
-  'the module script of sysconfig calls modprobe, once, and says whether that worked',
+  'the module script of sysconfig calls modprobe once, and returns its exit code',
   timebox(20, () => {
     const script = join(source, 'sysconfig/ivshmem.modules');
     assert.is(statSync(script).mode & 0o111, 0o111);
@@ -113,7 +113,7 @@ test(
       const fake = join(scratch, `modprobe-${code}`);
       writeFileSync(fake, `#!/bin/sh\necho modprobe "$@"\nexit ${code}\n`);
       chmodSync(fake, 0o755);
-      // It names the program in full, as scripts that run at boot do.
+      // It names the program by its full path, as scripts that run at boot do.
       const text = readFileSync(script, 'utf8').replaceAll('/sbin/modprobe', fake);
       const absent = text.replaceAll('/sys/module', join(scratch, 'no-modules'));
       assert.equal(run('sh', ['-c', absent]), { code, error: undefined, output: 'modprobe uio_ivshmem\n' });
@@ -136,10 +136,10 @@ test(
   }),
 );
 
-// ── The rest ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Other parts ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 test(
-  'the XML for libvirt is well-formed, and a device that QEMU can have',
+  'the XML for libvirt is well-formed, and valid for QEMU',
   timebox(20, () => {
     const path = join(source, 'hotplug/ivshmem0.xml');
     if (has('xmllint')) {
@@ -152,12 +152,12 @@ test(
     );
     assert.is(found?.[1], 'ivshmem0');
     const size = Number(found?.[2]);
-    assert.is(size & (size - 1), 0, 'QEMU wants a power of two');
+    assert.is(size & (size - 1), 0, 'QEMU needs a power of two');
   }),
 );
 
 test(
-  'make install-… puts each part in its place, and uninstall-… takes it away',
+  'make install-… installs each part in its place, and uninstall-… removes it',
   timebox(30, () => {
     const root = join(scratch, 'root');
     const places: Record<string, Record<string, number>> = {

@@ -1,5 +1,5 @@
 // only with --all
-/** The host server as a service: its unit, its script, and that it tells systemd when the region is there. */
+/** The host server as a service: its unit, its script, and its notification of systemd when the region is ready. */
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -21,18 +21,18 @@ function run(program: string, args: readonly string[]) {
 }
 
 test(
-  'systemd finds nothing wrong with the unit',
+  'systemd finds no fault in the unit',
   timebox(60, () => {
     const { status, output, missing } = run('systemd-analyze', ['verify', '--man=no', join(folder, UNIT)]);
     if (missing) return console.log('! no systemd-analyze here: the unit is NOT verified');
-    // It looks at other units as well, those of this machine.
+    // systemd-analyze also checks other units, those of this machine.
     assert.not.match(output, /isthmus-server@/, output);
     assert.is(status, 0, output);
   }),
 );
 
 test(
-  'what the unit starts are arguments that the server takes',
+  'the server accepts the arguments of the unit',
   timebox(30, () => {
     const text = readFileSync(join(folder, UNIT), 'utf8');
     const values = Object.fromEntries(
@@ -64,15 +64,15 @@ test(
 );
 
 test(
-  'systemd hears when the region is there, and not before',
+  'systemd is notified when the region exists, and not before',
   timebox(60, async () => {
     if (run('systemd-notify', ['--version']).missing) {
-      return console.log('! no systemd-notify here: that it is told is NOT tested');
+      return console.log('! no systemd-notify here: the notification is NOT tested');
     }
     const path = newPath();
     const scratch = mkdtempSync(join(tmpdir(), 'isthmus-notify-'));
     const socket = join(scratch, 'notify');
-    // Node.js has no datagram sockets of this kind.
+    // Node.js has no Unix-domain datagram sockets.
     const code = `
 import os, socket
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind(${JSON.stringify(socket)}); print('listens', flush=True)

@@ -1,7 +1,7 @@
 /**
- * Two virtual machines, and devices that come and go under applications that talk all the time: none, one, the same in
- * both, different ones, a copy; through our driver and without it. One conversation goes through all of it, and at the end
- * every message is counted.
+ * Two virtual machines, and devices that are plugged in and out under applications that send all the time: none, one,
+ * the same in both, different ones, a copy; with the driver and without it. One conversation continues through all of
+ * it, and at the end every message is counted.
  *
  * Environment: ISTHMUS_TEST_SEED, ISTHMUS_VM_LONGEST (the longest message in bytes), ISTHMUS_VM_FILE (bytes of the file
  * that crosses), ISTHMUS_VM_CONFORMANCE (a regular expression: which tests of the conformance suite run).
@@ -17,7 +17,7 @@ import { type Application, type Flow, Lab, messages, scenario, seed, suite } fro
 import { Host, Segment } from './segment.js';
 
 let lab: Lab;
-/** What both machines can have. */
+/** The device that both machines can have. */
 let shared: Host;
 let a: Guest;
 let b: Guest;
@@ -27,7 +27,7 @@ let talk: Flow;
 
 const MIB = 0x100000;
 
-/** Asks the processes of a guest over MQTT, as an operator does, and waits for their answers. */
+/** Sends a request to the processes of a guest over MQTT, as an operator does, and waits for their answers. */
 async function ask(what: 'suspend' | 'resume', guest: Guest): Promise<void> {
   const { code, stdout, stderr } = await printed([
     ...[what, '--host', guest.name, '--broker', lab.broker.url, '--wait', '120'],
@@ -35,16 +35,16 @@ async function ask(what: 'suspend' | 'resume', guest: Guest): Promise<void> {
   assert.is(code, 0, stdout + stderr);
 }
 
-/** What is done while the processes of a guest are suspended; they choose their plugins again afterwards. */
+/** Run while the processes of a guest are suspended; they choose their plugins again afterwards. */
 async function whileSuspended(guest: Guest, body: () => Promise<void>): Promise<void> {
   await ask('suspend', guest);
   await body();
   await ask('resume', guest);
 }
 
-scenario('a device in one machine only: the applications talk over tcp, and say why', 400, async () => {
+scenario('a device in one machine only: the applications use tcp, and report the reason', 400, async () => {
   [lab, shared] = await Promise.all([Lab.start(), Host.start('shared')]);
-  // This one is there when the machine starts; the other machine gets it later.
+  // This machine has the device from its start; the other machine gets it later.
   [a, b] = await Promise.all([lab.guest('vm-a', { devices: [shared] }), lab.guest('vm-b')]);
   [one, other] = await Promise.all([lab.application(a), lab.application(b)]);
   talk = await one.connect(other);
@@ -56,21 +56,21 @@ scenario('a device in one machine only: the applications talk over tcp, and say 
   await talk.flows();
 });
 
-scenario('hot-plugged under the conversation: after suspend and resume it goes over ivshmem', 300, async () => {
+scenario('hot-plugged during the conversation: after suspend and resume it uses ivshmem', 300, async () => {
   await b.plug(shared, 'ivshmem0');
   await driven(b, 1);
-  // Nothing changes by itself.
+  // Without a suspension nothing changes.
   await talk.flows();
   await talk.over('tcp');
   await whileSuspended(b, async () => {});
   await talk.over('ivshmem');
   await talk.flows();
-  // One was moved above 4 GiB by our driver, the other was put there.
+  // The driver moved one BAR above 4 GiB, the other was placed there at once.
   for (const guest of [a, b]) assert.equal(await memoryTypes(guest), ['write-back']);
   assert.is((await one.call<{ path: string }[]>('regions'))[0]?.path, '/dev/uio0');
 });
 
-scenario('unplugged while it is suspended: tcp; plugged in again: ivshmem', 400, async () => {
+scenario('unplugged while suspended: tcp; plugged in again: ivshmem', 400, async () => {
   assert.ok((await other.held()).length > 0);
   await whileSuspended(b, async () => {
     assert.equal(await other.held(), []);
@@ -92,7 +92,7 @@ scenario('different devices, and a copy of a region (equal UUIDs, another memory
     for (const memory of [different, copy]) {
       await whileSuspended(b, async () => {
         await b.unplug('ivshmem0');
-        // As it is now, with a peer in it.
+        // The region as it is now, with a peer in it.
         if (memory === copy) copyFileSync(shared.path, copy.path);
         await b.plug(memory, 'ivshmem0');
         await driven(b, 1);
@@ -108,7 +108,7 @@ scenario('different devices, and a copy of a region (equal UUIDs, another memory
   }
 });
 
-scenario('without our driver: through resource2, and the same results', 300, async () => {
+scenario('without the driver: through resource2, with the same results', 300, async () => {
   await b.plug(shared, 'ivshmem0');
   await driven(b, 1);
   await whileSuspended(b, async () => {
@@ -126,7 +126,7 @@ scenario('without our driver: through resource2, and the same results', 300, asy
   assert.is((await other.call<{ kind: string }[]>('regions'))[0]?.kind, 'uio');
 });
 
-scenario('nothing of the conversation was lost, doubled or disordered on the way', 120, async () => {
+scenario('no message of the conversation was lost, doubled or out of order', 120, async () => {
   const { sent, received, wrong } = await talk.stop();
   console.log(`  ${received} of ${sent} messages`);
   assert.ok(sent > 100);
@@ -146,7 +146,7 @@ scenario('a file crosses through the device, with its checksum', 200, async () =
   assert.is(await b.shell('sha256sum /tmp/file'), await a.shell('sha256sum /tmp/file'));
 });
 
-scenario('the conformance suite, between the two', 600, async () => {
+scenario('the conformance suite, between the two machines', 600, async () => {
   const output = await suite({ lab, near: a, far: b, plugin: 'ivshmem', seed });
   console.log(output.replace(/^/gm, '  '));
   const [, passed, total] = /Total: +(\d+)\n +Passed: +(\d+)/.exec(output) ?? [];

@@ -1,6 +1,6 @@
 /**
- * The driver in a virtual machine: where it puts the memory, how it maps it, and what happens when the device goes while a
- * process uses it.
+ * The driver in a virtual machine: where it places the memory, how it maps it, and the effects on a process that uses
+ * the device when the device is removed.
  */
 // time limit: 900 s
 import { existsSync } from 'node:fs';
@@ -37,7 +37,7 @@ function options(): GuestOptions {
   };
 }
 
-// ── What a guest says ────────────────────────────────────────────────────────────────────────────────────────────────
+// ── State of a guest ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 const pciDevices = () => inside.pciDevices(guest);
 const memoryOf = (device: string) => inside.memoryOf(guest, device);
@@ -46,8 +46,8 @@ const typeOf = (address: number) => inside.typeOf(guest, address);
 const ADDRESS = 0x000f_ffff_ffff_f000n;
 
 /**
- * The page table entry for this address of the process that runs on one of the processors, read as the processor reads it:
- * physical address, and `PCD` and `PWT` if they are set. Neither: write-back.
+ * The page table entry for this address of the process that runs on one of the processors, read as the processor reads
+ * it: physical address, and `PCD` and `PWT` if they are set. With neither, the type is write-back.
  */
 async function entryOf(address: bigint): Promise<{ physical: number; flags: string } | undefined> {
   const monitor = async (command: string, cpu: number) =>
@@ -58,7 +58,7 @@ async function entryOf(address: bigint): Promise<{ physical: number; flags: stri
       const registers = await monitor('info registers', cpu);
       const register = (name: string) => BigInt(`0x${new RegExp(`${name}=([0-9a-f]+)`).exec(registers)?.[1] ?? 0}`);
       let entry = register('CR3') | 1n;
-      // Bit 12 of CR4: tables of five levels.
+      // Bit 12 of CR4: page tables of five levels.
       for (let level = (register('CR4') >> 12n) & 1n ? 4n : 3n; level >= 0n && entry & 1n; level--) {
         const index = (address >> (12n + 9n * level)) & 511n;
         const at = (entry & ADDRESS) + index * 8n;
@@ -76,7 +76,7 @@ async function uioOf(device: string): Promise<string> {
   return `/dev/${await guest.until(`ls ${device}/uio`, (output) => /^uio\d+$/m.test(output))}`;
 }
 
-/** Starts `tool hold`; the address of its mapping. */
+/** Starts `tool hold`. @returns the address of its mapping */
 async function hold(path: string, offset: number, log = '/tmp/hold', more = ''): Promise<bigint> {
   await guest.shell(`tool hold ${path} ${offset} ${SIZE} ${more} >${log} 2>&1 &`);
   const output = await guest.until(`cat ${log}`, (text) => /holding|:/.test(text));
@@ -85,7 +85,7 @@ async function hold(path: string, offset: number, log = '/tmp/hold', more = ''):
   return BigInt(address);
 }
 
-/** The same, and waits until the host sees what it writes. */
+/** The same, and waits until the host sees the writes. */
 async function holdAndWrite(path: string, offset: number, segment: Segment): Promise<bigint> {
   segment.setWord(PAGE, 0n);
   const address = await hold(path, offset);
@@ -95,7 +95,7 @@ async function holdAndWrite(path: string, offset: number, segment: Segment): Pro
   return address;
 }
 
-/** What the holder says from the moment that its device goes. */
+/** Output of the holder from the moment that its device is removed. */
 async function released(log = '/tmp/hold'): Promise<string[]> {
   const output = await guest.until(`cat ${log}`, (text) => /SIGBUS[\s\S]*SIGBUS|garbage/.test(text));
   await guest.until('pidof tool || echo none', (text) => text.includes('none'));
@@ -110,7 +110,7 @@ async function endHolder(): Promise<void> {
 
 const healthy = async () => assert.equal(await inside.complaints(guest), []);
 
-// ── One guest, from the bare device to its end ───────────────────────────────────────────────────────────────────────
+// ── One guest, from the bare device to its removal ───────────────────────────────────────────────────────────────────
 
 let device = '';
 let low = 0;
@@ -159,7 +159,7 @@ test(
     const address = await holdAndWrite(path, PAGE, segments.cold);
     assert.equal(await entryOf(address), { physical: from, flags: '' });
     await endHolder();
-    // The type belongs to the device, not to the mappings.
+    // The memory type belongs to the device, not to the mappings.
     assert.is(await typeOf(from), 'write-back');
     await healthy();
   }),
@@ -180,7 +180,7 @@ test(
 );
 
 test(
-  `mmap refuses what does not fit, and private mappings${note}`,
+  `mmap refuses invalid ranges and private mappings${note}`,
   timebox(120, async () => {
     const path = await uioOf(device);
     const attempt = async (offset: number, length: number, ...more: string[]) =>
@@ -219,14 +219,14 @@ test(
 const plug = () => guest.plug(segments.hot, 'ivshmem1');
 const unplug = () => guest.unplug('ivshmem1');
 
-/** The device that was plugged in, when its driver has it. */
+/** The hot-plugged device, once its driver is bound. */
 async function plugged(): Promise<string> {
   await inside.driven(guest, 2);
   return (await pciDevices()).find((path) => path !== device)!;
 }
 
 test(
-  `a device that is plugged in is write-back, too, and another memory${note}`,
+  `a hot-plugged device is write-back too, and has its own memory${note}`,
   timebox(120, async () => {
     await plug();
     const second = await plugged();
@@ -241,7 +241,7 @@ test(
 );
 
 test(
-  `unplugged while a process has it open and mapped: SIGBUS there, and nothing else; plugged in again it works${note}`,
+  `unplugged while a process has it open and mapped: SIGBUS in that process, and nothing else; plugged in again it works${note}`,
   timebox(240, async () => {
     for (let round = 0; round < 3; round++) {
       const second = (await pciDevices()).find((path) => path !== device)!;
@@ -253,7 +253,7 @@ test(
         assert.equal(await released(log), GONE);
       }
       assert.equal(await pciDevices(), [device]);
-      // The other device goes on.
+      // The other device still works.
       assert.is(await guest.shell(`tool map ${await uioOf(device)} ${PAGE} ${SIZE}`), 'mapped');
       await plug();
       const again = await uioOf(await plugged());
@@ -273,7 +273,7 @@ test(
     const before = await memoryOf(device);
     for (let round = 0; round < 3; round++) {
       await holdAndWrite(await uioOf(device), PAGE, segments.cold);
-      assert.is.not((await guest.run('rmmod uio_ivshmem')).code, 0, 'a module in use');
+      assert.is.not((await guest.run('rmmod uio_ivshmem')).code, 0, 'the module is in use');
       await guest.shell(`echo ${slot} >${driver}/unbind`);
       assert.equal(await released(), GONE);
       assert.is(await typeOf(before[0]), undefined);
@@ -282,7 +282,7 @@ test(
       assert.equal(await memoryOf(device), before);
       assert.is(await typeOf(before[0]), 'write-back');
     }
-    // And once more by removing it from the bus, as sysfs can.
+    // Once more by removing it from the bus through sysfs.
     await holdAndWrite(await uioOf(device), PAGE, segments.cold);
     await guest.shell(`echo 1 >${device}/remove`);
     assert.equal(await released(), GONE);
@@ -306,7 +306,7 @@ test(
 );
 
 test(
-  `where there is no room above 4 GiB it warns, and works${note}`,
+  `without room above 4 GiB the driver warns, and works${note}`,
   timebox(240, async () => {
     const base = options();
     guest = await Guest.start({
@@ -320,7 +320,7 @@ test(
     assert.is(to - from + 1, SIZE);
     assert.ok(from < GIB4);
     assert.match(await guest.shell('dmesg'), /cannot be moved above 4 GiB/);
-    // Where the kernel finds room below, the firmware's MTRRs may have left gaps.
+    // If the kernel finds room below, it may be in a gap of the firmware's MTRRs.
     assert.match((await typeOf(from)) ?? '', /^(uncached-minus|write-back)$/);
     const path = await uioOf(device);
     await guest.shell(`tool write ${path} ${PAGE} ${SIZE} 256 77`);

@@ -1,7 +1,7 @@
 /**
- * A virtual machine: QEMU with two processors and without hardware virtualisation, a shell in it, and QEMU's own control
- * channel (QMP). Every wait has a limit; no machine outlives the test; what its console said is part of each error, and
- * its folder is kept if there was one.
+ * A virtual machine: QEMU with two processors and without hardware virtualisation, a shell in it, and QEMU's own
+ * control channel (QMP). Every wait has a limit; no machine outlives the test; the output of its console is part of
+ * each error, and its folder is kept after an error.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -19,22 +19,22 @@ process.on('exit', () => {
 });
 
 export interface GuestOptions {
-  /** Path of a kernel, and of an initramfs as `image.ts` makes it. */
+  /** Paths of a kernel, and of an initramfs as `image.ts` makes it. */
   readonly kernel: string;
   readonly initramfs: string;
-  /** What it calls itself. */
+  /** Its host name. */
   readonly name?: string;
-  /** In the network of a switch; without it, it does not use one. */
+  /** Its address in the network of a switch; without it, it has no network. */
   readonly address?: string;
   /** MiB */
   readonly memory?: number;
   /** More arguments for QEMU: devices. */
   readonly args?: readonly string[];
-  /** Path of a socket: it does not boot, and takes over the machine that moves to there. */
+  /** Path of a socket: it does not boot, but waits for a machine that migrates to this socket. */
   readonly incoming?: string;
 }
 
-/** What the kernel and the first process are told. */
+/** Parameters for the kernel and the first process. */
 export function commandLine({ name = 'guest', address = '' }: Pick<GuestOptions, 'name' | 'address'>): string {
   return `console=ttyS0 loglevel=5 panic=-1 mitigations=off NAME=${name} ADDRESS=${address}`;
 }
@@ -57,12 +57,12 @@ export class Guest {
       'qemu-system-x86_64',
       [
         ...['-nodefaults', '-display', 'none', '-no-reboot', '-machine', 'pc'],
-        // One processor alone could do its atomics in ways that another machine does not see as such.
+        // With one processor, QEMU could implement atomics in ways that another machine does not see as atomic.
         ...['-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', '2', '-m', `${memory}`],
         ...['-kernel', kernel, '-initrd', initramfs, '-append', commandLine(options)],
         ...['-serial', `file:${join(this.folder, 'console')}`],
         ...['-chardev', socket('shell'), '-device', 'virtio-serial-pci', '-device', 'virtconsole,chardev=shell'],
-        // One for us, one for tools: QEMU talks with one at a time.
+        // One for the tests, one for tools: QEMU serves one client at a time.
         ...['-chardev', socket('qmp'), '-mon', 'chardev=qmp,mode=control'],
         ...['-chardev', socket('qmp-tools'), '-mon', 'chardev=qmp-tools,mode=control'],
         ...(incoming === undefined ? [] : ['-incoming', `unix:${incoming}`]),
@@ -80,7 +80,7 @@ export class Guest {
     });
   }
 
-  /** A machine whose shell answers; or one that waits for another to move in. */
+  /** A machine whose shell answers; or one that waits for another to migrate to it. */
   static async start(options: GuestOptions): Promise<Guest> {
     const guest = new Guest(options);
     return guest.#guard(async () => {
@@ -92,7 +92,7 @@ export class Guest {
     });
   }
 
-  /** What the kernel has written to its console. */
+  /** Output of the kernel on its console. */
   get console(): string {
     try {
       return readFileSync(join(this.folder, 'console'), 'utf8');
@@ -106,36 +106,36 @@ export class Guest {
     return join(this.folder, 'qmp-tools');
   }
 
-  // ── Inside ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+  // ── In the guest ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Runs it in the shell there; its output, and its exit code. */
+  /** Runs a command in the shell of the guest. @returns its output, and its exit code */
   run(command: string, seconds = 60): Promise<Result> {
     return this.#guard(() => this.#shell.run(command, seconds));
   }
 
-  /** The same, for what must succeed; the output without blanks around it. */
+  /** The same, for commands that must succeed. @returns the trimmed output */
   shell(command: string, seconds = 60): Promise<string> {
     return this.#guard(() => this.#shell.good(command, seconds));
   }
 
-  /** Runs it again and again until its output fits. */
+  /** Repeats a command until its output matches. */
   until(command: string, fits: (output: string) => boolean, seconds = 60): Promise<string> {
     return this.#guard(() => this.#shell.until(command, fits, seconds));
   }
 
   // ── From outside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** A command for QEMU, and what it returns. */
+  /** A command for QEMU. @returns its result */
   qmp(execute: string, args: Readonly<Record<string, unknown>> = {}, seconds = 30): Promise<unknown> {
     return this.#guard(() => this.#qmp.execute(execute, args, { limit: seconds * slowness * 1000 }));
   }
 
-  /** How many events there were: `since` for those that must come after this. */
+  /** Number of events so far: `since` for events that must come after this moment. */
   get told(): number {
     return this.#qmp.told;
   }
 
-  /** Waits until QEMU has told of it, since the beginning or since then. */
+  /** Waits until QEMU has sent the event, since the beginning or since then. */
   event(
     name: string,
     fits?: (data: Readonly<Record<string, unknown>>) => boolean,
@@ -150,7 +150,7 @@ export class Guest {
     await this.qmp('device_add', { driver: 'ivshmem-plain', id, memdev: `${id}-memory` });
   }
 
-  /** Pulls it out, and waits until the guest has let go of it. */
+  /** Unplugs a device, and waits until the guest has released it. */
   async unplug(id: string): Promise<void> {
     const since = this.told;
     await this.qmp('device_del', { id });
@@ -164,7 +164,7 @@ export class Guest {
     if (!this.#failed) rmSync(this.folder, { recursive: true, force: true });
   }
 
-  /** Its folder stays if anything went wrong. */
+  /** Its folder stays if anything failed. */
   async end(): Promise<void> {
     const gone = this.#process.exitCode !== null || this.#process.signalCode !== null;
     const exit = gone || new Promise((resolve) => this.#process.once('exit', resolve));
@@ -185,7 +185,7 @@ export class Guest {
     return path;
   }
 
-  /** Errors say what there is to know, once. */
+  /** Adds the output of QEMU and of the console to an error, once. */
   async #guard<T>(body: () => Promise<T>): Promise<T> {
     try {
       return await body();

@@ -1,6 +1,6 @@
 /**
- * What is in a guest: an initramfs with busybox, our driver, a small program to look at devices with; and, where an
- * application is to run there, a disk with Node and Isthmus as its users install it, from `npm pack`.
+ * Contents of a guest: an initramfs with busybox, the driver, and a small program to test devices with; and, for guests
+ * with applications, a disk with Node and Isthmus as users install it, from `npm pack`.
  */
 import { execFileSync } from 'node:child_process';
 import {
@@ -20,10 +20,12 @@ import { build, stop } from 'esbuild';
 import { driver, type Kernel, modules } from './kernel.js';
 import { cache, cached, hash, root, run } from './tools.js';
 
-/** Path in the guest, and what is there. */
+/** Path in the guest, and contents. */
 export type Files = Readonly<Record<string, { readonly data: Buffer | string; readonly mode?: number }>>;
 
-/** Archive in the format that kernels unpack ("newc"): a header of hexadecimal numbers, the name, the data, each padded. */
+/**
+ * Archive in the format that kernels unpack ("newc"): a header of hexadecimal numbers, the name, the data, each padded.
+ */
 export function archive(files: Files): Buffer {
   const parts: Buffer[] = [];
   let inode = 0;
@@ -52,11 +54,11 @@ export function archive(files: Files): Buffer {
 // ── A small guest ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * The first process: mounts what there is, a disk too, makes the network work if it was given an ADDRESS, and runs the
- * commands that come through the virtio console, one a line, each with a number in front; afterwards it says the number and
- * the exit code. (A shell that has the console as its terminal would prompt and echo; one behind a pipe from busybox's `cat`
- * hangs: that uses sendfile(), which holds the pipe while it waits. The emulated UART, which needs no module, loses
- * characters now and then.)
+ * The first process. It mounts the file systems, a disk too, configures the network if it was given an ADDRESS, and
+ * runs the commands that arrive on the virtio console, one in a line, each with a number before it; after each it
+ * prints the number and the exit code. (A shell with the console as its terminal would prompt and echo. A shell behind
+ * a pipe from busybox's `cat` hangs: `cat` uses sendfile(), which holds the pipe while it waits. The emulated UART,
+ * which needs no module, loses characters now and then.)
  */
 const INIT = `#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run
@@ -82,13 +84,13 @@ if [ -n "$ADDRESS" ]; then
   ip address add $ADDRESS/24 dev eth0
   ip link set eth0 up
 fi
-# Its device comes a moment after its module.
+# The device appears a moment after its module is loaded.
 for try in $(seq 300); do
   [ -c /dev/hvc0 ] && break
   sleep 0.1
 done
 exec 3</dev/hvc0 >/dev/hvc0 2>/dev/ttyS0
-# It forgets that when nobody has it open.
+# Descriptor 3 stays open: the settings are lost when no process has the console open.
 stty raw -echo <&3
 echo '@@ready'
 while read -r number command <&3; do
@@ -112,7 +114,7 @@ function loaded(kernel: Kernel, ...names: string[]): Files {
   return { ...Object.fromEntries(files), 'modules/needed': { data: [...needed.keys()].join('\n') } };
 }
 
-/** The way to the shell. */
+/** The console of the shell. */
 const CONSOLE = ['virtio_pci', 'virtio_console'];
 
 function basics(kernel: Kernel): Files {
@@ -121,21 +123,21 @@ function basics(kernel: Kernel): Files {
     init: { data: INIT, mode: 0o755 },
     'bin/busybox': { data: readFileSync('/bin/busybox'), mode: 0o755 },
     'bin/tool': { data: readFileSync(tool()), mode: 0o755 },
-    // Not loaded: a guest without the driver is a case of its own.
+    // Not loaded: the guest without the driver is tested too.
     'modules/uio.ko': { data: modules(kernel, 'uio').get('uio') ?? '' },
     'modules/uio_ivshmem.ko': { data: readFileSync(driver(kernel.version)) },
   };
 }
 
-/** busybox, our driver with what it needs (in /modules, not loaded), the tool, and `files`. */
+/** busybox, the driver with its dependencies (in /modules, not loaded), the tool, and `files`. */
 export function initramfs(kernel: Kernel, files: Files = {}): string {
   const data = archive({ ...basics(kernel), ...files });
   return cached('initramfs', hash(data), (path) => writeFileSync(path, gzipSync(data, { level: 1 })));
 }
 
-// ── One with applications ────────────────────────────────────────────────────────────────────────────────────────────
+// ── A guest with applications ────────────────────────────────────────────────────────────────────────────────────────
 
-/** The Node that runs this, and the libraries that it needs, each where it wants them. */
+/** The Node that runs this test, and the libraries that it needs, at their paths. */
 function node(): Files {
   const program = realpathSync(process.execPath);
   const libraries = run('ldd', [program], 30)
@@ -156,7 +158,7 @@ function filesBelow(folder: string, under: string): Files {
   return files;
 }
 
-/** A folder with `node_modules`, in which the package is installed as its users do it: from the tarball of `npm pack`. */
+/** A folder with `node_modules`, in which the package is installed as users do it: from the tarball of `npm pack`. */
 function installed(): string {
   mkdirSync(cache, { recursive: true });
   const scratch = mkdtempSync(join(cache, 'pack-'));
@@ -176,7 +178,7 @@ function installed(): string {
   }
 }
 
-/** test/vm/program.ts and the conformance suite that it brings along, for the package that is installed beside it. */
+/** test/vm/program.ts with the conformance suite, bundled for the package that is installed beside it. */
 async function program(): Promise<Buffer> {
   const { outputFiles } = await build({
     absWorkingDir: root,
@@ -187,7 +189,7 @@ async function program(): Promise<Buffer> {
     format: 'esm',
     target: 'node20.19',
     logLevel: 'silent',
-    // uvu is written in the older form.
+    // uvu is a CommonJS module.
     banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
     plugins: [
       {
@@ -197,15 +199,15 @@ async function program(): Promise<Buffer> {
       },
     ],
   });
-  // Its process would stay.
+  // Otherwise its process would stay.
   await stop();
   return Buffer.from(outputFiles[0]?.contents ?? []);
 }
 
-/** Of the disk, in bytes for each byte of its files: a file system needs some for itself. */
+/** Size of the disk in bytes for each byte of its files: a file system needs some for itself. */
 const ROOM = 1.2;
 
-/** A disk with all that a guest needs to run applications. Only what is looked at is read. */
+/** A disk with all that a guest needs to run applications. Only the parts that are read are loaded. */
 export async function disk(): Promise<string> {
   const files: Files = {
     ...node(),
@@ -225,7 +227,7 @@ export async function disk(): Promise<string> {
         writeFileSync(place, data, { mode });
         size += data.length + 4096;
       }
-      // Without what needs more of the kernel.
+      // Without features that need more of the kernel.
       const features = '^has_journal,^metadata_csum,^64bit';
       const megabytes = `${Math.ceil((size * ROOM) / 0x100000)}M`;
       run('mke2fs', ['-q', '-t', 'ext4', '-O', features, '-d', scratch, path, megabytes], 120);
@@ -235,12 +237,12 @@ export async function disk(): Promise<string> {
   });
 }
 
-/** Arguments of a QEMU that has it. */
+/** Arguments of a QEMU with this disk. */
 export function drive(path: string): string[] {
   return ['-drive', `file=${path},format=raw,if=none,id=disk,readonly=on`, '-device', 'virtio-blk-pci,drive=disk'];
 }
 
-/** What a guest with such a disk starts from. */
+/** Boot files of a guest with such a disk. */
 export function starter(kernel: Kernel): string {
   return initramfs(kernel, loaded(kernel, ...CONSOLE, 'virtio_net', 'virtio_blk', 'crc32c_generic', 'ext4'));
 }

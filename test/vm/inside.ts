@@ -1,20 +1,20 @@
-/** What a guest knows of its devices. */
+/** State of the devices, as a guest sees it. */
 import type { Result } from './shell.js';
 
-/** Whatever runs commands there: a guest, or its shell alone. */
+/** Runs commands in a guest: the guest itself, or its shell alone. */
 export interface Inside {
   run(command: string): Promise<Result>;
   until(command: string, fits: (output: string) => boolean): Promise<string>;
 }
 
-/** For what must succeed. */
+/** For commands that must succeed. */
 async function good(guest: Inside, command: string): Promise<string> {
   const { code, output } = await guest.run(command);
   if (code !== 0) throw new Error(`${command}: exit code ${code}\n${output}`);
   return output.trim();
 }
 
-/** Devices of ours on the PCI bus: folders in sysfs. */
+/** ivshmem devices on the PCI bus: folders in sysfs. */
 export async function pciDevices(guest: Inside): Promise<string[]> {
   const { output } = await guest.run('grep -l 0x1110 /sys/bus/pci/devices/*/device');
   return output
@@ -29,7 +29,7 @@ export async function memoryOf(guest: Inside, device: string): Promise<[number, 
   return [Number(line[0]), Number(line[1])];
 }
 
-/** How debugfs says that this address is mapped, or is to be. */
+/** Memory type of this address according to debugfs, mapped or reserved. */
 export async function typeOf(guest: Inside, address: number): Promise<string | undefined> {
   const list = await good(guest, 'cat /sys/kernel/debug/x86/pat_memtype_list');
   for (const [, from, to, type] of list.matchAll(/\[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\] (\S+)/g)) {
@@ -38,20 +38,20 @@ export async function typeOf(guest: Inside, address: number): Promise<string | u
   return undefined;
 }
 
-/** How the memory of each device is mapped. */
+/** Memory type of each device. */
 export async function memoryTypes(guest: Inside): Promise<(string | undefined)[]> {
   const types: (string | undefined)[] = [];
   for (const device of await pciDevices(guest)) types.push(await typeOf(guest, (await memoryOf(guest, device))[0]));
   return types;
 }
 
-/** Waits until our driver has so many devices. */
+/** Waits until the driver has this many devices. */
 export async function driven(guest: Inside, count: number): Promise<void> {
   const list = (output: string) => output.split('\n').filter((line) => /^uio\d+$/.test(line));
   await guest.until('ls -1 /sys/class/uio 2>/dev/null', (output) => list(output).length === count);
 }
 
-/** Nothing bad in the kernel's log. */
+/** No errors in the kernel's log. */
 export async function complaints(guest: Inside): Promise<string[]> {
   const log = await good(guest, 'dmesg');
   return log.split('\n').filter((line) => /BUG:|WARNING:|Oops|Call Trace|general protection|SIGBUS/.test(line));

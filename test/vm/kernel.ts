@@ -1,7 +1,8 @@
 /**
- * The kernel of the guests: one of Debian, only unpacked and not installed, and our driver built for exactly that one.
+ * The kernel of the guests: a Debian kernel, only unpacked and not installed, and the driver built for exactly this
+ * kernel.
  *
- * `ISTHMUS_VM_KERNEL=6.1.0-56-amd64` chooses among the kernels whose headers are installed; else it is the newest.
+ * `ISTHMUS_VM_KERNEL=6.1.0-56-amd64` chooses among the kernels whose headers are installed; the default is the newest.
  */
 import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
@@ -31,7 +32,7 @@ function kernelAt(folder: string, version: string): Kernel | undefined {
   return existsSync(image) && existsSync(join(modules, 'kernel')) ? { version, image, modules } : undefined;
 }
 
-/** Installed, or unpacked earlier, or fetched and unpacked now. */
+/** Installed, or unpacked earlier, or downloaded and unpacked now. */
 export function kernel(version = process.env['ISTHMUS_VM_KERNEL'] ?? headers()[0] ?? ''): Kernel {
   const folder = join(cache, `kernel-${version}`);
   const there = kernelAt('/', version) ?? kernelAt(folder, version);
@@ -52,7 +53,7 @@ export function kernel(version = process.env['ISTHMUS_VM_KERNEL'] ?? headers()[0
   return unpacked;
 }
 
-/** Our driver for that kernel. */
+/** The driver for that kernel. */
 export function driver(version: string): string {
   const source = join(root, 'vendor/ivshmem/driver');
   const files = ['uio_ivshmem.c', 'Kbuild', 'Makefile'];
@@ -69,7 +70,7 @@ export function driver(version: string): string {
   });
 }
 
-/** A module of the kernel, and before it those that it needs; each not compressed, by name. */
+/** A module of the kernel, preceded by its dependencies; each not compressed, by name. */
 export function modules({ modules }: Kernel, ...names: readonly string[]): Map<string, Buffer> {
   const places = new Map<string, string>();
   for (const path of readdirSync(join(modules, 'kernel'), { recursive: true }) as string[]) {
@@ -79,7 +80,7 @@ export function modules({ modules }: Kernel, ...names: readonly string[]): Map<s
   const found = new Map<string, Buffer>();
   const take = (name: string): void => {
     const path = places.get(name);
-    // One that is a part of the kernel itself needs nothing.
+    // A module that is built into the kernel has no dependencies.
     if (path === undefined || found.has(name)) return;
     const needs = run('modinfo', ['-F', 'depends', path], 30).trim();
     for (const other of needs.split(',').filter(Boolean)) take(other.replaceAll('-', '_'));

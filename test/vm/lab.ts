@@ -1,18 +1,18 @@
 /**
- * Hosts with virtual machines on one real machine, as a test wants them:
+ * Hosts with virtual machines on one real machine, as a test needs them:
  *
  * ```ts
  * const lab = await Lab.start();                          // a network, and a broker
  * const host = await Host.start('one');                   // `isthmus server`: a region
- * const a = await lab.guest('a', { devices: [host] });    // boots; our driver has the device
+ * const a = await lab.guest('a', { devices: [host] });    // boots; the driver is bound to the device
  * const b = await lab.guest('b', { devices: [host] });
  * const server = await lab.application(b);                // test/vm/program.ts, over the installed package
  * const client = await lab.application(a);
  * const flow = await client.connect(server);
  * ```
  *
- * What is missing is said by `missing` (needs.ts); tests are skipped then, visibly. Everything is bounded, and nothing is
- * left.
+ * `missing` (needs.ts) reports missing programs; tests are then skipped, visibly. Everything has a limit, and nothing
+ * is left.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -40,7 +40,7 @@ const why = missing() ?? (await tooSlow());
 if (why) console.log(`! SKIPPED, no scenarios with virtual machines here (npm run test:vm:setup): ${why}`);
 const test = chosen(why ? (register.skip as unknown as typeof register) : register);
 
-/** A test that needs virtual machines. What the guests have logged is shown if it fails. */
+/** A test that needs virtual machines. If it fails, the logs of the guests are shown. */
 export function scenario(name: string, seconds: number, body: () => Promise<void>): void {
   test(`${name}${why ? ' (skipped)' : ''}`, async () => {
     try {
@@ -55,9 +55,9 @@ export function scenario(name: string, seconds: number, body: () => Promise<void
 // ── A lab ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 export interface GuestSetup {
-  /** Those that are plugged in before it starts, as `ivshmem0`, … */
+  /** Devices that are plugged in before it starts, as `ivshmem0`, … */
   readonly devices?: readonly Memory[];
-  /** Whether our driver is loaded; default yes. */
+  /** Whether the driver is loaded; default yes. */
   readonly driver?: boolean;
 }
 
@@ -85,7 +85,7 @@ export class Lab {
     return new Lab(await TestBroker.start(), await Switch.start(), found, await disk());
   }
 
-  /** The broker, as guests call it. */
+  /** URL of the broker for guests. */
   get brokerUrl(): string {
     return `mqtt://${Switch.host}:${this.broker.port}`;
   }
@@ -115,7 +115,7 @@ export class Lab {
     };
   }
 
-  /** Boots a guest that calls itself so. */
+  /** Boots a guest of this name. */
   async guest(name: string, { devices = [], driver = true }: GuestSetup = {}): Promise<Guest> {
     const guest = await Guest.start(this.#options(name, devices));
     this.#guests.add(guest);
@@ -123,7 +123,7 @@ export class Lab {
     return guest;
   }
 
-  /** The place on another host to which a guest is to move, and the address that it listens at for it. */
+  /** A place on another host to which a guest is to move, and the address where it listens for the guest. */
   async destination(guest: Guest): Promise<{ there: Guest; uri: string }> {
     const incoming = join(this.#folder, `to-${guest.name}-${this.#guests.size}`);
     const there = await Guest.start({ ...this.#options(guest.name, []), incoming });
@@ -140,7 +140,7 @@ export class Lab {
     return new Application(this, guest, remote, pid);
   }
 
-  /** What the guests have to say. */
+  /** Logs of the guests. */
   async show(): Promise<void> {
     for (const guest of this.#guests) {
       try {
@@ -161,14 +161,14 @@ export class Lab {
   }
 }
 
-/** Our driver takes the devices that are there and those that come. */
+/** The driver is bound to the devices that exist and to those plugged in later. */
 export async function loadDriver(guest: Guest): Promise<void> {
   await guest.shell('insmod /modules/uio.ko && insmod /modules/uio_ivshmem.ko');
 }
 
 /** Factor on the limits of calls to applications. */
 const PATIENT = 6;
-/** An emulated processor takes its time for what takes milliseconds elsewhere. */
+/** An emulated processor needs far more time than a real one. */
 const PATIENCE: RuntimeOptions = {
   handshakeTimeout: 60_000 * slowness,
   suspendTimeout: 60_000 * slowness,
@@ -177,22 +177,22 @@ const PATIENCE: RuntimeOptions = {
   stallTimeout: 20_000,
 };
 
-/** Of all bytes that cross. */
+/** Limit for all bytes that cross. */
 export const seed = testSeed();
 
-/** What flows in scenarios. */
+/** Traffic of the scenarios. */
 export const messages: FlowOptions = {
   longest: Number(process.env['ISTHMUS_VM_LONGEST'] ?? 100_000),
   pace: 5,
 };
 
-/** Files of logs. */
+/** Names of log files. */
 let programs = 0;
 
 /**
  * Starts test/vm/program.ts in a guest, in the background.
- * @param parent where it calls
- * @returns the file of what it prints
+ * @param parent address that it connects to
+ * @returns the file with its output
  */
 export async function start(guest: Guest, role: string, options: unknown, parent?: string): Promise<string> {
   const json = JSON.stringify(options).replaceAll("'", "'\\''");
@@ -211,12 +211,12 @@ export interface SuiteSetup {
   readonly seed: number;
 }
 
-/** Where the near end of the suite waits for the far one. */
+/** Port where the near end of the suite waits for the far one. */
 const SUITE_PORT = 7300;
 
 /**
  * The conformance suite (test/support/conformance.ts) between two guests.
- * @returns what it printed
+ * @returns its output
  */
 export async function suite({ lab, near, far, plugin, seed }: SuiteSetup): Promise<string> {
   const ring = 65_536;
@@ -235,7 +235,7 @@ export async function suite({ lab, near, far, plugin, seed }: SuiteSetup): Promi
 /** test/vm/program.ts, running in a guest. */
 export class Application {
   readonly pid: number;
-  /** Where it runs; the test says when it has moved. */
+  /** The guest that runs it; the test sets it after a move. */
   guest: Guest;
   readonly #lab: Lab;
   readonly #remote: Remote;
@@ -260,7 +260,7 @@ export class Application {
     return this.#remote.call<T>(name, ...args);
   }
 
-  /** Calls it until the answer fits. */
+  /** Repeats a call until the answer matches. */
   async until<T>(name: string, fits: (answer: T) => boolean, seconds = 60): Promise<T> {
     const end = performance.now() + seconds * slowness * 1000;
     for (;;) {
@@ -271,7 +271,7 @@ export class Application {
     }
   }
 
-  /** Open files and mappings of the process that keep a device from going. */
+  /** Open files and mappings of the process that prevent the release of a device. */
   held(): Promise<string[]> {
     return this.call('held');
   }
@@ -304,7 +304,7 @@ export class FlowEnd {
     return this.application.call('stop', this.#number);
   }
 
-  /** Waits until it is as it should be. */
+  /** Waits until the state is as expected. */
   async until(what: string, fits: (view: FlowView) => boolean, seconds = 60): Promise<FlowView> {
     const end = performance.now() + seconds * slowness * 1000;
     for (;;) {
@@ -316,7 +316,7 @@ export class FlowEnd {
   }
 }
 
-/** A connection between two applications, over which messages go in both directions. */
+/** A connection between two applications, with messages in both directions. */
 export class Flow {
   readonly near: FlowEnd;
   readonly far: FlowEnd;
@@ -341,7 +341,7 @@ export class Flow {
     }
   }
 
-  /** Messages come at both ends. */
+  /** Messages arrive at both ends. */
   async flows(seconds = 60): Promise<void> {
     for (const end of this.ends) {
       const { received } = await end.view();
@@ -349,7 +349,7 @@ export class Flow {
     }
   }
 
-  /** Ends the streams; what has come, compared with what was sent. */
+  /** Ends the streams. @returns the received messages, compared with those sent */
   async stop(seconds = 120): Promise<Counts> {
     await Promise.all(this.ends.map((end) => end.stop()));
     const views = await Promise.all(
@@ -368,6 +368,6 @@ export class Flow {
 export interface Counts {
   readonly sent: number;
   readonly received: number;
-  /** Lost, doubled, out of order, or with other bytes. */
+  /** Messages lost, doubled, out of order, or with other bytes. */
   readonly wrong: number;
 }

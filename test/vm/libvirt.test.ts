@@ -1,6 +1,6 @@
 /**
- * The documented way: a domain of libvirt, and the XML of vendor/ivshmem/hotplug attached to it and detached again with
- * virsh; the region is that of `isthmus server`, of the size that the XML says.
+ * The documented use: a domain of libvirt, and the XML of vendor/ivshmem/hotplug attached to it and detached again with
+ * virsh; `isthmus server` creates the region, with the size that the XML gives.
  */
 // time limit: 900 s
 import { spawn } from 'node:child_process';
@@ -21,16 +21,16 @@ import { Shell } from './shell.js';
 import { root, slowness, which } from './tools.js';
 
 const XML = resolve(root, 'vendor/ivshmem/hotplug/ivshmem0.xml');
-/** What the XML names. */
+/** The name in the XML. */
 const MEMORY = '/dev/shm/ivshmem0';
 const MEGABYTES = 512;
 
 const absent = libvirtMissing.length > 0 ? `apt-get install libvirt-daemon libvirt-clients` : undefined;
-const why = missing() ?? absent ?? (existsSync(MEMORY) ? `${MEMORY} is there already, and somebody else's` : undefined);
+const why = missing() ?? absent ?? (existsSync(MEMORY) ? `${MEMORY} exists already, and is in other use` : undefined);
 if (why) console.log(`! SKIPPED, libvirt with a guest (npm run test:vm:setup): ${why}`);
 const test = why ? register.skip : register;
 
-/** A domain that starts from files, with its serial port and its virtio console in this folder. */
+/** A domain that boots from files, with its serial port and its virtio console in this folder. */
 function domainXml(name: string, folder: string): string {
   return `<domain type='qemu'>
   <name>${name}</name>
@@ -56,7 +56,7 @@ function domainXml(name: string, folder: string): string {
 }
 
 test(
-  'a domain, attach-device and detach-device with the XML that we ship: our driver has the device, then it is gone',
+  'a domain, attach-device and detach-device with the XML of the package: the driver is bound to the device, then it is gone',
   timebox(600, async () => {
     const folder = mkdtempSync(join(tmpdir(), 'isthmus-domain-'));
     chmodSync(folder, 0o777);

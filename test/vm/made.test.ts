@@ -1,4 +1,4 @@
-/** What guests are made of can be made here: kernel, driver, initramfs, and the disk with Node and the package. */
+/** The parts of guests can be made here: kernel, driver, initramfs, and the disk with Node and the package. */
 // time limit: 1200 s
 import { statSync } from 'node:fs';
 import { test } from 'uvu';
@@ -13,7 +13,7 @@ if (why) console.log(`! SKIPPED (npm run test:vm:setup): ${why}`);
 const made = why ? test.skip : test;
 
 made(
-  'a kernel of Debian, our driver for it, an initramfs; Node and the package as it is installed',
+  'a kernel of Debian, the driver for it, an initramfs; Node and the installed package',
   timebox(1000, async () => {
     const found = kernel();
     console.log(`  ${found.version}`);

@@ -1,7 +1,7 @@
 /**
- * A live migration: A and B on one host stream to each other over its device; B moves to another host, under its running
- * application, by `isthmus migrate`; there it meets C over that host's device; and then it moves back. Both "hosts" are on
- * this machine: each has a region of its own, and nothing else makes a host.
+ * A live migration: A and B on one host stream to each other over its device. `isthmus migrate` moves B to another
+ * host, under its running application; there it meets C over that host's device; then it moves back. Both "hosts" are
+ * on this machine: each has a region of its own, which is all that makes a host.
  */
 // time limit: 1500 s
 import { test } from 'uvu';
@@ -25,8 +25,8 @@ let bc: Flow;
 async function migrate(to: Host): Promise<void> {
   const { there, uri } = await lab.destination(b);
   const broker = ['--broker', lab.broker.url];
-  const who = ['--host', 'vm-b', '--pid', String(applications.b.pid)];
-  assert.is((await printed(['status', ...who, ...broker, '--wait', '120'])).code, 0, 'B is not at the broker');
+  const selected = ['--host', 'vm-b', '--pid', String(applications.b.pid)];
+  assert.is((await printed(['status', ...selected, ...broker, '--wait', '120'])).code, 0, 'B is not at the broker');
   const { code, stdout, stderr } = await printed([
     ...['migrate', '--qmp', b.control, '--to-qmp', there.control, '--uri', uri, '--host', 'vm-b'],
     ...[...broker, '--attach', `${to.path}:${to.size >> 20}`, '--wait', '120'],
@@ -54,7 +54,7 @@ scenario('A and B on one host, C on another: A and B stream over ivshmem', 500, 
   await ab.flows();
 });
 
-scenario('B moves to the other host: A and B go on over tcp, B and C meet over ivshmem', 400, async () => {
+scenario('B moves to the other host: A and B continue over tcp, B and C meet over ivshmem', 400, async () => {
   await migrate(hosts[1]);
   await ab.over('tcp');
   await ab.flows();
@@ -71,10 +71,10 @@ scenario('B moves back: A and B over ivshmem, B and C over tcp', 400, async () =
   await Promise.all([ab.flows(), bc.flows()]);
 });
 
-scenario('every message is counted: none lost, doubled or disordered', 200, async () => {
-  for (const [who, flow] of Object.entries({ 'A and B': ab, 'B and C': bc })) {
+scenario('every message is counted: none lost, doubled or out of order', 200, async () => {
+  for (const [pair, flow] of Object.entries({ 'A and B': ab, 'B and C': bc })) {
     const { sent, received, wrong } = await flow.stop();
-    console.log(`  ${who}: ${received} of ${sent} messages`);
+    console.log(`  ${pair}: ${received} of ${sent} messages`);
     assert.ok(sent > 100);
     assert.is(wrong, 0);
     assert.is(received, sent);

@@ -1,4 +1,4 @@
-/** Whether there can be virtual machines here. */
+/** Whether virtual machines can run here. */
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Guest } from './guest.js';
@@ -6,7 +6,7 @@ import { disk, drive, starter } from './image.js';
 import { headers, kernel } from './kernel.js';
 import { cache, which } from './tools.js';
 
-/** Debian's packages, and what of each has to be there. */
+/** Debian's packages, and the file or program of each that must exist. */
 export const PACKAGES: readonly (readonly [name: string, there: () => boolean])[] = [
   ['qemu-system-x86', () => which('qemu-system-x86_64') !== undefined],
   ['busybox-static', () => existsSync('/bin/busybox')],
@@ -17,7 +17,7 @@ export const PACKAGES: readonly (readonly [name: string, there: () => boolean])[
   ['make', () => which('make') !== undefined],
 ];
 
-/** Why there can be no virtual machine here; undefined: there can. */
+/** @returns why no virtual machine can run here; undefined: it can */
 export function missing(): string | undefined {
   const absent = PACKAGES.filter(([, there]) => !there()).map(([name]) => name);
   if (absent.length > 0) return `apt-get install ${absent.join(' ')}`;
@@ -29,16 +29,16 @@ export function missing(): string | undefined {
   return undefined;
 }
 
-/** MiB of a guest that runs applications. */
+/** Memory of a guest that runs applications, in MiB. */
 export const MEMORY = 512;
 /** Seconds that Node may take to start in a guest, so that the scenarios take minutes and not hours. */
 const QUICK = 0.5;
-/** How long what was found out holds, in milliseconds. */
+/** How long the result is valid, in milliseconds. */
 const FRESH = 3600_000;
 
 /**
- * Whether guests are fast enough here for `npm run test:all`; `npm run test:vm` (ISTHMUS_VM=1) does not ask. An emulated
- * processor is slow, and one on a busy machine may be too slow for anything.
+ * Whether guests are fast enough here for `npm run test:all`; `npm run test:vm` (ISTHMUS_VM=1) does not check. An
+ * emulated processor is slow, and on a busy machine it may be too slow for anything.
  * @returns why not
  */
 export async function tooSlow(): Promise<string | undefined> {
@@ -56,7 +56,7 @@ export async function tooSlow(): Promise<string | undefined> {
       args: drive(await disk()),
     });
     try {
-      // The first time it is read from the disk.
+      // The first start reads it from the disk.
       await guest.shell('node -e 0', 300);
       const start = performance.now();
       await guest.shell('node -e 0', 300);
@@ -67,6 +67,6 @@ export async function tooSlow(): Promise<string | undefined> {
     writeFileSync(note, JSON.stringify(seconds));
   }
   return seconds > QUICK
-    ? `Node takes ${seconds.toFixed(1)} s to start in a guest, and ${QUICK} s are the limit; npm run test:vm does not ask`
+    ? `Node takes ${seconds.toFixed(1)} s to start in a guest, and ${QUICK} s are the limit; npm run test:vm does not check`
     : undefined;
 }

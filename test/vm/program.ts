@@ -1,6 +1,6 @@
 /**
- * What runs in a guest: an application, which is called from outside; and both ends of the conformance suite. It takes
- * Isthmus from the package that is installed beside it.
+ * The program in a guest: an application, called from outside; and both ends of the conformance suite. It uses Isthmus
+ * from the package that is installed beside it.
  */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { test as uvuTest } from 'uvu';
@@ -11,9 +11,9 @@ import { conformance, dataOf } from '../support/conformance.js';
 import { pairsWith, serveFar } from '../support/far.js';
 import { seeded } from '../support/seeded.js';
 
-/** Where guests listen: to all that is on their network. */
+/** Where guests listen: on all addresses of their network. */
 const ANYWHERE = '0.0.0.0';
-/** Sent at once, before the event loop turns. */
+/** Messages sent at once, before the event loop turns. */
 const BATCH = 4;
 
 // ── An application ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -21,22 +21,22 @@ const BATCH = 4;
 export interface FlowOptions {
   /** The longest message, in bytes; most are short. */
   readonly longest: number;
-  /** Between two batches, in milliseconds. */
+  /** Pause between two batches, in milliseconds. */
   readonly pace: number;
 }
 
-/** A connection that sends numbered messages, and counts those that come. */
+/** A connection that sends numbered messages, and counts received ones. */
 class Flow {
   readonly connection: Connection;
   readonly tally = new Tally();
   damaged = 0;
   sent = 0;
-  /** How many the peer says that it sent; undefined: it has not ended. */
+  /** Number of messages that the peer reports to have sent; undefined: it has not ended. */
   announced: number | undefined;
   error: string | undefined;
   #going = false;
   #sending = Promise.resolve();
-  /** Both ends make the bytes of a message from it and from the number of the message. */
+  /** Both ends compute the bytes of a message from this seed and from the number of the message. */
   readonly #seed: number;
 
   constructor(connection: Connection, seed: number) {
@@ -72,11 +72,11 @@ class Flow {
       end.writeUInt32LE(this.sent);
       await this.connection.send(end);
     })();
-    // Whoever waits for the end hears of it.
+    // The error reaches the code that waits for the end.
     this.#sending.catch(() => {});
   }
 
-  /** @returns how many it has sent */
+  /** @returns the number of messages sent */
   async stop(): Promise<number> {
     this.#going = false;
     await this.#sending;
@@ -106,7 +106,7 @@ export interface FlowView {
   readonly error: string | undefined;
 }
 
-/** What of this process keeps a device from being unplugged: open files and mappings of it. */
+/** Open files and mappings of this process that prevent unplugging a device. */
 function held(): string[] {
   const files = readdirSync('/proc/self/fd').map((fd) => {
     try {
@@ -167,15 +167,15 @@ interface Conformance {
   readonly scale: number;
   readonly ring: number;
   readonly options: RuntimeOptions;
-  /** Where the far end's machine is. */
+  /** Address of the far end's machine. */
   readonly host: string;
-  /** Where the far end calls us. */
+  /** Port where the far end connects. */
   readonly port: number;
-  /** Only these tests. */
+  /** Run only these tests. */
   readonly only: string;
 }
 
-/** The near end: runs the suite here. The far end, which we are the parent of, is started from outside. */
+/** The near end: runs the suite here. The far end, whose parent this process is, is started from outside. */
 async function suite(): Promise<void> {
   const { plugin, seed, scale, ring, options, host, port, only } = roleOptions<Conformance>();
   const { remote } = await Remote.listen(ANYWHERE, port);

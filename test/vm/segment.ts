@@ -1,4 +1,4 @@
-/** Memory that guests share: a file in /dev/shm, which is the device's memory. */
+/** Memory that guests share: a file in /dev/shm, which is the memory of the device. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, ftruncateSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
@@ -8,17 +8,17 @@ const MIB = 0x100000;
 let count = 0;
 const newName = (label: string) => `isthmus-vm-${process.pid}-${label}${count++}`;
 
-/** What QEMU is told of it. */
+/** Properties for QEMU. */
 export abstract class Memory {
   readonly path: string;
-  /** In bytes. */
+  /** Size in bytes. */
   abstract readonly size: number;
 
   constructor(label: string) {
     this.path = `/dev/shm/${newName(label)}`;
   }
 
-  /** As libvirt calls it. */
+  /** Its name in libvirt. */
   get name(): string {
     return basename(this.path);
   }
@@ -28,7 +28,7 @@ export abstract class Memory {
     return { 'qom-type': 'memory-backend-file', share: true, 'mem-path': this.path, size: this.size };
   }
 
-  /** Arguments of a machine that has it from its start. */
+  /** Arguments of a machine that has the device from its start. */
   plugged(id: string): string[] {
     return [
       ...['-object', `memory-backend-file,id=${id}-memory,share=on,mem-path=${this.path},size=${this.size}`],
@@ -37,7 +37,7 @@ export abstract class Memory {
   }
 }
 
-/** A bare file, of which tests read and write words. */
+/** A bare file; tests read and write its words. */
 export class Segment extends Memory {
   readonly size: number;
   readonly #fd: number;
@@ -67,7 +67,7 @@ export class Segment extends Memory {
   }
 }
 
-/** A region as a host has it: made, formatted and watched by `isthmus server`. */
+/** A region as a host has it: `isthmus server` creates, formats and watches it. */
 export class Host extends Memory {
   readonly size: number;
   readonly #process: ChildProcess;
@@ -94,7 +94,7 @@ export class Host extends Memory {
     return host;
   }
 
-  /** Waits until the server has said something like that. */
+  /** Waits until the output of the server matches. */
   async said(pattern: RegExp, seconds = 30): Promise<RegExpExecArray> {
     const end = performance.now() + seconds * slowness * 1000;
     for (;;) {

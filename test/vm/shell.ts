@@ -1,4 +1,4 @@
-/** The shell in a guest, by the console on which its first process takes commands (image.ts). */
+/** The shell in a guest, through the console on which its first process accepts commands (image.ts). */
 import { once } from 'node:events';
 import { createConnection, type Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -31,7 +31,7 @@ export class Shell {
     socket.on('close', end).on('error', end);
   }
 
-  /** @param path of the socket that is the console's other end */
+  /** @param path of the socket at the other end of the console */
   static async open(path: string): Promise<Shell> {
     const socket = createConnection(path);
     await once(socket, 'connect');
@@ -48,11 +48,11 @@ export class Shell {
     });
   }
 
-  /** Runs it there; its output, and its exit code. */
+  /** Runs a command there. @returns its output, and its exit code */
   run(command: string, seconds = 60): Promise<Result> {
     if (command.includes('\n')) throw new Error('a command is one line');
     const result = this.#last.then(async () => {
-      // What came too late for the one before is not ours.
+      // Late output of the command before is dropped.
       this.#text = '';
       const mark = `@@${++this.#commands} `;
       this.#socket.write(`${this.#commands} ${command}\n`);
@@ -67,14 +67,14 @@ export class Shell {
     return result;
   }
 
-  /** The same, for what must succeed; the output without blanks around it. */
+  /** The same, for commands that must succeed. @returns the trimmed output */
   async good(command: string, seconds = 60): Promise<string> {
     const { code, output } = await this.run(command, seconds);
     if (code !== 0) throw new Error(`${command}: exit code ${code}\n${output}`);
     return output.trim();
   }
 
-  /** Runs it again and again until its output fits. */
+  /** Repeats a command until its output matches. */
   async until(command: string, fits: (output: string) => boolean, seconds = 60): Promise<string> {
     const end = performance.now() + seconds * slowness * 1000;
     for (;;) {
@@ -89,7 +89,7 @@ export class Shell {
     this.#socket.destroy();
   }
 
-  /** What `find` makes of the text so far; it may shorten the text. */
+  /** @param find called with the text so far; it may shorten the text */
   async #until<T>(what: string, seconds: number, find: () => T | undefined): Promise<T> {
     const end = performance.now() + seconds * slowness * 1000;
     for (;;) {

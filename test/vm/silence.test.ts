@@ -1,4 +1,4 @@
-/** A machine that is paused, and one that is killed: across machines silence is not death. */
+/** A machine that is paused, and one that is killed: between machines silence is no proof of death. */
 // time limit: 1200 s
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -18,7 +18,7 @@ let free = 0;
 
 const region = async () => JSON.parse((await printed(['region', 'show', host.path, '--json'])).stdout);
 
-scenario('a machine is paused in the middle of traffic: stalled, then on, with nothing lost', 500, async () => {
+scenario('a machine is paused in the middle of traffic: stalled, then continued, with nothing lost', 500, async () => {
   [lab, host] = await Promise.all([Lab.start(), Host.start('one')]);
   free = (await region()).frames.free;
   [a, b] = await Promise.all([lab.guest('vm-a', { devices: [host] }), lab.guest('vm-b', { devices: [host] })]);
@@ -29,7 +29,7 @@ scenario('a machine is paused in the middle of traffic: stalled, then on, with n
   await talk.flows();
   await b.qmp('stop');
   await one.until('happened', (happened: string[]) => happened.includes('0 stalled'), 120);
-  // Nothing of it is taken away, and nothing ends.
+  // Nothing of it is reclaimed, and nothing ends.
   assert.is((await talk.near.view()).state, 'open');
   await b.qmp('cont');
   await one.until('happened', (happened: string[]) => happened.includes('0 recovered'), 120);
@@ -42,7 +42,7 @@ scenario('a machine is paused in the middle of traffic: stalled, then on, with n
 });
 
 scenario(
-  'a machine is killed: its peer gets an error when an operator confirms it, and its frames come back',
+  'a machine is killed: its peer gets an error when an operator confirms it, and its frames are free again',
   300,
   async () => {
     const stalls = (happened: string[]) => happened.filter((what) => what === '0 stalled').length;

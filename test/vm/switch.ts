@@ -1,9 +1,10 @@
 /**
- * The network between guests and this machine: an Ethernet switch, into which each QEMU is plugged by a unix socket, and one
- * more QEMU without a machine, whose network for users is the way to 127.0.0.1 here. No rights are needed for any of it; and
- * since the network belongs to no guest, connections outlive a guest's move from one QEMU to another.
+ * The network between guests and this machine: an Ethernet switch, to which each QEMU is connected by a Unix socket,
+ * and one more QEMU without a machine, whose user-mode network is the path to 127.0.0.1 here. None of it needs
+ * privileges; and since the network belongs to no guest, connections outlive the move of a guest from one QEMU to
+ * another.
  *
- * (A hub will not do: QEMU's network for users would answer what is meant for other guests, too.)
+ * (A hub does not work: QEMU's user-mode network would also answer frames meant for other guests.)
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -12,14 +13,14 @@ import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-/** QEMU puts its length in front of each frame on a stream, in 32 bits, big-endian. */
+/** QEMU sends the length of each frame on a stream before it, in 32 bits, big-endian. */
 const PREFIX = 4;
-/** Destination and source. */
+/** Bytes of the addresses of destination and source. */
 const ADDRESSES = 12;
-/** Bytes that wait for a slow machine; what is more is dropped, as a switch does. */
+/** Limit of bytes that wait for a slow machine; more are dropped, as in any switch. */
 const BACKLOG = 4 << 20;
 
-/** Takes the frames out of a stream. */
+/** Extracts the frames from a stream. */
 function frames(socket: Socket, take: (frame: Buffer) => void): void {
   let rest: Buffer = Buffer.alloc(0);
   socket.on('data', (chunk: Buffer) => {
@@ -34,12 +35,12 @@ function frames(socket: Socket, take: (frame: Buffer) => void): void {
 }
 
 export class Switch {
-  /** This machine's 127.0.0.1, as the guests call it. */
+  /** Address of this machine's 127.0.0.1 for the guests. */
   static readonly host = '10.0.2.2';
   readonly #folder = mkdtempSync(join(tmpdir(), 'isthmus-switch-'));
   readonly #path = join(this.#folder, 'switch');
   readonly #ports = new Set<Socket>();
-  /** Behind which port an address was seen last. */
+  /** Port at which an address was last seen. */
   readonly #places = new Map<string, Socket>();
   readonly #server = createServer((socket) => this.#plugged(socket));
   #way: ChildProcess | undefined;
@@ -67,14 +68,14 @@ export class Switch {
   }
 
   /**
-   * Arguments of a QEMU that is plugged in.
+   * Arguments of a QEMU that is connected to the switch.
    * @param number of the guest, from 1: a guest that moves keeps it
    */
   plug(number: number): string[] {
     const mac = `52:54:00:00:00:${number.toString(16).padStart(2, '0')}`;
     return [
       ...['-netdev', `stream,id=net0,server=off,addr.type=unix,addr.path=${this.#path}`],
-      // Without the firmware to boot from it.
+      // Without the firmware to boot from the network.
       ...['-device', `virtio-net-pci,netdev=net0,mac=${mac},romfile=`],
     ];
   }
@@ -95,7 +96,7 @@ export class Switch {
       const place = this.#places.get(to);
       const all = (frame.readUInt8(PREFIX) & 1) === 1;
       for (const other of place ? [place] : this.#ports) {
-        // Of a guest that is just moving: the network for users would answer for it.
+        // The frame is for a guest that is just moving: the user-mode network would answer for it.
         if (!place && !all && other === this.#user) continue;
         if (other !== port && other.writableLength < BACKLOG) other.write(frame);
       }

@@ -1,15 +1,15 @@
 /*
- * What the tests do in a guest with a device file, and a shell cannot: static, so that it needs nothing there.
+ * Operations on a device file in a guest that a shell cannot do. Linked statically, so that it needs no files there.
  *
- *   tool map   PATH OFFSET LENGTH [ro] [private]   maps, touches the first and the last word, and says so
+ *   tool map   PATH OFFSET LENGTH [ro] [private]   maps, accesses the first and the last word, and prints `mapped`
  *   tool write PATH OFFSET LENGTH AT WORD          stores a word
  *   tool read  PATH OFFSET LENGTH AT               loads and prints it
  *   tool move  PATH OFFSET LENGTH                  maps, and moves the mapping over another one, as the runtime does
  *   tool part  PATH OFFSET LENGTH                  maps, unmaps all but the last page, and forks; both sides read it
- *   tool hold  PATH OFFSET LENGTH                  maps all of it, says where, and goes on writing and reading until
- *                                                  SIGBUS; then says what the file descriptor is still good for.
+ *   tool hold  PATH OFFSET LENGTH                  maps all of it, prints the address, and writes and reads until
+ *                                                  SIGBUS; then prints what still works with the file descriptor.
  *                                                  With `ro` it only reads
- * What fails prints `CALL: NAME OF THE ERROR` and ends with 1.
+ * A failed call prints `CALL: NAME OF THE ERROR` and ends the program with 1.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -59,7 +59,7 @@ int main(int count, char **arguments)
 	const char *what = arguments[1];
 	const off_t offset = (off_t)number(arguments[3]);
 	const size_t length = number(arguments[4]);
-	/* Static: it is looked at again after a siglongjmp(). */
+	/* Static: it is read again after a siglongjmp(). */
 	static int readonly;
 	readonly = has(arguments + 5, "ro");
 	const int private = has(arguments + 5, "private");
@@ -143,7 +143,7 @@ int main(int count, char **arguments)
 		if (mmap(NULL, length, protection, flags, file, offset) == MAP_FAILED)
 			printf("mmap: %s\n", strerrorname_np(errno));
 		puts(close(file) ? "close failed" : "closed");
-		/* Again: the mapping has outlived the descriptor. */
+		/* Once more: the mapping has outlived the descriptor. */
 		if (sigsetjmp(bus, 1) == 0) {
 			(void)words[last];
 			puts("garbage");

@@ -1,4 +1,4 @@
-/** Running programs, and keeping what they made. */
+/** Runs programs, and caches what they made. */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
@@ -16,18 +16,21 @@ import { join } from 'node:path';
 
 /** The checkout. */
 export const root = process.env['ISTHMUS_ROOT'] ?? process.cwd();
-/** What is made once lies here. */
+/** Folder of the cache. */
 export const cache = join(root, '.cache/vm');
 export const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 
-/** What is there and was not wanted for so long is removed when another one is made, in milliseconds. */
+/** Entries unused for this long are removed when another one is made, in milliseconds. */
 const OLD = 24 * 3600_000;
 
-/** Our own environment without what npm put there for the script that runs us: another npm would work in our folder. */
+/**
+ * The environment of this process without the variables that npm sets for its scripts: another npm would use this
+ * folder.
+ */
 const env: NodeJS.ProcessEnv = {};
 for (const [name, value] of Object.entries(process.env)) if (!/^(npm_|INIT_CWD$)/i.test(name)) env[name] = value;
 
-/** Runs a program to its end, within a limit; its output. What it said is part of the error if it fails. */
+/** Runs a program to its end, within a limit. @returns its output, which is part of the error if it fails */
 export function run(command: string, args: readonly string[], seconds: number, cwd = root): string {
   const result = spawnSync(command, args, {
     cwd,
@@ -43,7 +46,7 @@ export function run(command: string, args: readonly string[], seconds: number, c
   return result.stdout;
 }
 
-/** Where a program lies; also where only root looks. */
+/** Path of a program, also where only root's PATH leads. */
 export function which(program: string): string | undefined {
   return `${process.env['PATH']}:/usr/sbin:/sbin`
     .split(':')
@@ -65,8 +68,8 @@ export function hash(...parts: (string | Buffer)[]): string {
 }
 
 /**
- * Makes a file or folder once for each content of what it is made from.
- * @param make at this path, which becomes another one
+ * Makes a file or folder once for each content of its sources.
+ * @param make creates it at this path, from which it is renamed
  * @returns its path
  */
 export function cached(name: string, key: string, make: (path: string) => void): string {

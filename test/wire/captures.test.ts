@@ -1,4 +1,4 @@
-/** Replays what two C programs said to each other (`*.jsonl`), with our handshake in the place of one of them. */
+/** Replays the exchange of two C programs (`*.jsonl`), with this handshake in place of one of them. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { ConInfo } from '../../host/api/peer.js';
@@ -22,7 +22,7 @@ function conInfo(frames: readonly Frame[]): ConInfo {
   return decodeConInfo(found.payload);
 }
 
-/** Feed one direction, cut at random places, until it is agreed; what remains is the owner's. */
+/** Feed one direction, cut at random places, until a plugin is agreed on; the rest belongs to the owner. */
 function feed(side: Side, stream: Buffer): Buffer {
   const pieces = cut(stream, random);
   while (pieces.length > 0 && !side.outcome) side.precon.receive(pieces.shift() as Buffer);
@@ -47,13 +47,13 @@ test(
     assert.is(names(demand.frames), 'VERSION CON_INFO_DEMAND ARCH_REQ ARCH_OK');
     assert.is(conInfo(back.frames).name, 'BBBB');
     assert.is(conInfo(demand.frames).name, 'AAAA');
-    // The one that asked to be called is the one that answers the call.
+    // The process that asked for a call answers the call.
     assert.equal(conInfo(split(capture('ondemand-connect')['S>C']).frames), conInfo(back.frames));
   }),
 );
 
 test(
-  'our accepting side answers as the C program did',
+  'the accepting side answers as the C program did',
   timebox(20, () => {
     const { 'C>S': heard, 'S>C': said } = capture('tcp-pingpong');
     const expected = split(said);
@@ -69,7 +69,7 @@ test(
 );
 
 test(
-  'our connecting side says what the C program said',
+  'the connecting side sends what the C program sent',
   timebox(20, () => {
     for (const name of ['tcp-pingpong', 'ondemand-connect']) {
       const { 'C>S': said, 'S>C': heard } = capture(name);
@@ -89,7 +89,7 @@ test(
 );
 
 test(
-  'an on-demand connect is answered like any other, by the connection that it asks for',
+  'an on-demand connect is answered like any other, by the connection that it names',
   timebox(20, () => {
     const { 'C>S': heard, 'S>C': said } = capture('ondemand-connect');
     const expected = split(said);
@@ -109,15 +109,15 @@ test(
         [['connect', 'AAAA']],
       );
     }
-    const nobody = acceptingSide([fakeTcp()]);
-    feed(nobody, heard);
-    assert.is(nobody.end, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
-    assert.is(nobody.hex, '');
+    const refusing = acceptingSide([fakeTcp()]);
+    feed(refusing, heard);
+    assert.is(refusing.end, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
+    assert.is(refusing.hex, '');
   }),
 );
 
 test(
-  'a back-connect is acknowledged, and then this TCP connection is over',
+  'a back-connect is acknowledged, and then this TCP connection ends',
   timebox(20, () => {
     const { 'C>S': heard, 'S>C': said } = capture('ondemand-back-connect');
     for (let round = 0; round < ROUNDS; round++) {
@@ -136,10 +136,10 @@ test(
         [['back-connect', 'BBBB']],
       );
     }
-    const nobody = acceptingSide([fakeTcp()]);
-    feed(nobody, heard);
-    assert.is(nobody.end, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
-    assert.is(nobody.hex, '');
+    const refusing = acceptingSide([fakeTcp()]);
+    feed(refusing, heard);
+    assert.is(refusing.end, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
+    assert.is(refusing.hex, '');
   }),
 );
 

@@ -1,10 +1,11 @@
 // time limit: 240 s
 /**
  * The handshake and the decoder of phase 2, fed with mutated captures: no crash, no hang, an error with a code, and
- * memory by what comes, not by what is announced.
+ * memory in proportion to the received bytes, not to announced lengths.
  *
- * ISTHMUS_TEST_FUZZ: how many streams go over real sockets in each test, default 200; ten times as many go into handshakes without
- * sockets. ISTHMUS_TEST_SEED: each stream has a seed of its own, this one and its number; a failure names both.
+ * ISTHMUS_TEST_FUZZ: how many streams go over real sockets in each test, default 200; ten times as many go into
+ * handshakes without sockets. ISTHMUS_TEST_SEED: each stream has a seed of its own, this one and its number; a failure
+ * names both.
  */
 
 import { connect, createServer, type Socket } from 'node:net';
@@ -30,7 +31,7 @@ import { timebox } from '../support/timebox.js';
 const seed = testSeed();
 const STREAMS = Number(process.env['ISTHMUS_TEST_FUZZ'] ?? 200);
 const HANDSHAKES = STREAMS * 10;
-/** Streams under way at once. */
+/** Streams in progress at once. */
 const SIDE_BY_SIDE = 16;
 const MIB = 1 << 20;
 
@@ -44,17 +45,17 @@ for (const event of ['unhandledRejection', 'uncaughtException'] as const) {
 
 const NAMES = ['tcp-pingpong', 'ondemand-connect', 'ondemand-back-connect'] as const;
 const captures = NAMES.map((name) => capture(name));
-/** Both directions of each: what comes to an accepting side is as good a nuisance for a connecting one. */
+/** Both directions of each: input for an accepting side is as good a test for a connecting one. */
 const streams = captures.flatMap((each) => [each['C>S'], each['S>C']]);
 
-/** Where the lengths of frames are. */
+/** Offsets of the lengths of frames. */
 function frameLengths(stream: Buffer): number[] {
   const places: number[] = [];
   for (let at = 0; at + 8 <= stream.length; at += 8 + stream.readUInt32BE(at + 4)) places.push(at + 4);
   return places;
 }
 
-/** Name the case that something was wrong with. */
+/** Add the failing case to the error. */
 function inCase<T>(number: number, stream: Buffer, body: () => T): T {
   try {
     return body();
@@ -65,7 +66,7 @@ function inCase<T>(number: number, stream: Buffer, body: () => T): T {
 
 // ── Handshakes without sockets ───────────────────────────────────────────────────────────────────────────────────────
 
-/** However it stands, it is one of the ways it may; and at the latest with its socket it ends. */
+/** Whatever its state, the state is valid; and it ends at the latest with its socket. */
 function checkEnd(side: Side): void {
   const { outcome } = side;
   if (outcome?.kind === 'failed') {
@@ -74,11 +75,11 @@ function checkEnd(side: Side): void {
   }
   if (outcome?.kind === 'agreed') outcome.attempt.undo();
   side.precon.socketEnded();
-  assert.ok(side.outcome, 'it goes on behind the end of its socket');
+  assert.ok(side.outcome, 'it continues after the end of its socket');
 }
 
 test(
-  `${HANDSHAKES} handshakes that are not right, in both roles`,
+  `${HANDSHAKES} invalid handshakes, in both roles`,
   timebox(60, () => {
     const ends = new Map<string, number>();
     const before = process.memoryUsage().arrayBuffers;
@@ -100,18 +101,18 @@ test(
       });
     }
     console.log(Object.fromEntries([...ends].sort()));
-    // The fuzz reaches what it is to reach.
-    for (const end of ['agreed', 'ERR_ISTHMUS_HANDSHAKE', 'ERR_ISTHMUS_HANDSHAKE_VERSION', 'under way']) {
+    // The fuzz reaches the outcomes that it is meant to reach.
+    for (const end of ['agreed', 'ERR_ISTHMUS_HANDSHAKE', 'ERR_ISTHMUS_HANDSHAKE_VERSION', 'in progress']) {
       assert.ok(STREAMS < 100 || ends.has(end), end);
     }
     assert.ok(process.memoryUsage().arrayBuffers - before < 64 * MIB);
   }),
 );
 
-/** Deliver between two sides what they say, some of it changed on the way. */
+/** Deliver the bytes between two sides, some of them changed on the way. */
 function deliverMutated(a: Side, b: Side, random: (n: number) => number): void {
   const heard: Buffer[] = [];
-  // Nothing answers itself for ever: ARCH_REQs and bytes have a limit on both sides.
+  // No endless exchange: ARCH_REQs and bytes are limited on both sides.
   for (let moved = true; moved; ) {
     moved = false;
     for (const [from, to] of [
@@ -128,7 +129,7 @@ function deliverMutated(a: Side, b: Side, random: (n: number) => number): void {
   }
 }
 
-/** A plugin whose attempts are as careless as they may be. */
+/** A plugin whose attempts check nothing. */
 function careless() {
   const definition = streamPlugin({
     name: 'careless',
@@ -151,7 +152,7 @@ function careless() {
 }
 
 test(
-  'handshakes of our own plugins, with changes on the way',
+  'handshakes of the built-in plugins, with changed bytes',
   timebox(60, async () => {
     const missing = mapperMissing();
     const path = missing ? '' : newRegion(16 * MIB);
@@ -171,7 +172,7 @@ test(
     for (let number = 0; number < HANDSHAKES / 5; number++) {
       const random = seeded(seed + number);
       const [first, second] = random(2) ? registries : registries.toReversed();
-      // Without it every other time, so that the others get their share.
+      // Left out every other time, so that the other plugins are used too.
       const mask = { delete: random(2) ? ['ivshmem'] : [] };
       const a = connectingSide([], { registry: first!.masked(mask) });
       const b = acceptingSide([], { registry: second! });
@@ -179,7 +180,7 @@ test(
         a.precon.start();
         deliverMutated(a, b, random);
         for (const { outcome } of [a, b]) {
-          const end = outcome?.kind === 'agreed' ? outcome.plugin.name : (outcome?.kind ?? 'under way');
+          const end = outcome?.kind === 'agreed' ? outcome.plugin.name : (outcome?.kind ?? 'in progress');
           agreed.set(end, (agreed.get(end) ?? 0) + 1);
         }
         checkEnd(a);
@@ -189,7 +190,7 @@ test(
     console.log(Object.fromEntries([...agreed].sort()));
     assert.ok(agreed.has('tcp') && agreed.has('failed'));
     if (!missing) assert.ok(agreed.has('ivshmem'));
-    // No ring of an attempt that came to nothing is left: what is missing is an extent or two that the other one keeps.
+    // No ring of a failed attempt is left: the missing frames are an extent or two that the other side keeps.
     if (!missing) assert.ok(before - free() <= 64, `${before - free()} frames are missing`);
     for (const { regions } of attached) for (const region of regions) region.detach();
   }),
@@ -210,7 +211,7 @@ function message(type: number, xlength: number, dlength: number, body: Buffer): 
   return Buffer.concat([header, body]);
 }
 
-/** What phase 2 is made of: the captures', and more kinds of messages than they have. */
+/** Parts of phase 2: those of the captures, and more types of messages. */
 const phase2 = [
   split(captures[0]!['C>S']).rest,
   split(captures[0]!['S>C']).rest,
@@ -224,7 +225,7 @@ const phase2 = [
   Buffer.concat([message(0, 0, 3, Buffer.from('abc')), message(8, 0, 0, Buffer.alloc(0))]),
 ];
 
-/** Where the lengths of messages are. */
+/** Offsets of the lengths of messages. */
 function messageLengths(stream: Buffer): number[] {
   const places: number[] = [];
   for (let at = 0; at + 8 <= stream.length; ) {
@@ -241,7 +242,7 @@ async function newRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
   return runtime;
 }
 
-/** Read until it ends. What ended it has a code. */
+/** Read until the end. The reason of the end has a code. */
 async function readAll(connection: Connection): Promise<number> {
   let messages = 0;
   try {
@@ -270,12 +271,12 @@ async function say(socket: Socket, stream: Buffer, random: (n: number) => number
   if (random(2)) await pause(random(5));
   if (random(3)) socket.end();
   else socket.destroy();
-  // A peer that does not end its side is no worse than one that does: so much for its patience.
+  // A peer that does not end its side must do no more harm than one that does; this limits the wait for it.
   setTimeout(() => socket.destroy(), 500).unref();
   await gone(socket);
 }
 
-/** A connection between two well-behaved runtimes, one of which is being tried. */
+/** A connection between two correct runtimes, one of which is under test. */
 async function bystander(runtime: Runtime): Promise<() => Promise<void>> {
   const other = await newRuntime();
   const { port } = await other.listen({}, async (connection) => {
@@ -290,7 +291,7 @@ async function bystander(runtime: Runtime): Promise<() => Promise<void>> {
   };
 }
 
-/** Run `STREAMS` cases, some side by side, while the event loop turns and a bystander talks. */
+/** Run `STREAMS` cases, some in parallel, while the event loop runs and a bystander exchanges messages. */
 async function cases(
   runtime: Runtime,
   body: (number: number, random: (n: number) => number) => Promise<void>,
@@ -308,10 +309,10 @@ async function cases(
   await Promise.all(Array.from({ length: SIDE_BY_SIDE }, work));
   await talk();
   const after = process.memoryUsage();
-  // Far below a single one of the lengths that were claimed.
+  // Far below one of the announced lengths.
   assert.ok(after.arrayBuffers - before.arrayBuffers < 128 * MIB, `${after.arrayBuffers} bytes in array buffers`);
   assert.ok(after.rss - before.rss < 512 * MIB, `${after.rss} bytes resident`);
-  // The bystander is the one that is left.
+  // Only the bystander is left.
   for (let turns = 0; runtime.connections().length > 1 && turns < 500; turns++) await pause(10);
   assert.is(runtime.connections().length, 1);
 }
@@ -335,20 +336,20 @@ for (const [limit, maxMessageSize] of [
       await cases(runtime, async (number, random) => {
         const base = phase2[random(phase2.length)] as Buffer;
         const mutant = mutate(base, phase2, messageLengths(base), random);
-        // Now and then the handshake is wrong as well.
+        // In some cases the handshake is invalid as well.
         const hello = random(10) ? AGREE_TCP : mutate(AGREE_TCP, streams, frameLengths(AGREE_TCP), random);
         const stream = Buffer.concat([hello, mutant]);
         const socket = connect({ host: '127.0.0.1', port });
         await inCase(number, stream, () => say(socket, stream, random));
       });
       await Promise.all(reading);
-      assert.ok(read > STREAMS / 10, `${read} messages got through`);
+      assert.ok(read > STREAMS / 10, `${read} messages were received`);
     }),
   );
 }
 
 test(
-  `${STREAMS} streams to one who connects`,
+  `${STREAMS} streams to a connecting side`,
   timebox(60, async () => {
     const runtime = await newRuntime({ retry: 0 });
     const answer = Buffer.concat([HELLO, OK]);
@@ -373,7 +374,7 @@ test(
         return;
       }
       connected++;
-      // Sending into what may end at any moment has an error with a code, too.
+      // A send on a connection that may end at any moment also has an error with a code.
       connection.send('hello').catch((error) => assert.instance(error, IsthmusError));
       await readAll(connection);
     });
@@ -384,7 +385,7 @@ test(
 );
 
 test(
-  'claimed lengths of 4 GiB allocate nothing up front',
+  'announced lengths of 4 GiB allocate nothing up front',
   timebox(60, async () => {
     const claims = 100;
     const runtime = await newRuntime({ maxMessageSize: 2 ** 32 - 1 });
@@ -397,7 +398,7 @@ test(
     const sockets = Array.from({ length: claims }, () => {
       const socket = connect({ host: '127.0.0.1', port });
       socket.on('error', () => {}).resume();
-      // As large as can be: xheader and data together are the u32 that the limit is.
+      // The largest possible: xheader and data together are the u32 that the limit is.
       socket.write(Buffer.concat([AGREE_TCP, message(0, 0, 0xffffffff, Buffer.alloc(5000, 1))]));
       return socket;
     });
@@ -405,13 +406,13 @@ test(
     await pause(50);
     await talk();
     const after = process.memoryUsage();
-    // The first MiB of each, of which the pages that nothing came for are not even there.
+    // The first MiB of each; pages without received bytes are not even allocated.
     assert.ok(after.arrayBuffers - before.arrayBuffers < (claims + 32) * MIB, `${after.arrayBuffers} bytes`);
     assert.ok(after.rss - before.rss < 256 * MIB, `${after.rss} bytes resident`);
     for (const socket of sockets) socket.end();
     assert.equal(new Set(await Promise.all(codes)), new Set(['ERR_ISTHMUS_PEER_DIED']));
 
-    // With the default limit such a message is refused by its header.
+    // With the default limit such a message is refused at its header.
     const limited = await newRuntime();
     const refused = new Promise<string>((resolve) => {
       limited

@@ -1,7 +1,7 @@
 /**
- * A build of the core that tells which way each of its conditions went: every condition of an `if`, a loop or a ternary,
- * and every operand of `&&` and `||` goes through an import, with its number. And behind each look at a word that a peer
- * may write it calls another import: the moment at which that peer writes.
+ * A build of the core that records which way each of its conditions went: every condition of an `if`, a loop or a
+ * ternary, and every operand of `&&` and `||` goes through an import, with its number. After each load of a word that a
+ * peer may write, it calls another import: the moment at which a hostile peer writes.
  *
  *   node instrument.mjs OUT FILE…     → OUT/core.wasm, OUT/branches.json: [{ file, line, text }], by number
  */
@@ -24,7 +24,7 @@ function* nodes(node, seen = new Set()) {
   }
   if (typeof node.kind === 'number' && node.range) yield node;
   for (const [key, value] of Object.entries(node)) {
-    // What leads out of the tree, or to what is worked out at compile time.
+    // Properties that lead out of the tree, or to parts that are evaluated at compile time.
     if (key !== 'range' && key !== 'source' && key !== 'decorators') yield* nodes(value, seen);
   }
 }
@@ -41,7 +41,7 @@ function conditions(tree) {
       found.add(node.left).add(node.right);
     }
   }
-  // What is put together from operands is told by them.
+  // A compound condition is covered by its operands.
   const whole = ({ kind, operator, expression }) =>
     kind === NodeKind.Parenthesized
       ? whole(expression)
@@ -51,7 +51,7 @@ function conditions(tree) {
 
 const LOOKS = /^(?:atomic\.(?:load|cmpxchg|xchg)<|load<u\d+>\(r, RING_)/;
 
-/** Where a word is looked at that peers write. */
+/** Loads of words that peers write. */
 function looks(tree, text) {
   const calls = [...nodes(tree.statements)].filter(({ kind }) => kind === NodeKind.Call).map(({ range }) => range);
   return calls.filter(({ start, end }) => LOOKS.test(text.slice(start, end)));

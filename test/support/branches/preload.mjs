@@ -1,7 +1,7 @@
 /**
- * `node --import`: in the place of the core runs the build of instrument.mjs that ISTHMUS_BRANCHES leads to. How often
- * each condition went which way is written there at the end: [false, true] by number. What a test puts into
- * `globalThis.atAnyMoment` is called behind each look at a word of the region.
+ * `node --import`: replaces the core by the build of instrument.mjs in the folder ISTHMUS_BRANCHES. At the end, the
+ * number of times that each condition went either way is written there: [false, true] by number. A function that a test
+ * stores in `globalThis.atAnyMoment` is called after each load of a word of the region.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -23,7 +23,7 @@ const isCore = (module) => Module.exports(module).some(({ name }) => name === 'b
 WebAssembly.Module = class extends Module {
   constructor(bytes) {
     super(bytes);
-    // biome-ignore lint/correctness/noConstructorReturn: whoever asks for the core gets this one
+    // biome-ignore lint/correctness/noConstructorReturn: every load of the core gets this one
     if (isCore(this)) return core;
   }
 };

@@ -2,8 +2,8 @@
 /*
  * UIO driver for the shared memory of ivshmem devices (PCI 1af4:1110)
  *
- * QEMU's ivshmem device shows a piece of host memory as BAR 2. This driver
- * hands it to user space:
+ * QEMU's ivshmem device exposes host memory as BAR 2. This driver maps it to
+ * user space:
  *
  *	map 0	BAR 0, the registers, uncached
  *	map 1	BAR 2, the memory, write-back
@@ -11,25 +11,26 @@
  * As with every UIO device, map N is mapped at file offset N * PAGE_SIZE.
  * Interrupts (BAR 1 of ivshmem-doorbell) are not served.
  *
- * Written for Linux 5.15 and later. What differs between versions is looked
- * up in the headers by Kbuild, since distributions backport, and comes as
- * IVSHMEM_HAVE_*; see README.md.
+ * Written for Linux 5.15 and later. Differences between kernel versions are
+ * detected in the headers by Kbuild (IVSHMEM_HAVE_*), since distributions
+ * backport; see README.md.
  *
- * Three things are not what the UIO core does by itself:
+ * Three things differ from what the UIO core does by itself:
  *
- * Write-back. The core maps physical memory uncached, and for x86 the request
- * alone is not enough: for a range without a memory type of its own
+ * Write-back. The core maps physical memory uncached, and on x86 requesting
+ * write-back is not enough: for a range without a memory type of its own
  * vmf_insert_pfn() falls back to uncached-minus, and below 4 GiB the MTRRs of
  * the firmware do the same silently. So BAR 2 is moved above 4 GiB, and
- * memremap() reserves its type for as long as the device is bound. All user
- * mappings follow that, and partial unmaps, forks and mremap() do not touch it.
+ * memremap() reserves its type as long as the device is bound. All user
+ * mappings follow that type; partial unmaps, forks and mremap() do not affect
+ * it.
  *
  * Removal. A mapping must not outlive the BAR: other devices may get its
  * addresses. Pages are inserted on faults, never in mmap(), so that none can
- * appear in a mapping that is not yet known to unmap_mapping_range(). On
- * removal all are taken away, and later faults end in SIGBUS.
+ * appear in a mapping that is not yet known to unmap_mapping_range(). Removal
+ * unmaps all pages; later faults end in SIGBUS.
  *
- * Private mappings are refused. Copy-on-write of such memory makes no sense,
+ * Private mappings are refused: copy-on-write of device memory makes no sense,
  * and vmf_insert_pfn() does not allow it.
  */
 
@@ -44,7 +45,7 @@
 #include <linux/uio_driver.h>
 
 #define IVSHMEM_NAME		"ivshmem"
-/* Of the contract with user space, not of this file: programs look at it. */
+/* Of the interface to user space, not of this file: programs check it. */
 #define IVSHMEM_VERSION		"0.0.1"
 
 #define PCI_DEVICE_ID_IVSHMEM	0x1110
@@ -52,15 +53,15 @@
 #define IVSHMEM_BAR_REGISTERS	0
 #define IVSHMEM_BAR_MEMORY	2
 
-/* Indices of uio_info.mem, and what user space multiplies by PAGE_SIZE. */
+/* Indices of uio_info.mem; user space multiplies them by PAGE_SIZE. */
 #define IVSHMEM_MAP_REGISTERS	0
 #define IVSHMEM_MAP_MEMORY	1
 
-/* How much one fault maps: 512 entries cost less than 512 faults. */
+/* Bytes that one fault maps: 512 entries cost less than 512 faults. */
 #define IVSHMEM_FAULT_AROUND	SZ_2M
 
 /**
- * struct ivshmem_file - an open file, whose mappings go when the device goes
+ * struct ivshmem_file - an open file; its mappings are removed with the device
  * @list: in ivshmem.files
  * @inode: of the device node; there may be several nodes, as in containers
  */
@@ -71,13 +72,13 @@ struct ivshmem_file {
 
 /**
  * struct ivshmem - one bound device
- * @info: what the UIO core knows
- * @memory: a mapping of BAR 2 that nobody uses: it holds the memory type
+ * @info: registered with the UIO core
+ * @memory: an unused mapping of BAR 2 that reserves the memory type
  * @files: all open files
- * @gone: the device is being removed, and nothing may be mapped any more
+ * @gone: the device is being removed; nothing may be mapped any more
  *
  * @files and @gone are protected by uio_device.info_lock. The core holds it
- * around our open(), release() and mmap().
+ * around open(), release() and mmap() of this driver.
  */
 struct ivshmem {
 	struct uio_info info;
@@ -93,8 +94,8 @@ static unsigned long ivshmem_map_pages(const struct uio_mem *mem)
 
 /*
  * The mapping holds the file, the file holds the uio_device, and that has an
- * info only as long as the device is bound. All of it is what the core's own
- * fault handler relies on, too.
+ * info only as long as the device is bound. The core's own fault handler
+ * relies on the same.
  */
 static vm_fault_t ivshmem_fault(struct vm_fault *vmf, unsigned int index)
 {
@@ -124,7 +125,7 @@ static vm_fault_t ivshmem_fault(struct vm_fault *vmf, unsigned int index)
 	if (ret != VM_FAULT_NOPAGE)
 		goto out;
 
-	/* The rest is a favour: what fails here faults again. */
+	/* Fault around. A page that fails here faults again. */
 	start = max(ALIGN_DOWN(address, IVSHMEM_FAULT_AROUND), vma->vm_start);
 	end = min(ALIGN_DOWN(address, IVSHMEM_FAULT_AROUND) +
 		  IVSHMEM_FAULT_AROUND, vma->vm_end);
@@ -150,13 +151,13 @@ static vm_fault_t ivshmem_memory_fault(struct vm_fault *vmf)
 	return ivshmem_fault(vmf, IVSHMEM_MAP_MEMORY);
 }
 
-/* The offset of a part of a mapping does not tell its map, so they differ. */
+/* One for each map: the offset of a part of a mapping does not tell its map. */
 static const struct vm_operations_struct ivshmem_vm_ops[] = {
 	[IVSHMEM_MAP_REGISTERS] = { .fault = ivshmem_registers_fault },
 	[IVSHMEM_MAP_MEMORY] = { .fault = ivshmem_memory_fault },
 };
 
-/* The core has looked at index and length as well, but need not always. */
+/* The core checks index and length too, but may stop doing so. */
 static int ivshmem_check_mmap(const struct ivshmem *ivshmem, pgoff_t index,
 			      unsigned long pages, bool shared)
 {
@@ -209,8 +210,8 @@ static int ivshmem_mmap(struct uio_info *info, struct vm_area_struct *vma)
 	int ret;
 
 	/*
-	 * VM_MAYSHARE, since that is what MAP_SHARED leaves of a file that
-	 * was opened for reading only.
+	 * VM_MAYSHARE: for a file opened read-only, MAP_SHARED sets this flag
+	 * without VM_SHARED.
 	 */
 	ret = ivshmem_check_mmap(info->priv, vma->vm_pgoff, vma_pages(vma),
 				 vma->vm_flags & VM_MAYSHARE);
@@ -220,7 +221,7 @@ static int ivshmem_mmap(struct uio_info *info, struct vm_area_struct *vma)
 	vm_flags_set(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
 	if (vma->vm_pgoff == IVSHMEM_MAP_REGISTERS)
 		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
-	/* vm_private_data is the uio_device: the core has set it. */
+	/* The core has set vm_private_data to the uio_device. */
 	vma->vm_ops = &ivshmem_vm_ops[vma->vm_pgoff];
 	return 0;
 }
@@ -241,7 +242,7 @@ static int ivshmem_open(struct uio_info *info, struct inode *inode)
 	return 0;
 }
 
-/* Comes after the last mapping of the file has gone. */
+/* Called after the last mapping of the file is gone. */
 static int ivshmem_release(struct uio_info *info, struct inode *inode)
 {
 	struct ivshmem *ivshmem = info->priv;
@@ -258,8 +259,9 @@ static int ivshmem_release(struct uio_info *info, struct inode *inode)
 }
 
 /*
- * Takes away all mappings, for good. Under the lock no file can be released,
- * which keeps the inodes; after uio_unregister_device() nobody would tell us.
+ * Removes all mappings for good. Under the lock no file can be released, so
+ * the inodes stay valid; after uio_unregister_device() the driver would not
+ * be told of releases.
  */
 static void ivshmem_revoke(struct ivshmem *ivshmem)
 {
@@ -281,8 +283,8 @@ static bool ivshmem_memory_is_low(struct pci_dev *pdev)
 }
 
 /*
- * Moves BAR 2 above 4 GiB. Fails only if the device is left without it; that
- * it stays below is a matter of speed.
+ * Moves BAR 2 above 4 GiB. Fails only if the device is left without BAR 2. If
+ * BAR 2 stays below 4 GiB, the device works, but more slowly.
  */
 static int ivshmem_raise_memory(struct pci_dev *pdev)
 {
@@ -292,7 +294,7 @@ static int ivshmem_raise_memory(struct pci_dev *pdev)
 	int ret;
 
 	if (!(res->flags & IORESOURCE_MEM_64)) {
-		pci_warn(pdev, "BAR 2 %pR has 32 bits only\n", res);
+		pci_warn(pdev, "BAR 2 %pR is 32-bit only\n", res);
 		return 0;
 	}
 
@@ -324,10 +326,10 @@ static int ivshmem_prepare_memory(struct pci_dev *pdev)
 
 	if (ivshmem_memory_is_low(pdev)) {
 		/*
-		 * Whoever has mapped it through sysfs would be left with an
-		 * address where nothing is. Requesting it makes the kernel
-		 * take such mappings away (CONFIG_IO_STRICT_DEVMEM), and
-		 * fails if another driver uses it.
+		 * A process that has mapped BAR 2 through sysfs would be left
+		 * with stale addresses. Requesting the region makes the kernel
+		 * remove such mappings (CONFIG_IO_STRICT_DEVMEM), and fails if
+		 * another driver uses it.
 		 */
 		ret = pci_request_region(pdev, IVSHMEM_BAR_MEMORY,
 					 KBUILD_MODNAME);
@@ -372,18 +374,18 @@ static int ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		return -ENOMEM;
 	INIT_LIST_HEAD(&ivshmem->files);
 
-	/* Before the device is enabled: that wants all BARs in their places. */
+	/* Before the device is enabled: that needs all BARs assigned. */
 	ret = ivshmem_prepare_memory(pdev);
 	if (ret)
-		return dev_err_probe(dev, ret, "no place for BAR 2\n");
+		return dev_err_probe(dev, ret, "no address space for BAR 2\n");
 
 	ret = pci_enable_device(pdev);
 	if (ret)
-		return dev_err_probe(dev, ret, "cannot be enabled\n");
+		return dev_err_probe(dev, ret, "cannot enable the device\n");
 
 	ret = pci_request_regions(pdev, KBUILD_MODNAME);
 	if (ret) {
-		dev_err_probe(dev, ret, "its BARs are in use\n");
+		dev_err_probe(dev, ret, "BARs are in use\n");
 		goto err_disable;
 	}
 
@@ -408,14 +410,14 @@ static int ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 				   info->mem[IVSHMEM_MAP_MEMORY].size,
 				   MEMREMAP_WB);
 	if (!ivshmem->memory) {
-		ret = dev_err_probe(dev, -ENOMEM, "BAR 2 cannot be mapped\n");
+		ret = dev_err_probe(dev, -ENOMEM, "cannot map BAR 2\n");
 		goto err_regions;
 	}
 
 	pci_set_drvdata(pdev, ivshmem);
 	ret = uio_register_device(dev, info);
 	if (ret) {
-		dev_err_probe(dev, ret, "cannot be registered\n");
+		dev_err_probe(dev, ret, "cannot register the UIO device\n");
 		goto err_memory;
 	}
 	return 0;
@@ -436,7 +438,7 @@ static void ivshmem_remove(struct pci_dev *pdev)
 
 	ivshmem_revoke(ivshmem);
 	uio_unregister_device(&ivshmem->info);
-	/* From here on the core calls nothing of ours. */
+	/* From here on the core does not call this driver. */
 	list_for_each_entry_safe(file, next, &ivshmem->files, list)
 		kfree(file);
 	memunmap(ivshmem->memory);
