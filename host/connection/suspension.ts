@@ -1,6 +1,6 @@
 /**
- * Suspending one connection, and what it needs to come back (PROTOCOL.md, SHUTDOWN): finish the message under way, say
- * one last word, hear the other's, let go of the link. The states are the core's (assembly/migration.ts).
+ * Suspending one connection, and what it needs to come back (docs/protocol.md, "SHUTDOWN"): finish the message under way,
+ * say one last word, hear the other's, let go of the link. The states are the core's (assembly/migration.ts).
  */
 
 import type { IsthmusError } from '../base/errors.js';

@@ -21,7 +21,7 @@
  * connecting side that gave up proposes its next plugin at once and drops what comes until that ARCH_NEXT. (For a
  * plugin that it does not have, which is any of ours but tcp, C sends that ARCH_NEXT as well.)
  *
- * Source of the format and the rules: "The wire protocol", phase 1.
+ * Source of the format and the rules: docs/protocol.md, "Phase 1: the handshake".
  */
 
 import type { Peer } from '../api/peer.js';
