@@ -1,10 +1,11 @@
 /**
- * Makes docs/errors.md from the table in host/base/errors.ts and docs/configuration.md from that in host/config/config.ts; with
- * `--check` it says whether the files are up to date.
+ * Makes docs/errors.md from the table in host/base/errors.ts and docs/configuration.md from that in host/config/config.ts;
+ * with `--check` it says whether the files are up to date. Says in either case which links of the documents lead nowhere.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { bundle, common, root } from './build.mjs';
+import { brokenLinks } from './links.mjs';
 
 async function load(source) {
   const { outputFiles } = await bundle({ ...common, entryPoints: [join(root, source)], write: false });
@@ -79,3 +80,8 @@ for (const [path, source, make] of [
     console.log(`docs: wrote ${path}`);
   }
 }
+
+const broken = brokenLinks(root);
+for (const line of broken) console.error(`docs: ${line}`);
+if (broken.length > 0) process.exitCode = 1;
+else console.log('docs: all links lead somewhere');

@@ -1,6 +1,6 @@
 /**
  * Connections that come up by themselves: on-demand ones, whose first message brings them up, and those that were
- * suspended (PROTOCOL.md, phase 1).
+ * suspended (docs/protocol.md, "On-demand connections" and "Suspending and coming back").
  *
  * The side whose own name is lower or equal connects; the one whose own name is greater asks the other to, and waits.
  * Who has been up is known by the id of its end, which it keeps for life; a name counts only before that, since several

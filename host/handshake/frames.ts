@@ -14,7 +14,7 @@
  * └─────────┴───────┴───────────────┴───────────────┘
  * ```
  *
- * Source: "The wire protocol", phase 1, and the captures in `test/wire/`.
+ * Source: docs/protocol.md, "Phase 1: the handshake", and the captures in `test/wire/`.
  */
 import { isIPv4 } from 'node:net';
 import type { ConInfo, MessageCounts } from '../api/peer.js';

@@ -22,7 +22,7 @@
  * at once and drops every frame until that ARCH_NEXT. (The C implementation sends that ARCH_NEXT, too, for a plugin that it
  * does not have, which is every plugin of this project but tcp.)
  *
- * Source of the format and the rules: docs/protocol.md, phase 1.
+ * Source of the format and the rules: docs/protocol.md, "Phase 1: the handshake".
  */
 
 import type { ConInfo, MessageCounts, Peer } from '../api/peer.js';

@@ -1,6 +1,7 @@
 /**
  * The guard: the socket of a handshake that has ended in another transport. It stays open as long as the connection, and
- * one byte on it announces an orderly close; its end without that byte means that the peer died (PROTOCOL.md, phase 1).
+ * one byte on it announces an orderly close; its end without that byte means that the peer died (docs/protocol.md,
+ * "The guard").
  */
 import type { Socket } from 'node:net';
 

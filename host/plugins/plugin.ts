@@ -2,7 +2,7 @@
  * What a plugin is, and which of them a runtime tries in which order.
  *
  * The names are pscom's. A plugin decides who sits at the other end of a connection's two rings; the handshake that
- * chooses one is `handshake/` (the wire protocol, phase 1).
+ * chooses one is in `handshake/` (docs/protocol.md, "Phase 1: the handshake").
  */
 import type { Socket } from 'node:net';
 import type { Peer, PluginMask } from '../api/peer.js';

@@ -2,9 +2,10 @@
  * Shared memory: the attempts and links of `ivshmem` and of `shm` (shm.ts), one implementation over two kinds of backing;
  * and plugin `ivshmem`, whose regions are attached as long as the runtime.
  *
- * STEP1, little-endian (PROTOCOL.md): region UUID (16 bytes), slot u32, generation u32, nonce u64, offset of the receive
- * ring in the region u64, its capacity in bytes u64. The accepting side answers the connecting side's with its own, and
- * says ARCH_OK only behind the other's: so there is never an ARCH_OK under way for a plugin that was given up.
+ * STEP1, little-endian (docs/protocol.md, "STEP1 of shm and ivshmem"): region UUID (16 bytes), slot u32, generation u32,
+ * nonce u64, offset of the receive ring in the region u64, its capacity in bytes u64. The accepting side answers the
+ * connecting side's with its own, and says ARCH_OK only behind the other's: so there is never an ARCH_OK under way for a
+ * plugin that was given up.
  *
  * The nonce lies in the ring itself, fresh for each handshake: a copy of the region, however new, does not have it, and
  * two handshakes of one process at the same time do not get into each other's way.

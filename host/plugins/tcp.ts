@@ -1,4 +1,6 @@
-/** `tcp`: what is always there. The socket of the handshake carries the messages (PROTOCOL.md, phase 2). */
+/**
+ * `tcp`: what is always there. The socket of the handshake carries the messages (docs/protocol.md, "Phase 2: messages").
+ */
 import type { Socket } from 'node:net';
 import { messageOf } from '../base/errors.js';
 import type { Core } from '../core/core.js';

@@ -1,5 +1,5 @@
 /**
- * Ping-pong as PROTOCOL.md describes it: the side that measures, and the side that echoes.
+ * Ping-pong as docs/protocol.md describes it ("Ping-pong"): the side that measures, and the side that echoes.
  *
  * Both poll. What runs for each message is a synchronous function that allocates nothing; it returns when it has used up
  * its budget, so that the function around it can let the event loop turn: an `await` within the loop would cost more than
