@@ -3,7 +3,7 @@
  *
  * The first record of a message begins with its net header; what follows, there and in MORE records, is the body:
  * xheader, then data, cut anywhere. The payloads of consecutive records are therefore the byte stream of the wire
- * (docs/protocol.md, phase 2), and tcp copies them without parsing.
+ * (docs/protocol.md, "Phase 2: messages"), and tcp copies them without parsing.
  */
 
 import * as connection from './connection';

@@ -234,7 +234,7 @@ export const RECORD_FIRST: u32 = 2;
 export const RECORD_MORE: u32 = 3;
 
 //   ╒══════════ net header: first 8 bytes of a FIRST record ══════════╕
-//   │ u16 message type │ u16 bytes of xheader │ u32 bytes of data     │ as on the wire (docs/protocol.md, phase 2)
+//   │ u16 message type │ u16 bytes of xheader │ u32 bytes of data     │ as on the wire (docs/protocol.md, "Phase 2: messages")
 //   ╘═════════════════════════════════════════════════════════════════╛
 export const NET_HEADER: u32 = 8;
 export const MESSAGE_USER: u32 = 0;

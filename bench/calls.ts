@@ -1,7 +1,7 @@
-/** Calls between the processes of the benchmark, over the channel that `fork` gives them. Never on the way of what is measured. */
+/** Calls between the processes of the benchmark, over the channel that `fork` gives them. No measured message uses this channel. */
 import type { ChildProcess } from 'node:child_process';
 
-/** What the other process answers to. Arguments and results survive JSON. */
+/** The calls that a process answers. Arguments and results can be written as JSON. */
 export type Handlers = Readonly<Record<string, (argument: never) => unknown>>;
 
 interface Call {
@@ -16,10 +16,10 @@ interface Answer {
   readonly error?: string;
 }
 
-/** The longest that one step of the benchmark may take, in milliseconds. */
-const LIMIT = 120_000;
+/** One step of the benchmark may take this long. */
+const CALL_TIMEOUT_MS = 120_000;
 
-/** Answer to whoever started this process. It ends when he does. */
+/** Answer the calls of the process that started this one. This process ends when that process does. */
 export function serve(handlers: Handlers): void {
   process.on('disconnect', () => process.exit());
   process.on('message', async ({ call, name, argument }: Call) => {
@@ -27,17 +27,17 @@ export function serve(handlers: Handlers): void {
     let answer: Answer;
     try {
       const handler = handlers[name];
-      if (!handler) throw new Error(`nobody answers to '${name}' here`);
+      if (!handler) throw new Error(`this process has no handler for '${name}'`);
       answer = { answer: call, result: await handler(argument as never) };
     } catch (error) {
       answer = { answer: call, error: error instanceof Error ? (error.stack ?? error.message) : String(error) };
     }
-    // Its reader may be gone: then nobody misses it.
+    // The calling process may have ended; then the answer is not needed.
     process.send?.(answer, () => {});
   });
 }
 
-/** A process that serves. */
+/** A process that answers calls. */
 export class Callee {
   readonly #child: ChildProcess;
   readonly #open = new Map<number, { resolve(result: unknown): void; reject(error: Error): void }>();
@@ -73,8 +73,8 @@ export class Callee {
     return new Promise<T>((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#open.delete(call);
-        reject(new Error(`no answer to '${name}' for ${LIMIT / 1000} s`));
-      }, LIMIT);
+        reject(new Error(`no answer to '${name}' for ${CALL_TIMEOUT_MS / 1000} s`));
+      }, CALL_TIMEOUT_MS);
       this.#open.set(call, {
         resolve: (result) => {
           clearTimeout(timer);
@@ -91,13 +91,13 @@ export class Callee {
     });
   }
 
-  /** What it prints, if it was started `silent`. */
+  /** Receive the output of the process, if it was started `silent`. */
   onOutput(heard: (text: string) => void): void {
     this.#child.stdout?.setEncoding('utf8').on('data', heard);
     this.#child.stderr?.pipe(process.stderr);
   }
 
-  /** End it, and wait until it is gone. */
+  /** End the process, and wait until it has exited. */
   async end(): Promise<void> {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
     const gone = new Promise((resolve) => this.#child.once('exit', resolve));

@@ -1,4 +1,4 @@
-/** The part of docs/performance.md that a whole run writes. */
+/** Writes the part of docs/performance.md that shows the results of a whole run. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { bytes, duration, rate } from '../host/cli/support/output.js';
 import { quantity, reliableTail } from './report.js';
@@ -26,7 +26,7 @@ function describe({ machine, made, commit, seconds }: Results): string {
     `Run of ${made.slice(0, 16).replace('T', ' ')} UTC, ${seconds} s, commit ${commit}. ${processor}, ${processors} processors,`,
     `virtual machine: ${virtual}; ${bytes(memory)} of memory; Linux ${kernel}; Node ${node} (V8 ${v8}); the two ends are`,
     pinned ? `pinned to processors ${pinned.join(' and ')}.` : 'not pinned.',
-    `Load before the run ${load}; ${(stolen * 100).toFixed(1)} % of the processors' time was taken by the host meanwhile.`,
+    `Load before the run ${load}; the host took ${(stolen * 100).toFixed(1)} % of the processors' time during the run.`,
   ].join('\n');
 }
 
@@ -39,7 +39,7 @@ function markdown(results: Results): string {
     describe(results),
     '### Goals',
     table(
-      ['goal', 'found', 'wanted', ''],
+      ['goal', 'measured', 'limit', ''],
       results.goals.map(({ title, found, limit, met }) => [title, found, limit, met ? 'met' : '**not met**']),
     ),
     '### Half round trip, median',
@@ -62,7 +62,7 @@ function markdown(results: Results): string {
   ].join('\n\n');
 }
 
-/** Put the results into the document in the place of those of the run before. */
+/** Replace the results of the run before in the document. */
 export function document(path: string, results: Results): void {
   const text = readFileSync(path, 'utf8');
   const [begin, end] = [text.indexOf(BEGIN), text.indexOf(END)];

@@ -1,4 +1,4 @@
-/** One end of a transport: a process that `ends.ts` starts as `near`, and that starts the other one as `far`; or a probe. */
+/** One end of a transport: a process that `ends.ts` starts as `near` and that starts the other end as `far`; or a probe. */
 import { fork } from 'node:child_process';
 import { Callee, serve } from './calls.js';
 import { forkEnd, readOptions } from './ends.js';

@@ -4,9 +4,9 @@ import { fileURLToPath } from 'node:url';
 import { Callee } from './calls.js';
 import type { EndOptions } from './transports/transport.js';
 
-/** What every process of a run is told. */
+/** The options that every process of a run gets. */
 export interface RunOptions extends EndOptions {
-  /** Another build of the library, measured beside the one of this checkout. */
+  /** Another build of the library, measured in turns with the one of this checkout. */
   readonly baseline: string | undefined;
 }
 
@@ -16,7 +16,7 @@ export function readOptions(): RunOptions {
   return JSON.parse(process.env[VARIABLE] ?? '{}') as RunOptions;
 }
 
-/** @param how `fork`, or one who does something around it */
+/** @param how `fork`, or a function that wraps it */
 export function forkEnd(
   how: typeof fork,
   role: 'near' | 'far' | 'probe',

@@ -1,4 +1,4 @@
-/** Where things lie: scripts/bench.mjs says where the checkout is. */
+/** Paths. scripts/bench.mjs passes the path of the checkout. */
 import { join } from 'node:path';
 
 export const root = process.env.ISTHMUS_ROOT ?? process.cwd();

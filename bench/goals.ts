@@ -1,4 +1,4 @@
-/** What the project wants to reach, and where a run stands. Each goal compares numbers of that run with each other. */
+/** The goals of the project, and whether a run meets them. Each goal compares numbers of the same run. */
 import { bytes, duration, rate } from '../host/cli/support/output.js';
 import type { Goal, Measure, TransportResult } from './results.js';
 
@@ -30,12 +30,12 @@ export function judge(transports: readonly TransportResult[], measures: readonly
   const fastest = (size: number) => least(half('into', size), half('poll', size));
 
   atMost('8 B, polled, against UCX posix', fastest(8), half('ucx', 8), 0.8);
-  // In place the receiver looks at the first and the last byte only; the others copy all of it out.
+  // In place the receiver reads only the first and the last byte; the others copy the whole message out.
   atMost('64 KiB, polled in place, against UCX posix', half('poll', 65_536), half('ucx', 65_536), 0.8);
   atMost('64 KiB, polled and copied out, against UCX posix', half('into', 65_536), half('ucx', 65_536), 0.8);
   atMost('1 MiB, polled in place, against MPICH', half('poll', 1 << 20), half('mpich', 1 << 20), 0.5);
   atMost('1 MiB, polled and copied out, against MPICH', half('into', 1 << 20), half('mpich', 1 << 20), 0.5);
-  // Where a goal above is out of reach: whether that is us, or the two copies on this machine.
+  // Where a goal above is not met: whether Isthmus is the reason, or two copies on this machine.
   for (const [size, name] of [
     [65_536, '64 KiB'],
     [1 << 20, '1 MiB'],
@@ -67,7 +67,7 @@ export function judge(transports: readonly TransportResult[], measures: readonly
       met: small >= 12e6,
     });
   }
-  // The harder one of the two copies: within the caches.
+  // The harder of the two copy measures: within the caches.
   const copy = measure('core.copy');
   for (const [name, way] of [
     ['poll', 'in place'],
@@ -92,9 +92,14 @@ export function judge(transports: readonly TransportResult[], measures: readonly
       met: ours / bound >= 0.8,
     });
   }
-  atMost('message to a sleeper, against a Unix-domain socket', measure('wake.isthmus'), measure('wake.unix'), 0.8);
+  atMost(
+    'message to a sleeping process, against a Unix-domain socket',
+    measure('wake.isthmus'),
+    measure('wake.unix'),
+    0.8,
+  );
   for (const form of ['into', 'await'] as const) {
-    const title = `8 B, ${form === 'into' ? 'polled' : 'await'}, beside 1,000 idle connections`;
+    const title = `8 B, ${form === 'into' ? 'polled' : 'await'}, with 1,000 idle connections`;
     atMost(title, measure(`busy.${form}.among`), measure(`busy.${form}.alone`), 1.3);
   }
   const cpu = measure('idle.cpu');
@@ -110,12 +115,12 @@ export function judge(transports: readonly TransportResult[], measures: readonly
     const near = measure(`garbage.${form}.near.bytes`);
     const far = measure(`garbage.${form}.far.bytes`);
     if (near === undefined || far === undefined) continue;
-    // The smallest object takes 16 bytes, the smallest number on the heap 12: less than one per message is none per message.
+    // The smallest object takes 16 bytes, the smallest number on the heap 12: less than one of them per message means none.
     const most = Math.max(near, far);
     goals.push({
       title: `garbage per round trip, ${form}`,
       found: `under ${bytes(Math.ceil(most))}`,
-      limit: 'under 8 B on either side: no object',
+      limit: 'under 8 B on each side: no object',
       met: most < 8,
     });
   }

@@ -1,4 +1,4 @@
-/** What the numbers were measured on. */
+/** The machine on which the numbers were measured. */
 import { readFileSync } from 'node:fs';
 import { arch, availableParallelism, cpus, loadavg, release, totalmem, version } from 'node:os';
 
@@ -12,9 +12,9 @@ export interface Machine {
   readonly arch: string;
   readonly node: string;
   readonly v8: string;
-  /** Processes that wanted to run in the minute before. */
+  /** Runnable processes in the minute before the run (load average). */
   readonly load: number;
-  /** Share of the time that the host gave to others while the benchmark ran. */
+  /** Share of the processors' time that the host took away during the run (steal time), 0 to 1. */
   readonly stolen: number;
 }
 
@@ -26,7 +26,7 @@ function read(path: string): string {
   }
 }
 
-/** Ticks of all processors, and those that the host took away. */
+/** Ticks of all processors, and the ticks that the host took away. */
 function ticks(): { all: number; stolen: number } {
   const [line = ''] = read('/proc/stat').split('\n');
   const values = line.split(/\s+/).slice(1, 9).map(Number);
@@ -38,7 +38,7 @@ function virtual(): string {
   return `yes, ${read('/sys/class/dmi/id/sys_vendor').trim() || 'of unknown make'}`;
 }
 
-/** Look at the machine now, and again at the end of the run. */
+/** Read the state of the machine now, and again when the returned function is called, at the end of the run. */
 export function watchMachine(pinned: readonly [number, number] | undefined): () => Machine {
   const before = ticks();
   const load = Math.round((loadavg()[0] as number) * 100) / 100;

@@ -1,4 +1,4 @@
-/** `npm run bench`: everything side by side in one run, alternating. */
+/** `npm run bench`: all transports in one run, in turns. */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -27,7 +27,7 @@ interface Options {
   readonly from?: string;
 }
 
-/** Something to look at while it runs, on standard error so that `--json` stays clean. */
+/** Progress, on standard error so that the output of `--json` is only JSON. */
 function progress(total: number): { step(what: string): void; stop(): void } {
   if (!process.stderr.isTTY) {
     let done = 0;
@@ -117,7 +117,7 @@ async function bench(options: Options): Promise<void> {
   }
 }
 
-/** A whole run replaces the files that the documentation shows; any other goes where nobody takes it for one. */
+/** A whole run replaces the files that the documentation shows; any other run writes to another folder. */
 async function write(results: Results, options: Options): Promise<void> {
   const partial = results.quick || options.only || options.sizes || options.before;
   const out = options.out ?? (partial ? join(root, 'build/bench') : undefined);
@@ -147,22 +147,26 @@ const list = (text: string) => text.split(',').filter((part) => part !== '');
 
 await new Command('npm run bench --')
   .description(
-    'Measure Isthmus beside its peers, in one run, in turns: ping-pong and one-way streams over message size, and under ' +
-      'it micro-benchmarks. Prints tables, and writes bench/results.json and docs/plots/*.svg if the run was a whole one.',
+    'Compare Isthmus with other transports, in one run, in turns: ping-pong and one-way streams over message size, and ' +
+      'micro-benchmarks. Prints tables; a whole run also writes bench/results.json and docs/plots/*.svg.',
   )
-  .option('--quick', 'about a minute: fewer sizes, shorter, results in build/bench/')
+  .option('--quick', 'one to two minutes: fewer sizes, shorter measurements, results in build/bench/')
   .option('--json', 'print the results as JSON instead of tables')
-  .option('--only <NAMES>', 'only these transports and measures, separated by commas: names, or parts of them', list)
+  .option(
+    '--only <NAMES>',
+    'only these transports and measures, separated by commas: names, or the beginning of a name and *',
+    list,
+  )
   .option('--sizes <BYTES>', 'only these sizes, separated by commas', (text) => list(text).map(Number))
-  .option('--before <CHECKOUT>', 'measure the library of another checkout beside this one, in turns')
+  .option('--before <CHECKOUT>', 'also measure the library of another checkout, in turns with this one')
   .option('--out <FOLDER>', 'write results.json and the plots there')
-  .option('--from <FILE>', 'measure nothing: print and draw the results in this file')
+  .option('--from <FILE>', 'measure nothing; print and plot the results in this file')
   .option('--no-plots', 'draw no plots')
   .addHelpText(
     'after',
     `
 Examples:
-  $ npm run bench                                  # ten minutes; replaces the results in docs/
+  $ npm run bench                                  # 6 to 8 minutes; replaces the results in docs/
   $ npm run bench -- --quick
   $ npm run bench -- --only into,ucx,mpich --sizes 8,65536
   $ npm run bench -- --only into --before ../other-checkout`,

@@ -1,4 +1,4 @@
-/** The measures under the race: parts of the core, and what is no ping-pong. */
+/** The micro-benchmarks: parts of the core, and measures other than ping-pong and streams. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Callee } from './calls.js';
 import { median } from './clock.js';
@@ -22,7 +22,7 @@ interface Kind {
   run(context: Context): Promise<void>;
 }
 
-/** Passes of what is compared in turns. */
+/** Passes of measures that are compared in turns. */
 const passes = ({ quick }: Context) => (quick ? 2 : 5);
 const span = ({ quick }: Context) => (quick ? 50 : 200);
 
@@ -31,7 +31,7 @@ interface PairOptions {
   readonly settings?: { readonly shmSize?: number; readonly ringSize?: number };
   readonly near?: readonly string[];
   readonly far?: readonly string[];
-  /** Keep what they print for who asks. */
+  /** Do not print the output of the processes; the caller reads it. */
   readonly silent?: boolean;
 }
 
@@ -63,7 +63,7 @@ class Pair {
     return new Pair(near, far, port);
   }
 
-  /** @returns what each took, in nanoseconds */
+  /** @returns the time of each connect in nanoseconds */
   async connect(count = 1): Promise<number[]> {
     const took = await this.near.call<number[]>('connect', { port: this.port, count });
     this.connections += count;
@@ -154,12 +154,12 @@ const connecting: Kind = {
   },
 };
 
-/** In milliseconds: longer than a runtime spins. */
-const ASLEEP = 20;
+/** Longer than a runtime spins. */
+const ASLEEP_MS = 20;
 
 const waking: Kind = {
   name: 'wake',
-  title: 'a message to one who sleeps',
+  title: 'a message to a sleeping process',
   async run(context) {
     await withPair(context, {}, async (pair) => {
       await pair.connect();
@@ -169,7 +169,7 @@ const waking: Kind = {
       const count = context.quick ? 20 : 60;
       for (let pass = 0; pass < passes(context); pass++) {
         for (const by of ['connection', 'socket'] as const) {
-          await pair.near.call('wake', { by, pause: ASLEEP, count });
+          await pair.near.call('wake', { by, pause: ASLEEP_MS, count });
           const { p50, count: heard } = await pair.far.call<{ p50: number; count: number }>('ages');
           if (heard !== count) throw new Error(`${heard} of ${count} messages woke`);
           found[by].push(p50);
@@ -202,7 +202,7 @@ const idle: Kind = {
       const taken = (frames - (await pair.far.call<number>('freeFrames'))) * 4096;
       context.say('idle.region', 'region per idle connection, both rings (of 4 KiB)', taken / 999, 'B');
     });
-    // The busy one alone and among others, in turns.
+    // A busy connection alone and with idle ones, in turns.
     const alone = await Pair.start(context, { settings });
     const among = await Pair.start(context, { settings });
     try {
@@ -223,7 +223,7 @@ const idle: Kind = {
           }
         }
         context.say(`busy.${form}.alone`, `8 B, ${title}, one connection`, times.alone.percentile(50), 'ns');
-        context.say(`busy.${form}.among`, `8 B, ${title}, beside 1,000 idle ones`, times.among.percentile(50), 'ns');
+        context.say(`busy.${form}.among`, `8 B, ${title}, with 1,000 idle ones`, times.among.percentile(50), 'ns');
       }
     } finally {
       await Promise.all([alone.end(), among.end()]);
@@ -249,28 +249,23 @@ const timers: Kind = {
         );
         context.say(
           `timer.${form}.send`,
-          `1 ms timer of one who sends 64 B, ${title}: late, p99`,
+          `1 ms timer of the sender of 64 B, ${title}: delay, p99`,
           near?.p99 ?? NaN,
           'ns',
         );
-        context.say(
-          `timer.${form}.receive`,
-          `1 ms timer of one who receives, ${title}: late, p99`,
-          far?.p99 ?? NaN,
-          'ns',
-        );
+        context.say(`timer.${form}.receive`, `1 ms timer of the receiver, ${title}: delay, p99`, far?.p99 ?? NaN, 'ns');
       });
     }
   },
 };
 
-/** Of the young generation, in MiB: a byte for each of a million messages is one collection. */
-const SEMI_SPACE = 1;
-/** Around what is counted, in milliseconds: the trace counts from another beginning than the process's clock. */
-const MARGIN = 150;
-const SETTLE = 300;
+/** Size of the young generation: one byte of garbage per message causes one collection in a million messages. */
+const SEMI_SPACE_MIB = 1;
+/** Pause before and after the counted messages: the trace and the clock of the process start at different times. */
+const MARGIN_MS = 150;
+const SETTLE_MS = 300;
 
-/** Collections that the trace of a process has between two moments. */
+/** Number of collections in the trace of a process between two times in milliseconds. */
 function collectionsIn(trace: string, from: number, to: number): number {
   const times = [...trace.matchAll(/^\[\d+:[^\]]*\]\s+(\d+) ms: (?:Scavenge|Mark-)/gm)].map(([, time]) => Number(time));
   return times.filter((time) => time > from && time < to).length;
@@ -282,7 +277,7 @@ const garbage: Kind = {
   async run(context) {
     const count = context.quick ? 200_000 : 1_000_000;
     for (const form of ['into', 'poll'] as const) {
-      const node = ['--trace-gc', `--max-semi-space-size=${SEMI_SPACE}`, `--min-semi-space-size=${SEMI_SPACE}`];
+      const node = ['--trace-gc', `--max-semi-space-size=${SEMI_SPACE_MIB}`, `--min-semi-space-size=${SEMI_SPACE_MIB}`];
       const traces = { near: '', far: '' };
       const at = { near: [0, 0], far: [0, 0] };
       await withPair(context, { near: node, far: node, silent: true }, async (pair) => {
@@ -295,41 +290,40 @@ const garbage: Kind = {
         await pair.both('play', { index: 0, form });
         await pair.far.call('echo', 8);
         await pair.near.call('rounds', { size: 8, count: 100_000 });
-        await sleep(SETTLE);
+        await sleep(SETTLE_MS);
         for (const end of ['near', 'far'] as const) at[end][0] = await pair[end].call<number>('uptime');
-        await sleep(MARGIN);
+        await sleep(MARGIN_MS);
         await pair.near.call('rounds', { size: 8, count });
-        await sleep(MARGIN);
+        await sleep(MARGIN_MS);
         for (const end of ['near', 'far'] as const) at[end][1] = await pair[end].call<number>('uptime');
-        await sleep(SETTLE);
+        await sleep(SETTLE_MS);
         await pair.near.call('endRun');
         await pair.far.call('ended');
       });
-      for (const [end, who] of [
-        ['near', 'who asks'],
-        ['far', 'who answers'],
+      for (const [end, role] of [
+        ['near', 'initiator'],
+        ['far', 'responder'],
       ] as const) {
         if (!traces[end].includes('[')) throw new Error('there is no trace of the garbage collector');
         const [from = 0, to = 0] = at[end];
         const found = collectionsIn(traces[end], from, to);
-        const most = ((found + 1) * SEMI_SPACE * 2 ** 20) / count;
+        const most = ((found + 1) * SEMI_SPACE_MIB * 2 ** 20) / count;
         context.say(
           `garbage.${form}.${end}`,
-          `collections (of ${SEMI_SPACE} MiB) in ${count / 1e6} M round trips, ${form}, ${who}`,
+          `collections (of ${SEMI_SPACE_MIB} MiB) in ${count / 1e6} M round trips, ${form}, ${role}`,
           found,
           '',
         );
-        context.say(`garbage.${form}.${end}.bytes`, `garbage per round trip at most, ${form}, ${who}`, most, 'B');
+        context.say(`garbage.${form}.${end}.bytes`, `garbage per round trip at most, ${form}, ${role}`, most, 'B');
       }
     }
   },
 };
 
-/** The streams of bytes and of messages with `await`: what the race does not have. */
 const KINDS: readonly Kind[] = [core, connecting, waking, idle, timers, garbage];
 
 export const runMeasures = {
-  /** @returns how many steps there will be, and what takes them */
+  /** @returns the number of steps, and the function that performs them */
   prepare(plan: Plan, run: RunOptions) {
     const kinds = KINDS.filter(({ name }) => wanted(name, plan.only));
     return {

@@ -1,4 +1,4 @@
-/** What is used of the packages in bench/node_modules, which are there only where the benchmark has run. */
+/** The used parts of the packages in bench/node_modules. They are installed only where the benchmark has run. */
 declare module 'vega' {
   export function parse(specification: unknown): unknown;
   export class View {

@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 
-/** Numbers out of `0-3,8`. */
+/** The numbers in a list like `0-3,8`. */
 function list(text: string): number[] {
   return text.split(',').flatMap((part) => {
     const [from = 0, to = from] = part.split('-').map(Number);
@@ -23,7 +23,7 @@ function taskset(...args: string[]): string {
   return execFileSync('taskset', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
 }
 
-/** Two processors of different cores, of those that we may use; undefined: there are none, or there is no `taskset`. */
+/** Two allowed processors of different cores if possible; undefined: there are no two, or there is no `taskset`. */
 export function chooseCpus(): readonly [number, number] | undefined {
   try {
     const allowed = list((taskset('-c', '-p', String(process.pid)).split(': ')[1] ?? '').trim());
@@ -36,9 +36,9 @@ export function chooseCpus(): readonly [number, number] | undefined {
 }
 
 /**
- * Keep one thread on a processor: that which runs JavaScript. Others of the process, which compile and collect garbage,
- * go where there is room.
- * @param thread a thread's id; that of a process is the one of its main thread
+ * Pin one thread to a processor: the one that runs JavaScript. Other threads of the process, which compile and collect
+ * garbage, run on any processor.
+ * @param thread id of a thread; the id of a process is that of its main thread
  */
 export function pin(thread: number, cpu: number): void {
   taskset('-c', '-p', String(cpu), String(thread));

@@ -4,7 +4,7 @@ import { compile } from 'vega-lite';
 import { bytes } from '../host/cli/support/output.js';
 import type { Results } from './results.js';
 
-/** Ours in shades of one colour, the peers' in others. */
+/** Isthmus in shades of blue and green, the other transports in other colours. */
 const OURS = ['#0b3c6f', '#1f77b4', '#6baed6', '#a6cee3', '#74c476', '#31a354'];
 const PEERS = ['#d62728', '#ff7f0e', '#8c564b', '#e377c2', '#7f7f7f', '#bcbd22', '#9467bd'];
 
@@ -77,7 +77,7 @@ const TIME =
   "datum.value >= 1e6 ? format(datum.value / 1e6, '~g') + ' ms' : datum.value >= 1e3 ? format(datum.value / 1e3, '~g') + ' µs' : datum.value + ' ns'";
 const RATE = "format(datum.value, '~s') + 'B/s'";
 
-/** @returns SVG by name; nothing where there is nothing to draw */
+/** @returns SVG by name; no plot without results for it */
 export async function plot(results: Results): Promise<Record<string, string>> {
   const latency = results.transports.flatMap(({ title, latency: all }) =>
     all.map(({ size, p50 }): Row => ({ transport: title, size, value: p50 })),

@@ -1,4 +1,4 @@
-/** Ping-pong and streams over all transports, in turns: whatever else the machine does, it does to all of them. */
+/** Ping-pong and streams over all transports, in turns: other load of the machine affects all of them. */
 import type { Callee } from './calls.js';
 import { type RunOptions, startEnd } from './ends.js';
 import { type Latency, rateOf, type Throughput, Times, type TransportResult } from './results.js';
@@ -7,13 +7,13 @@ import type { Flow, Transport } from './transports/transport.js';
 
 export interface Plan {
   readonly quick: boolean;
-  /** In bytes. */
+  /** Message sizes in bytes. */
   readonly sizes: readonly number[];
-  /** How often all have their turn with each size. */
+  /** Turns of each transport with each size. */
   readonly passes: number;
-  /** Of one measurement, in milliseconds. */
+  /** Length of one measurement in milliseconds. */
   readonly span: number;
-  /** Names, or parts of them; undefined: everything. */
+  /** Names, or the beginning of a name and `*`; undefined: everything. */
   readonly only?: readonly string[] | undefined;
 }
 
@@ -22,12 +22,12 @@ export const PLANS = {
   quick: { quick: true, sizes: [8, 4096, 65536, 1048576], passes: 2, span: 40 },
 } as const satisfies Record<string, Plan>;
 
-/** Two looks at the clock should be a hundredth of a sample at most, in nanoseconds. */
-const LONG_SAMPLE = 8000;
-const LARGEST_BATCH = 64;
+/** Two clock readings should take at most a hundredth of a sample. */
+const MIN_SAMPLE_NS = 8000;
+const MAX_BATCH = 64;
 
 export function wanted(name: string, only: readonly string[] | undefined): boolean {
-  // A name that is one exactly means that one alone.
+  // A name without `*` must match exactly.
   return (
     only === undefined ||
     only.some((part) => name === part || (part.endsWith('*') && name.startsWith(part.slice(0, -1))))
@@ -67,14 +67,11 @@ async function measureSize(runners: readonly Runner[], size: number, plan: Plan,
       if (runner.failed !== undefined) continue;
       try {
         if (!batches.has(runner)) {
-          // The first one warms up and tells how many round trips a sample takes.
+          // The first measurement warms up, and gives the number of round trips per sample.
           const samples = new Times().addAll(
             await near.call<number[]>('latency', { size, milliseconds: plan.span, batch: 8 }),
           );
-          batches.set(
-            runner,
-            Math.max(1, Math.min(LARGEST_BATCH, Math.ceil(LONG_SAMPLE / samples.percentile(50) / 2))),
-          );
+          batches.set(runner, Math.max(1, Math.min(MAX_BATCH, Math.ceil(MIN_SAMPLE_NS / samples.percentile(50) / 2))));
         }
         const batch = batches.get(runner) as number;
         times.get(runner)?.addAll(await near.call<number[]>('latency', { size, milliseconds: plan.span, batch }));
@@ -95,7 +92,7 @@ async function measureSize(runners: readonly Runner[], size: number, plan: Plan,
 }
 
 export const race = {
-  /** @returns how many steps there will be, and what takes them */
+  /** @returns the number of steps, and the function that performs them */
   async prepare(plan: Plan, run: RunOptions) {
     const chosen = all(run.baseline).filter(({ name }) => wanted(name, plan.only));
     const missing = new Map(chosen.map((transport) => [transport, transport.missing()]));

@@ -4,7 +4,7 @@ import type { Latency, Results, TransportResult } from './results.js';
 
 const say = (text: string) => process.stdout.write(text);
 
-/** Millions, thousands. */
+/** A count in millions or thousands. */
 function count(value: number): string {
   if (value >= 1e6) return `${(value / 1e6).toFixed(value >= 1e7 ? 1 : 2)} M`;
   return value >= 1000 ? `${(value / 1000).toFixed(value >= 1e4 ? 0 : 1)} k` : value.toFixed(0);
@@ -18,11 +18,11 @@ export function quantity(value: number, unit: string): string {
   return `${value} ${unit}`.trim();
 }
 
-/** Below that a percentile says nothing. */
-const ENOUGH = 200;
+/** With fewer samples the 99th percentile means nothing. */
+const MIN_TAIL_SAMPLES = 200;
 
 export function reliableTail(latency: Latency | undefined): number | undefined {
-  return latency && latency.samples >= ENOUGH ? latency.p99 : undefined;
+  return latency && latency.samples >= MIN_TAIL_SAMPLES ? latency.p99 : undefined;
 }
 
 function grid(results: Results, cell: (transport: TransportResult, size: number) => string | undefined): string {
@@ -66,7 +66,7 @@ export function print(results: Results): void {
     say('\n');
     say(
       renderTable(
-        [{ title: 'goal' }, { title: 'found' }, { title: 'wanted' }, { title: '' }],
+        [{ title: 'goal' }, { title: 'measured' }, { title: 'limit' }, { title: '' }],
         results.goals.map(({ title, found, limit, met }) => [title, found, limit, met ? 'met' : 'NOT MET']),
       ),
     );

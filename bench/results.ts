@@ -1,4 +1,4 @@
-/** What a run has found, as it stands in `results.json`. */
+/** The results of a run, as in `results.json`. */
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks';
 import type { Machine } from './machine.js';
 import type { Flow } from './transports/transport.js';
@@ -10,7 +10,7 @@ const HIGHEST = 1e13;
 /** Half round trips of one size over one transport, in nanoseconds. */
 export interface Latency {
   readonly size: number;
-  /** Round trips between two looks at the clock: the percentiles are those of means of so many. */
+  /** Round trips between two clock readings: the percentiles are those of the means of so many round trips. */
   readonly batch: number;
   readonly samples: number;
   readonly p50: number;
@@ -21,7 +21,7 @@ export interface Latency {
 
 export interface Throughput {
   readonly size: number;
-  /** By the median pace of blocks of messages. */
+  /** From the median pace of blocks of messages. */
   readonly messagesPerSecond: number;
   readonly bytesPerSecond: number;
 }
@@ -30,13 +30,13 @@ export interface TransportResult {
   readonly name: string;
   readonly title: string;
   readonly ours: boolean;
-  /** Why it was left out. */
+  /** The reason why the transport was left out. */
   readonly missing?: string;
   readonly latency: readonly Latency[];
   readonly throughput: readonly Throughput[];
 }
 
-/** A number that one of the micro-benchmarks found. */
+/** The result of a micro-benchmark. */
 export interface Measure {
   readonly name: string;
   readonly title: string;
@@ -44,13 +44,13 @@ export interface Measure {
   readonly unit: string;
 }
 
-/** A goal of the project, and where it stands. */
+/** A goal of the project, and whether a run meets it. */
 export interface Goal {
   readonly title: string;
-  /** The two that are compared, for people. */
+  /** The measured values that are compared, as text. */
   readonly found: string;
   readonly limit: string;
-  /** Undefined: what it takes was not measured. */
+  /** Undefined: a value that is needed was not measured. */
   readonly met: boolean | undefined;
 }
 
@@ -62,12 +62,12 @@ export interface Results {
   readonly machine: Machine;
   readonly transports: readonly TransportResult[];
   readonly measures: readonly Measure[];
-  /** Measures that could not be taken, and why. */
+  /** Measures that failed, with the reason. */
   readonly failed: readonly string[];
   readonly goals: readonly Goal[];
 }
 
-/** Times in nanoseconds, of which the median and some percentiles are wanted. */
+/** Times in nanoseconds, for their median and percentiles. */
 export class Times {
   readonly #histogram: RecordableHistogram = createHistogram({ lowest: 1, highest: HIGHEST, figures: 4 });
 
@@ -101,16 +101,16 @@ export class Times {
   }
 }
 
-/** Blocks that make a median. */
-const BLOCKS = 16;
+/** A median needs this many blocks. */
+const MIN_BLOCKS = 16;
 
-/** The median pace of the slower end: what waited in between may come faster for a while than it was sent. */
+/** The median pace of the slower end: queued messages may for a while arrive faster than they were sent. */
 export function rateOf(size: number, flows: readonly Flow[]): Throughput {
   const paces = (['sent', 'received'] as const).flatMap((end) => {
     const blocks = flows.flatMap((flow) => flow[end] ?? []);
     if (blocks.length === 0) return [];
-    // One that tells only the mean of a whole pass: the best pass is the least disturbed.
-    if (blocks.length < BLOCKS) return [Math.min(...blocks)];
+    // An end that reports only the mean of a whole pass: the best pass is the least disturbed.
+    if (blocks.length < MIN_BLOCKS) return [Math.min(...blocks)];
     return [new Times().addAll(blocks).percentile(50)];
   });
   const messagesPerSecond = 1e9 / Math.max(...paces);

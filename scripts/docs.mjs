@@ -1,6 +1,7 @@
 /**
- * Makes docs/errors.md from the table in host/base/errors.ts and docs/configuration.md from that in host/config/config.ts;
- * with `--check` it says whether the files are up to date. Says in either case which links of the documents lead nowhere.
+ * Generates docs/errors.md from the table in host/base/errors.ts, and docs/configuration.md from the table in
+ * host/config/config.ts. With `--check` it only checks whether the files are up to date. In either case
+ * it reports links of the documents that lead nowhere.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -19,10 +20,10 @@ async function errors() {
   );
   return `# Errors
 
-<!-- Made from host/base/errors.ts by \`npm run docs\`. -->
+<!-- Generated from host/base/errors.ts by \`npm run docs\`. -->
 
-Every error that Isthmus throws on its own account is an \`IsthmusError\` with one of these codes in \`code\`. The codes are
-stable; the messages are for people and may change.
+Every error that Isthmus itself throws is an \`IsthmusError\` with one of these codes in \`code\`. The codes are stable; the
+messages are for people and may change.
 
 ${sections.join('\n')}`;
 }
@@ -39,20 +40,19 @@ async function configuration() {
     const rows = Object.entries(SETTINGS).filter(([, setting]) => setting.group === group);
     return `## ${title}
 
-| variable | option | default | meaning | takes |
+| variable | option | default | meaning | values |
 | --- | --- | --- | --- | --- |
 ${rows.map(row).join('\n')}
 `;
   });
   return `# Configuration
 
-<!-- Made from host/config/config.ts by \`npm run docs\`. -->
+<!-- Generated from host/config/config.ts by \`npm run docs\`. -->
 
-What \`Runtime.create\` is given as an option comes before the variable of the environment, and that before the default.
-The variables have the names and the meaning that they have in pscom, where it has them. A flag is \`true\` or \`false\` as
-an option, \`1\` or \`0\` as a variable. A value that cannot be read is an error, \`ERR_ISTHMUS_CONFIG\`, that names the
-variable or the option and the value: nothing is guessed. \`isthmus info\` prints the same table with the values that apply
-and where each comes from.
+An option of \`Runtime.create\` takes precedence over the environment variable, and the variable over the default. A variable
+that also exists in pscom has the same name and meaning as there. A flag is \`true\` or \`false\` as an option, \`1\` or \`0\` as a
+variable. A value that is not valid is an error, \`ERR_ISTHMUS_CONFIG\`; the message names the variable or the option, and the
+value. No value is guessed. \`isthmus info\` prints the same table with the effective values and the origin of each.
 
 ${sections.join('\n')}`;
 }
@@ -67,12 +67,12 @@ for (const [path, source, make] of [
   try {
     current = readFileSync(join(root, path), 'utf8');
   } catch {
-    // Not made yet.
+    // Not generated yet.
   }
   if (current === text) {
     console.log(`docs: ${path} is up to date`);
   } else if (check) {
-    console.error(`docs: ${path} is not what ${source} says: run \`npm run docs\``);
+    console.error(`docs: ${path} does not match ${source}: run \`npm run docs\``);
     process.exitCode = 1;
   } else {
     mkdirSync(join(root, 'docs'), { recursive: true });

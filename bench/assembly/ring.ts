@@ -1,11 +1,11 @@
-/** The core, and a loop over its ring that never leaves it: what a message costs without any host. */
+/** The core, and a loop over its ring inside Wasm: the cost of a message without the host. */
 import { claim, commit, peek, release } from '../../assembly/framing';
 
 export * from '../../assembly/index';
 
 /**
- * Send messages from one connection of this core to another, and take each at once.
- * @returns how many came as they were sent
+ * Send messages from one connection of this core to another, and receive each at once.
+ * @returns the number of messages that arrived unchanged
  */
 export function pump(from: u32, to: u32, length: u32, count: u32): u32 {
   let good: u32 = 0;

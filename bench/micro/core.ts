@@ -1,4 +1,4 @@
-/** The core on private memory, in one process: what its parts cost without anybody else. */
+/** The core on private memory, in one process: the cost of its parts without a peer. */
 
 import type { Core } from '../../host/core/core.js';
 import { createPrivateCore, openPair } from '../../host/core/private.js';
@@ -7,12 +7,12 @@ import { now } from '../clock.js';
 import { Times } from '../results.js';
 import type { RingExports } from './exports.js';
 
-/** Messages of a sample. */
+/** Messages per sample. */
 const COUNT = 10_000;
-/** Samples, the first half of them as a warm-up. */
+/** Samples; the first half is a warm-up. */
 const SAMPLES = 60;
 
-/** @returns the median of what one of `count` takes, in nanoseconds */
+/** @returns the median time of one of `count` operations, in nanoseconds */
 export function each(count: number, run: () => void): number {
   const times = new Times();
   for (let i = 0; i < SAMPLES; i++) {
@@ -37,7 +37,7 @@ export function ringInWasm(): number {
   });
 }
 
-/** The same, each step called from JavaScript. */
+/** The same, with each step called from JavaScript. */
 export function ringFromJs(size: number): number {
   const { core, from, to } = pair();
   const { call, bytes } = core;
@@ -68,9 +68,8 @@ export function callIntoWasm(): number {
 }
 
 /**
- * Copy blocks with `Uint8Array.set`, from one to place after place of an area: the way of a message's bytes, without
- * another processor.
- * @returns bytes in a second
+ * Copy one block with `Uint8Array.set` to successive places of an area: the copy of a message, without another processor.
+ * @returns bytes per second
  */
 export function copying(size: number, area: number): number {
   const source = new Uint8Array(size).fill(0x2a);

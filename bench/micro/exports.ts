@@ -3,8 +3,8 @@ import type { CoreExports } from '../../host/core/exports.js';
 
 export interface RingExports extends CoreExports {
   /**
-   * Send messages from one connection of this core to another, and take each at once.
-   * @returns how many came as they were sent
+   * Send messages from one connection of this core to another, and receive each at once.
+   * @returns the number of messages that arrived unchanged
    */
   pump(from: number, to: number, length: number, count: number): number;
 }

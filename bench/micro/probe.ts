@@ -1,4 +1,4 @@
-/** A process with a runtime that does what the measures ask of it. */
+/** A process with a runtime that performs the steps of the measures. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type * as Library from '../../host/index.js';
 import { now } from '../clock.js';
@@ -11,7 +11,7 @@ import type { Handlers } from '../transports/transport.js';
 import { callIntoWasm, copying, ringFromJs, ringInWasm } from './core.js';
 import { ageOf, STAMP, sleepAtSocket, stamp, wakeBySocket } from './sleeper.js';
 
-/** What a measure may set. */
+/** The options that a measure may set. */
 type Settings = Pick<Library.RuntimeOptions, 'shmSize' | 'ringSize'>;
 
 interface Run {
@@ -54,7 +54,7 @@ export function probe(tag: string, options: RunOptions): Handlers {
       }));
       return port;
     },
-    /** @returns what each took, in nanoseconds */
+    /** @returns the time of each connect in nanoseconds */
     async connect({ port: to, count }: { port: number; count: number }) {
       const took: number[] = [];
       for (let i = 0; i < count; i++) {
@@ -84,10 +84,10 @@ export function probe(tag: string, options: RunOptions): Handlers {
       player.prepare(size);
       return player.stream(milliseconds);
     },
-    /** So many round trips and nothing else. */
+    /** Play `count` round trips, without samples. */
     async rounds({ size, count }: { size: number; count: number }) {
       player.prepare(size);
-      // In pieces, so that the event loop has its turns.
+      // In parts, so that the event loop can turn.
       for (let left = count; left > 0; left -= 1000) {
         const played = player.play(Math.min(1000, left));
         if (played) await played;
@@ -113,15 +113,15 @@ export function probe(tag: string, options: RunOptions): Handlers {
       globalThis.gc?.();
       return process.memoryUsage().rss;
     },
-    /** Processor time so far, in microseconds. */
+    /** Processor time of this process in microseconds. */
     cpu() {
       const { user, system } = process.cpuUsage();
       return user + system;
     },
-    /** Milliseconds since it was started. */
+    /** Milliseconds since this process started. */
     uptime: () => performance.now(),
 
-    // ─── a timer of a millisecond, and by how much it is late ──────────────────────────────────────────────────────────
+    // ─── a timer of a millisecond, and its delay ───────────────────────────────────────────────────────────────────────
     startTimer() {
       const late = new Times();
       let on = true;
@@ -145,7 +145,7 @@ export function probe(tag: string, options: RunOptions): Handlers {
       return { p50: late?.percentile(50), p99: late?.percentile(99), count: late?.count };
     },
 
-    // ─── one who sleeps, and one who wakes him ─────────────────────────────────────────────────────────────────────────
+    // ─── a sleeping process, and the process that wakes it ─────────────────────────────────────────────────────────────
     async sleepAtSocket() {
       await sleepAtSocket(options.folder, age);
     },

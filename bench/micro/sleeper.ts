@@ -1,11 +1,11 @@
-/** How long a message takes to one who sleeps: each carries the time at which it was sent, by the clock of all processes. */
+/** The time of a message to a sleeping process: each message carries its send time, by the clock of all processes. */
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { now } from '../clock.js';
 
-/** Bytes of a message: a double. */
+/** Bytes of a message: a float64. */
 export const STAMP = 8;
 
 export function stamp(into: DataView): void {

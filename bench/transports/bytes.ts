@@ -1,7 +1,4 @@
-/**
- * Byte streams of Node. The echo sends bytes back as they come, whole messages or not: that is the fastest that they can
- * do.
- */
+/** Byte streams of Node. The echo sends bytes back as they arrive, whole messages or not, which is the fastest way. */
 import { once } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { now } from '../clock.js';
@@ -28,7 +25,7 @@ export class BytesNear implements Near {
     });
   }
 
-  /** So many round trips, each begun in the event that ends the one before. */
+  /** Play `rounds` round trips, each begun in the event that ends the one before. */
   #play(message: Buffer, rounds: number): Promise<void> {
     return new Promise((resolve, reject) => {
       let left = rounds;
@@ -75,7 +72,7 @@ export class BytesNear implements Near {
   }
 }
 
-/** The other side of a stream, whoever opens it: `accepted` is to be called with it. */
+/** The far side of a stream. The transport that opens the stream calls `accepted` with it. */
 export function bytesFar(): { readonly accepted: (stream: Duplex) => void; readonly handlers: Handlers } {
   let echoes = true;
   let received = 0;

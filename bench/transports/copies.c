@@ -1,9 +1,10 @@
-/* Two processes, a ring of shared memory in each direction, one memcpy in and one out, and nothing else: what this machine
- * allows to anyone who copies twice.
- * copies latency|throughput SIZE BATCH SECONDS [CPU CPU]; prints one number a line.
+/* Two processes, a ring of shared memory in each direction, one memcpy in and one out, and nothing else: the limit of this
+ * machine for two copies.
+ * copies latency|throughput SIZE BATCH SECONDS [CPU CPU]; prints one number per line.
  *
- * A record is a word, its position + 1, and a piece of a message. A message of a ping-pong goes in eighths, of 8 KiB at
- * least, so that one is copied out while the next is copied in; one of a stream goes in records as long as they may be. */
+ * A record is a word, its position + 1, and a piece of a message. A message of a ping-pong goes in eighths, of at least
+ * 8 KiB, so that the receiver copies one out while the sender copies the next in. A message of a stream goes in records of
+ * the maximum length. */
 #define _GNU_SOURCE
 #include <sched.h>
 #include <signal.h>
@@ -25,7 +26,7 @@
 
 struct ring {
 	_Alignas(128) _Atomic uint64_t head;
-	/* A record that begins in front of the end goes beyond it. */
+	/* A record that begins before the end of the ring may extend beyond it. */
 	_Alignas(128) char data[RING + RECORD + 64];
 };
 

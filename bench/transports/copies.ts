@@ -1,4 +1,4 @@
-/** One memcpy in and one out, in C (copies.c): not a transport, but what this machine allows to one who copies twice. */
+/** One memcpy in and one out, in C (copies.c): not a transport, but the limit of this machine for two copies. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { benchFolder } from '../folder.js';

@@ -1,4 +1,4 @@
-/** All that is compared. The order is that of the tables. */
+/** All transports that are compared, in the order of the tables. */
 import { copies } from './copies.js';
 import { ipc } from './ipc.js';
 import { isthmus } from './isthmus.js';
@@ -10,7 +10,7 @@ import { ucx } from './ucx.js';
 import { worker } from './worker.js';
 import { zeromq } from './zeromq.js';
 
-/** @param baseline another build of the library, to be measured beside this one */
+/** @param baseline another build of the library, to be measured in turns with this one */
 export function transports(baseline?: string): readonly Transport[] {
   const before =
     baseline === undefined

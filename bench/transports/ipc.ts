@@ -1,8 +1,8 @@
-/** The channel of `child_process.fork`, with `serialization: 'advanced'`: as JSON it takes no bytes at all. */
+/** The channel of `child_process.fork`, with `serialization: 'advanced'`: JSON cannot carry bytes. */
 import { answer, ChannelNear } from './messages.js';
 import type { Transport } from './transport.js';
 
-/** The calls of the benchmark come over the same channel. */
+/** The calls of the benchmark use the same channel. */
 const isOurs = (what: unknown): what is Uint8Array | number => typeof what === 'number' || what instanceof Uint8Array;
 
 export const ipc: Transport = {

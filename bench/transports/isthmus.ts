@@ -1,6 +1,6 @@
 /**
- * Isthmus, through its public API and as the README tells to use it: whoever polls looks in a bounded loop and lets the
- * event loop turn at bounded intervals. host/cli/support/pingpong.ts does it the same way.
+ * Isthmus, through its public API and used as the README shows: polled forms poll in a bounded loop and let the event
+ * loop turn at bounded intervals. host/cli/support/pingpong.ts does it the same way.
  */
 import { pathToFileURL } from 'node:url';
 import type * as Library from '../../host/index.js';
@@ -13,9 +13,9 @@ import type { EndOptions, Far, Flow, Handlers, Near, Transport } from './transpo
  * How both ends send and receive.
  *
  * - `into`: `trySend`, `tryReceiveInto`
- * - `poll`: `trySend`, `poll` with a handler that looks at the first and the last byte where they lie
- * - `reference`: `tryLoan` and `trySend`, `poll`; nobody writes or reads the message
- * - `loan`: the same, written by the sender and read by the receiver, whole
+ * - `poll`: `trySend`, `poll` with a handler that reads the first and the last byte in place
+ * - `reference`: `tryLoan` and `trySend`, `poll`; neither side writes or reads the message
+ * - `loan`: the same, but the sender writes and the receiver reads the whole message
  * - `receive`: `trySend`, `await receive()`
  * - `await`: `await send()`, `await receive()` and nothing else
  */
@@ -27,13 +27,13 @@ export interface Ways {
   readonly wait?: 'adaptive' | 'spin' | 'block';
 }
 
-/** Looks between two turns of the event loop: about a millisecond. */
-const BUDGET = 20_000;
-/** A message counts as one look, and one more for each of so many bytes. */
-const BYTES_PER_LOOK_LOG2 = 8;
-/** Messages of a stream between two looks at the clock. */
+/** Polls between two turns of the event loop: about a millisecond. */
+const POLL_BUDGET = 20_000;
+/** A message counts as one poll, and one more for each 2^n of its bytes. */
+const BYTES_PER_POLL_LOG2 = 8;
+/** Messages of a stream between two clock readings. */
 const BURST = 64;
-/** It ends a run: no other message is empty. */
+/** Ends a run: no other message is empty. */
 const END = new Uint8Array(0);
 
 export async function createRuntime(
@@ -55,17 +55,17 @@ export class Player {
   #out = new Uint8Array(0);
   #target = new Uint8Array(8);
   #cost = 1;
-  /** Round trips that are left; whether a message of the next one is on its way. */
+  /** Round trips that are left; whether the message of the next one has been sent. */
   #left = 0;
   #sent = false;
   #ended = false;
-  /** Messages that came. */
+  /** Messages received. */
   received = 0;
-  /** How fast they came, or went. */
+  /** Pace of received or sent messages. */
   pace = new Pace(8);
-  /** What the handler of `poll` has seen: it cannot be left out. */
+  /** Result of the reads of the `poll` handler: it keeps the compiler from removing them. */
   seen = 0;
-  readonly #look = (memory: Uint8Array, offset: number, length: number) => {
+  readonly #handle = (memory: Uint8Array, offset: number, length: number) => {
     if (this.#form === 'loan') this.#target.set(memory.subarray(offset, offset + length));
     else if (length > 0 && this.#form === 'poll') {
       this.seen ^= (memory[offset] as number) ^ (memory[offset + length - 1] as number);
@@ -77,15 +77,15 @@ export class Player {
     this.runtime = runtime;
     this.connection = connection;
     this.#form = form;
-    // Over tcp nothing comes before the event loop has turned.
-    this.#budget = connection.plugin === 'tcp' ? 1 : BUDGET;
+    // Over tcp no message arrives before the event loop has turned.
+    this.#budget = connection.plugin === 'tcp' ? 1 : POLL_BUDGET;
   }
 
-  /** The next run is one with messages of so many bytes. */
+  /** Prepare a run with messages of `size` bytes. */
   prepare(size: number): void {
     this.#out = new Uint8Array(size).fill(0x2a);
     if (this.#target.length < size) this.#target = new Uint8Array(size);
-    this.#cost = 1 + (size >> BYTES_PER_LOOK_LOG2);
+    this.#cost = 1 + (size >> BYTES_PER_POLL_LOG2);
     this.#ended = false;
     this.received = 0;
     this.pace = new Pace(size);
@@ -94,7 +94,7 @@ export class Player {
   #came(length: number): void {
     if (length === this.#out.length) this.received++;
     else if (length === 0) this.#ended = true;
-    else throw new Error(`a message of ${length} bytes came in place of ${this.#out.length}`);
+    else throw new Error(`received a message of ${length} bytes instead of ${this.#out.length}`);
   }
 
   /** Send one message if there is room. */
@@ -110,24 +110,24 @@ export class Player {
     return false;
   }
 
-  /** Take one message if one is there. */
+  /** Receive one message if one is there. */
   #take(): boolean {
-    if (this.#form !== 'into') return this.connection.poll(this.#look, 1) === 1;
+    if (this.#form !== 'into') return this.connection.poll(this.#handle, 1) === 1;
     const length = this.connection.tryReceiveInto(this.#target);
     if (length < 0) return false;
     this.#came(length);
     return true;
   }
 
-  // Who waits does it in his own loop, as an application would: an async function around each call would be measured with it.
+  // The awaiting forms have loops of their own, as an application would: an async function around each call would be measured too.
 
-  /** A message that was waited for. */
+  /** Count a message that `receive()` returned. */
   #heard(message: Library.Message | undefined): void {
     if (message === undefined) throw new Error('the other side has closed the connection');
     this.#came(message.data.length);
   }
 
-  /** @returns false: it has to be awaited */
+  /** @returns false: `send()` has to be awaited */
   #sendNow(bytes: Uint8Array): boolean {
     return this.#form === 'receive' && this.connection.trySend(bytes);
   }
@@ -138,7 +138,7 @@ export class Player {
 
   // ─── near ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Play so many round trips. */
+  /** Play `rounds` round trips. */
   play(rounds: number): Promise<void> | undefined {
     this.#left = rounds;
     if (!this.#polls) return this.#playWaiting();
@@ -146,7 +146,7 @@ export class Player {
     return this.#left > 0 ? this.#playOn() : undefined;
   }
 
-  /** Until nothing is left or the budget is used up. */
+  /** Play until no round trip is left or the budget is used up. */
   #rally(): void {
     let rest = this.#budget;
     while (this.#left > 0 && rest > 0) {
@@ -182,7 +182,7 @@ export class Player {
     }
   }
 
-  /** Send for so many milliseconds. @returns how many messages */
+  /** Send for `milliseconds`. @returns the number of messages */
   async stream(milliseconds: number): Promise<number> {
     const { connection } = this;
     const out = this.#out;
@@ -195,7 +195,7 @@ export class Player {
         this.pace.count(burst);
         continue;
       }
-      // Where the ring is full the other side is given a moment.
+      // While the ring is full, try again within the budget: the other side consumes meanwhile.
       for (let i = 0, rest = this.#budget; i < burst && rest > 0; ) {
         if (this.#give()) {
           i++;
@@ -211,7 +211,7 @@ export class Player {
     return count;
   }
 
-  /** The other side's run is over. */
+  /** End the run of the other side. */
   end(): Promise<void> {
     return this.connection.send(END);
   }
@@ -251,7 +251,7 @@ export class Player {
     }
   }
 
-  /** Take what comes, until the end. */
+  /** Receive messages until the end. */
   async sink(): Promise<void> {
     if (!this.#polls) {
       while (!this.#ended) {
@@ -272,7 +272,7 @@ export class Player {
     const cost = this.#cost;
     if (this.#form !== 'into') {
       for (let rest = this.#budget; rest > 0 && !this.#ended; ) {
-        const came = connection.poll(this.#look, BURST);
+        const came = connection.poll(this.#handle, BURST);
         if (came > 0) this.pace.count(came);
         rest -= 1 + came * cost;
       }
@@ -287,7 +287,7 @@ export class Player {
   }
 }
 
-/** One who plays ping-pong with a {@link isthmusFar}. */
+/** The near end; {@link isthmusFar} is the other end. */
 class IsthmusNear implements Near {
   readonly #far: Far;
   readonly #options: EndOptions;
@@ -316,7 +316,7 @@ class IsthmusNear implements Near {
     try {
       return await run(this.#player);
     } finally {
-      // One that spins is not to take a processor from who is measured next.
+      // A runtime that spins must not take a processor from the next transport.
       if (this.#ways.wait === 'spin') await this.close();
     }
   }

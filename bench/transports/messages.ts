@@ -1,18 +1,18 @@
-/** What the two kinds of channel that come with Node have in common: whole messages, an event for each. */
+/** The common part of the two kinds of channel that come with Node: whole messages, an event for each. */
 import { now } from '../clock.js';
 import { Pace } from './pace.js';
 import { sample } from './sample.js';
 import type { Flow, Near } from './transport.js';
 
-/** A channel for bytes and numbers. Numbers steer: how many bytes an echo is to answer, 0 to count. */
+/** A channel for bytes and numbers. A number is control: -n asks to count n messages without an echo, 0 acknowledges them. */
 export interface Channel {
-  /** @param done it has been handed over, if that can be told */
+  /** @param done called when the message has been handed over, if the channel reports that */
   post(what: Uint8Array | number, done?: () => void): void;
   listen(heard: (what: Uint8Array | number) => void): void;
   close(): Promise<void>;
 }
 
-/** Messages that are handed over and not taken yet, for a channel that says nothing of being full. */
+/** Bytes in flight per window, for a channel that does not report that it is full. */
 const WINDOW_BYTES = 1 << 22;
 
 export class ChannelNear implements Near {
@@ -42,13 +42,13 @@ export class ChannelNear implements Near {
     return sample(milliseconds, batch, (rounds) => this.#play(message, rounds));
   }
 
-  /** Windows of messages, each acknowledged: else they would all pile up in memory. */
+  /** Send windows of messages, each acknowledged: otherwise all messages would queue up in memory. */
   async throughput(size: number, milliseconds: number): Promise<Flow> {
     const message = new Uint8Array(size).fill(0x2a);
     const window = Math.max(1, Math.min(1000, Math.floor(WINDOW_BYTES / size)));
     const end = now() + milliseconds * 1e6;
     const pace = new Pace(size);
-    // Two windows are on their way, so that the other side always has something.
+    // Two windows are in flight, so that the other side always has messages.
     let open = 0;
     let acknowledged: (() => void) | undefined;
     this.#heard = () => {
@@ -80,7 +80,7 @@ export class ChannelNear implements Near {
   }
 }
 
-/** The other side: answers each message, unless a negative number has said how many are to be counted first. */
+/** The far side: echoes each message, unless a negative number has asked to count messages first. */
 export function answer(channel: Channel): void {
   let count = 0;
   channel.listen((what) => {

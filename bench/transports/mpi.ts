@@ -1,4 +1,4 @@
-/** MPICH: a ping-pong in C (pingpong.c) that is compiled here. */
+/** MPICH: a ping-pong in C (pingpong.c), compiled on this machine. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { benchFolder } from '../folder.js';

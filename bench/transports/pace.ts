@@ -1,25 +1,25 @@
 import { now } from '../clock.js';
 
-/** Messages of a block, as long as it is no more than so many bytes, but so many at least. */
-const MOST = 1024;
-const BYTES = 1 << 18;
-const LEAST = 8;
+/** A block has at most MAX_MESSAGES and at most MAX_BYTES, but at least MIN_MESSAGES. */
+const MAX_MESSAGES = 1024;
+const MAX_BYTES = 1 << 18;
+const MIN_MESSAGES = 8;
 
-/** Messages of a block. */
+/** Number of messages in a block. */
 export function blockOf(size: number): number {
-  return Math.max(LEAST, Math.min(MOST, Math.floor(BYTES / size)));
+  return Math.max(MIN_MESSAGES, Math.min(MAX_MESSAGES, Math.floor(MAX_BYTES / size)));
 }
 
 /**
- * How long messages of a stream take, block by block: the median of blocks says what goes through while both ends have
- * their processors; a mean would say how often the system gave them to somebody else.
+ * The time per message of a stream, block by block. The median of the blocks shows the throughput while both ends have
+ * their processors; a mean would show how often the system gave them to other processes.
  */
 export class Pace {
   readonly #size: number;
   readonly #block: number;
   #since = 0;
   #counted = 0;
-  /** Nanoseconds of a message, for each block. */
+  /** Nanoseconds per message, for each block. */
   readonly blocks: number[] = [];
 
   constructor(size: number) {
@@ -27,7 +27,7 @@ export class Pace {
     this.#block = blockOf(size);
   }
 
-  /** So many messages more have gone by. The first call starts the clock. */
+  /** Count `messages` more. The first call starts the clock. */
   count(messages: number): void {
     this.#counted += messages;
     if (this.#counted < this.#block && this.#since !== 0) return;

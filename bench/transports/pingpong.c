@@ -1,5 +1,5 @@
 /* Ping-pong and one-way traffic with MPI, in batches, as the other transports are measured.
- * mpiexec -n 2 pingpong latency|throughput SIZE BATCH SECONDS; prints one number a line. */
+ * mpiexec -n 2 pingpong latency|throughput SIZE BATCH SECONDS; prints one number per line. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@ static void pingpong(int rank, char *buffer, int size, int batch, double seconds
 	int count = 0;
 
 	if (rank == 1) {
-		/* Told by the tag of the first message of a batch whether it is the last one. */
+		/* The tag of the first message of a batch says whether it is the last batch. */
 		for (MPI_Status status = {0}; status.MPI_TAG != LAST;) {
 			MPI_Recv(buffer, size, MPI_BYTE, 0, MPI_ANY_TAG, MPI_COMM_WORLD, &status);
 			MPI_Send(buffer, size, MPI_BYTE, 0, DATA, MPI_COMM_WORLD);
@@ -45,7 +45,7 @@ static void pingpong(int rank, char *buffer, int size, int batch, double seconds
 	}
 }
 
-/* Windows of sends, each acknowledged, two of them on their way. */
+/* Windows of sends, each acknowledged; two windows are in flight. */
 static void stream(int rank, char *buffer, int size, double seconds)
 {
 	MPI_Request requests[2][WINDOW];

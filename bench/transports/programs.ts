@@ -1,8 +1,8 @@
-/** Programs of others that are run for each measurement. */
+/** Third-party programs that are run for each measurement. */
 import { execFile, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 
-/** A program's path, or undefined where it is not installed. */
+/** The path of a program; undefined: it is not installed. */
 export function find(program: string): string | undefined {
   try {
     return execFileSync('sh', ['-c', `command -v ${program}`], { encoding: 'utf8' }).trim() || undefined;
@@ -11,16 +11,16 @@ export function find(program: string): string | undefined {
   }
 }
 
-/** Ends what hangs. In milliseconds. */
-const LIMIT = 60_000;
+/** A program that hangs is ended after this time. */
+const PROGRAM_TIMEOUT_MS = 60_000;
 
-/** @returns what it printed @throws with what it complained about */
+/** @returns the standard output @throws an Error with the standard error */
 export function output(program: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<string> {
   return new Promise((resolve, reject) => {
     execFile(
       program,
       args,
-      { env: { ...process.env, ...env }, timeout: LIMIT, encoding: 'utf8' },
+      { env: { ...process.env, ...env }, timeout: PROGRAM_TIMEOUT_MS, encoding: 'utf8' },
       (error, out, complaint) => {
         if (error) reject(new Error(`${program} ${args.join(' ')}: ${complaint.trim() || error.message}`));
         else resolve(out);
@@ -29,8 +29,8 @@ export function output(program: string, args: readonly string[], env: NodeJS.Pro
   });
 }
 
-/** Run a program while something else goes on, and end it after that. */
-export async function beside<T>(
+/** Run a program as long as `run` takes, and then end it. */
+export async function during<T>(
   program: string,
   args: readonly string[],
   env: NodeJS.ProcessEnv,

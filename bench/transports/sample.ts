@@ -1,12 +1,12 @@
-/** Taking samples: what all near ends that are written in JavaScript have in common. */
+/** Taking samples: the common part of all near ends that are written in JavaScript. */
 import { now } from '../clock.js';
 
-/** Most samples of one measurement; of more, so many at even distances are kept. */
-const SAMPLES = 5000;
+/** Of more samples in one measurement, this many at even distances are kept. */
+const MAX_SAMPLES = 5000;
 
 /**
  * Measure batches for some time, the first tenth of it as a warm-up.
- * @param play so many round trips
+ * @param play plays a number of round trips
  * @param between called between two batches, about once in a millisecond
  * @returns half round trips in nanoseconds, each the mean of a batch
  */
@@ -32,6 +32,9 @@ export async function sample(
       rested = after;
     }
   }
-  if (samples.length <= SAMPLES) return samples;
-  return Array.from({ length: SAMPLES }, (_, i) => samples[Math.floor((i * samples.length) / SAMPLES)] as number);
+  if (samples.length <= MAX_SAMPLES) return samples;
+  return Array.from(
+    { length: MAX_SAMPLES },
+    (_, i) => samples[Math.floor((i * samples.length) / MAX_SAMPLES)] as number,
+  );
 }

@@ -1,4 +1,4 @@
-/** Sockets of Node: a Unix-domain one, and TCP over 127.0.0.1. */
+/** Sockets of Node: a Unix-domain socket, and TCP over 127.0.0.1. */
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import { type AddressInfo, connect, createServer } from 'node:net';

@@ -1,4 +1,4 @@
-/** `connection.stream()`: Isthmus where a program expects a Duplex, as the sockets are one. */
+/** `connection.stream()`: Isthmus for a program that expects a Duplex, as a socket is. */
 import { BytesNear, bytesFar } from './bytes.js';
 import { createRuntime } from './isthmus.js';
 import type { Transport } from './transport.js';

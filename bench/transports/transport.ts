@@ -1,9 +1,9 @@
-/** What the benchmark wants of a transport: ours, or that of a peer. */
+/** The interface between the benchmark and a transport: Isthmus or another. */
 import type { ChildProcess } from 'node:child_process';
 
-/** One-way traffic: nanoseconds of a message, for each block of messages ({@link Pace}), as the two ends see it. */
+/** One-way traffic: nanoseconds per message, for each block of messages ({@link Pace}), as measured at the two ends. */
 export interface Flow {
-  /** Undefined: this end does not tell. */
+  /** Undefined: this end does not measure. */
   readonly sent?: readonly number[];
   readonly received?: readonly number[];
 }
@@ -12,17 +12,17 @@ export interface Flow {
 export interface Near {
   /**
    * Play ping-pong.
-   * @param milliseconds for about so long
-   * @param batch round trips between two looks at the clock, which takes some 40 ns itself
+   * @param milliseconds approximate length of the measurement
+   * @param batch round trips between two clock readings; a reading takes some 40 ns itself
    * @returns half round trips in nanoseconds, each the mean of a batch
    */
   latency(size: number, milliseconds: number, batch: number): Promise<number[]>;
-  /** Send as fast as it goes for about so many milliseconds; undefined: not measured here. */
+  /** Send as fast as possible for about `milliseconds`; undefined: not measured here. */
   throughput(size: number, milliseconds: number): Promise<Flow | undefined>;
   close(): Promise<void>;
 }
 
-/** The far end: a process of its own, on the other processor. */
+/** The far end: a separate process, on the other processor. */
 export interface Far {
   readonly child: ChildProcess;
   call<T>(name: string, argument?: unknown): Promise<T>;
@@ -31,7 +31,7 @@ export interface Far {
 export interface EndOptions {
   /** The library that is measured: a path of `dist/index.js`. */
   readonly library: string;
-  /** Where the two ends run: numbers of processors. */
+  /** The processors of the two ends, by number. */
   readonly cpus: readonly [number, number] | undefined;
   /** Part of names of files and of regions: unique for this run. */
   readonly tag: string;
@@ -39,21 +39,21 @@ export interface EndOptions {
   readonly folder: string;
 }
 
-/** What a far end answers to. */
+/** The calls that a far end answers. */
 export type Handlers = Readonly<Record<string, (argument: never) => unknown>>;
 
 export interface Transport {
   /** For `--only` and in `results.json`. */
   readonly name: string;
-  /** What the two ends do, for people. */
+  /** Name in the tables. */
   readonly title: string;
-  /** Whether it is Isthmus. */
+  /** Whether the transport is Isthmus. */
   readonly ours: boolean;
-  /** Whether the threads are pinned by the transport itself, because the far end is no process of Node's. */
+  /** Whether the transport pins the threads itself, because the far end is no Node process. */
   readonly pinsItself?: boolean;
-  /** Why it cannot be measured here, with what to do about it. */
+  /** Why the transport cannot be measured here, and what to do about it; undefined: it can. */
   missing(): string | undefined;
-  /** In the process of the near end. `far`: starts the other one, pinned. */
+  /** Runs in the process of the near end. `far` starts the far end, pinned. */
   near(options: EndOptions, far: () => Promise<Far>): Promise<Near>;
   far?(options: EndOptions): Handlers;
 }

@@ -1,17 +1,17 @@
-/** `ucx_perftest` of UCX over its transport `posix`: a library in C that polls shared memory as we do. */
+/** `ucx_perftest` of UCX over its transport `posix`: a library in C that polls shared memory as Isthmus does. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { beside, find, output } from './programs.js';
+import { during, find, output } from './programs.js';
 import type { EndOptions, Transport } from './transport.js';
 
 const ENV = { UCX_TLS: 'posix,self', UCX_WARN_UNUSED_ENV_VARS: 'n' };
-/** To listen, in milliseconds; and how often the other one tries. */
-const LISTEN = 100;
-const TRIES = 20;
+/** The server needs some time to listen: the client tries again after each pause. */
+const RETRY_PAUSE_MS = 100;
+const MAX_TRIES = 20;
 
 interface Line {
   /** Median half round trip in nanoseconds. */
   readonly median: number;
-  /** Messages in a second. */
+  /** Messages per second. */
   readonly rate: number;
 }
 
@@ -35,13 +35,13 @@ async function run({ cpus }: EndOptions, port: number, test: string, size: numbe
   const on = (end: 0 | 1) => (cpus ? ['-c', String(cpus[end])] : []);
   const ask = ['127.0.0.1', '-p', String(port), '-t', test, '-s', String(size), '-f', '-v'];
   const warm = ['-n', String(count), '-w', String(Math.ceil(count / 10))];
-  return beside('ucx_perftest', ['-p', String(port), ...on(1)], ENV, async () => {
+  return during('ucx_perftest', ['-p', String(port), ...on(1)], ENV, async () => {
     for (let tries = 1; ; tries++) {
-      await sleep(LISTEN);
+      await sleep(RETRY_PAUSE_MS);
       try {
         return parse(await output('ucx_perftest', [...ask, ...warm, ...on(0)], ENV));
       } catch (error) {
-        if (tries === TRIES) throw error;
+        if (tries === MAX_TRIES) throw error;
       }
     }
   });
@@ -55,7 +55,7 @@ export const ucx: Transport = {
   missing: () => (find('ucx_perftest') ? undefined : 'apt-get install ucx-utils'),
   async near(options) {
     let port = 20_000 + (process.pid % 10_000);
-    /** What a message of a size took the last time, in nanoseconds. */
+    /** Nanoseconds per message in the last run, by test and size. */
     const took = new Map<string, number>();
     const measure = async (test: string, size: number, milliseconds: number) => {
       const key = `${test} ${size}`;
@@ -65,7 +65,7 @@ export const ucx: Transport = {
       return line;
     };
     return {
-      // Its own median: it does not tell the samples.
+      // The median of ucx_perftest itself: it does not print the samples.
       latency: async (size, milliseconds) => [(await measure('tag_lat', size, milliseconds)).median],
       async throughput(size, milliseconds) {
         const { rate } = await measure('tag_bw', size, milliseconds);

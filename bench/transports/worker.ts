@@ -1,4 +1,4 @@
-/** A message port between two threads of one process. The bytes are cloned, as between two programs: a transfer would take them from the sender. */
+/** A message port between two threads of one process. The bytes are cloned, as between two programs: a transfer would remove them from the sender. */
 import { once } from 'node:events';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { pin, threads } from '../pinning.js';
@@ -31,7 +31,7 @@ export const worker: Transport = {
   },
 };
 
-/** In the thread that was started above. @returns whether this is it */
+/** Answer messages if this is the thread that was started above. @returns whether it is */
 export function isWorker(): boolean {
   if (isMainThread || workerData !== ROLE || !parentPort) return false;
   const port = parentPort;

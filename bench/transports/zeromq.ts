@@ -1,4 +1,4 @@
-/** ZeroMQ over `ipc://`, a pair of sockets; the package brings its binary from the registry. */
+/** ZeroMQ over `ipc://`, a pair of sockets; the package in the registry contains the binary. */
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { now } from '../clock.js';
@@ -7,7 +7,7 @@ import { Pace } from './pace.js';
 import { sample } from './sample.js';
 import type { EndOptions, Flow, Transport } from './transport.js';
 
-/** What is used of the package: it is installed beside the benchmark, and only there. */
+/** The used parts of the package. It is installed in bench/node_modules, and only there. */
 interface Pair extends AsyncIterable<Buffer[]> {
   connect(address: string): void;
   bind(address: string): Promise<void>;
@@ -58,7 +58,7 @@ export const zeromq: Transport = {
           await socket.send(message);
           pace.count(1);
         }
-        // An empty one ends it, and is answered.
+        // An empty message ends the stream, and is echoed.
         await socket.send(Buffer.alloc(0));
         await socket.receive();
         return { sent: pace.blocks, received: await far.call<number[]>('paces') };

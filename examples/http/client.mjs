@@ -12,8 +12,8 @@ const LARGE = Number(process.env.LARGE ?? 64 << 20);
 const runtime = await Runtime.create({ name: 'client' });
 
 /**
- * All that an agent needs to know of a region is how to get a stream. While a connection is under way the agent does not
- * count it, so `maxSockets` limits nothing here; how many requests go on at once does.
+ * An agent needs to know only how to get a stream. It does not count a connection that is still being opened, so
+ * `maxSockets` has no effect here; the number of concurrent requests limits the connections.
  */
 class RegionAgent extends http.Agent {
   connections = 0;
@@ -41,7 +41,7 @@ function check(what, right) {
   if (!right) process.exitCode = 1;
 }
 
-// Many requests, few connections: four at a time need no more than four.
+// Many requests, few connections: four requests at a time need no more than four connections.
 const answers = [];
 await Promise.all(
   Array.from({ length: 4 }, async () => {
@@ -53,7 +53,7 @@ check(
   agent.connections <= 4 && answers.every((answer) => answer === answers[0] && answer.startsWith('hello')),
 );
 
-// A large body in either direction. What it should hash to comes in a trailer.
+// A large body in each direction. The expected hash of the download is in its trailer.
 const hash = createHash('sha256');
 const response = await get(`/bytes/${LARGE}`);
 let length = 0;
@@ -75,15 +75,15 @@ await pipeline(function* () {
 }, upload);
 check(`${LARGE} bytes up`, (await text((await answered)[0])) === sent.digest('hex'));
 
-// Whoever has seen enough goes away in the middle.
+// The client aborts a download in the middle.
 const endless = await get(`/bytes/${2 ** 40}`);
 let seen = 0;
 for await (const chunk of endless) {
   seen += chunk.length;
   if (seen > 1 << 20) break;
 }
-check('a download that was given up', seen > 1 << 20 && !endless.complete);
-check('and the server goes on', (await text(await get('/'))) === answers[0]);
+check('a download that was aborted', seen > 1 << 20 && !endless.complete);
+check('and the server continues', (await text(await get('/'))) === answers[0]);
 
 agent.destroy();
 await runtime.close();

@@ -4,7 +4,7 @@ import http from 'node:http';
 import { pipeline } from 'node:stream/promises';
 import { Runtime } from 'isthmus';
 
-/** SHA-256 of all that goes through. */
+/** Pass the chunks on, and hash them (SHA-256). */
 async function* hashed(chunks, hash) {
   for await (const chunk of chunks) {
     hash.update(chunk);
@@ -16,7 +16,7 @@ function* noise(length) {
   for (let left = length; left > 0; left -= 65_536) yield randomBytes(Math.min(left, 65_536));
 }
 
-/** As many bytes as are asked for, and behind them what they should hash to. */
+/** Send `length` random bytes, and their hash in a trailer. */
 async function download(response, length) {
   const hash = createHash('sha256');
   response.writeHead(200, { 'content-type': 'application/octet-stream', trailer: 'sha-256' });
@@ -31,7 +31,7 @@ async function upload(request, response) {
   response.end(hash.digest('hex'));
 }
 
-// Longer than the client pauses: a request must not meet the end of a connection that was idle.
+// Longer than the pauses of the client: an idle connection must not close just when the client sends a request.
 const server = http.createServer({ keepAliveTimeout: 60_000 }, async (request, response) => {
   try {
     const { pathname } = new URL(request.url, 'http://region');
@@ -41,7 +41,7 @@ const server = http.createServer({ keepAliveTimeout: 60_000 }, async (request, r
     else if (pathname === '/upload' && request.method === 'PUT') await upload(request, response);
     else response.writeHead(404).end();
   } catch (error) {
-    // A client that goes away in the middle of an answer is its own matter.
+    // A client that aborts a download is no error of the server.
     console.log(`${request.method} ${request.url}: ${error.code ?? error.message}`);
   }
 });

@@ -1,4 +1,4 @@
-/** Two processes on this host, and messages between them over the plugin: `node demo.mjs`. */
+/** Sends messages between two processes on this host over the plugin: `node demo.mjs`. */
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { Runtime } from 'isthmus';
@@ -8,7 +8,7 @@ const ROUNDS = 1000;
 const runtime = await Runtime.create({ name: 'demo', regions: '', shm: 0, plugins: [unixPlugin()] });
 
 if (process.send) {
-  // The other process: a service that sends back what comes.
+  // The other process: a service that sends every message back.
   const { port } = await runtime.listen({}, async (connection) => {
     for await (const message of connection) await connection.send(message.data);
   });

@@ -6,11 +6,11 @@
  *                   ◀──────────────────── STEP1: token (32 bytes), path of the socket
  *   connects to the path, writes the token
  *   ARCH_OK ────────────────────────────▶
- *                   ◀──────────────────── ARCH_OK, when a connection with the token has come
+ *                   ◀──────────────────── ARCH_OK, when a connection with the token has arrived
  *
- * The socket has a random name in a folder that nobody else may enter; the token says which handshake a connection
- * belongs to. On another host, or in another container, there is nothing at that path: the connecting side gives up, and
- * the handshake goes on with the next plugin.
+ * The socket has a random name in a folder that no other user may enter. The token says to which handshake a connection
+ * belongs. On another host, or in another container, there is no socket at that path: the connecting side gives up, and
+ * the handshake continues with the next plugin.
  */
 import { randomBytes } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -19,38 +19,38 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { STEP, streamPlugin } from 'isthmus';
 
-const TOKEN = 32;
-/** Most bytes of a path in `struct sockaddr_un`, without the NUL. */
-const LONGEST_PATH = 107;
-/** How long a connection may take to show its token, in milliseconds. */
-const PATIENCE = 5000;
+const TOKEN_BYTES = 32;
+/** Bytes of a path in `struct sockaddr_un`, without the NUL. */
+const MAX_PATH_BYTES = 107;
+/** A connection must present its token within this time. */
+const TOKEN_TIMEOUT_MS = 5000;
 
 export function unixPlugin({ priority = 50, folder = tmpdir() } = {}) {
-  /** The listening socket of this process, as a promise of its path; made for the first who asks. */
+  /** The listening socket of this process, as a promise of its path; created for the first handshake. */
   let listening;
   let server;
-  /** Who waits for a connection with a token (in hexadecimal digits). */
+  /** The handshake that waits for a connection, by its token in hexadecimal digits. */
   const awaited = new Map();
 
   async function listen() {
-    const home = await mkdtemp(join(folder, 'isthmus-unix-')); // rwx for us alone
+    const home = await mkdtemp(join(folder, 'isthmus-unix-')); // mode 0700
     const path = join(home, randomBytes(12).toString('hex'));
-    const opened = createServer({ allowHalfOpen: true }, welcome);
+    const opened = createServer({ allowHalfOpen: true }, authenticate);
     server = { home, opened };
     await new Promise((resolve, reject) => opened.on('error', reject).listen({ path, exclusive: true }, resolve));
-    // It serves handshakes, which keep the process alive themselves.
+    // The handshakes keep the process alive; the server must not.
     opened.unref();
     return path;
   }
 
-  /** Somebody came to the socket. He is nobody until he has shown a token that is waited for. */
-  function welcome(socket) {
+  /** A client has connected to the socket. It is trusted only once it has presented a token of a waiting handshake. */
+  function authenticate(socket) {
     socket.on('error', () => {}); // 'close' follows.
-    const timer = setTimeout(() => socket.destroy(), PATIENCE).unref();
-    const look = () => {
-      const token = socket.read(TOKEN); // null until there are as many; what comes behind them stays where it is
+    const timer = setTimeout(() => socket.destroy(), TOKEN_TIMEOUT_MS).unref();
+    const readToken = () => {
+      const token = socket.read(TOKEN_BYTES); // null until all its bytes have arrived; later bytes stay in the stream
       if (!token) return;
-      socket.off('readable', look);
+      socket.off('readable', readToken);
       clearTimeout(timer);
       const name = token.toString('hex');
       const channel = awaited.get(name);
@@ -58,11 +58,11 @@ export function unixPlugin({ priority = 50, folder = tmpdir() } = {}) {
       if (channel) channel.ok(socket);
       else socket.destroy();
     };
-    socket.on('readable', look).on('close', () => clearTimeout(timer));
+    socket.on('readable', readToken).on('close', () => clearTimeout(timer));
   }
 
   function accept(channel) {
-    const token = randomBytes(TOKEN);
+    const token = randomBytes(TOKEN_BYTES);
     const name = token.toString('hex');
     awaited.set(name, channel);
     listening ??= listen();
@@ -80,16 +80,21 @@ export function unixPlugin({ priority = 50, folder = tmpdir() } = {}) {
     let socket;
     return {
       step(type, payload) {
-        if (type !== STEP.STEP1 || socket || payload.length <= TOKEN || payload.length > TOKEN + LONGEST_PATH) {
+        if (
+          type !== STEP.STEP1 ||
+          socket ||
+          payload.length <= TOKEN_BYTES ||
+          payload.length > TOKEN_BYTES + MAX_PATH_BYTES
+        ) {
           throw new Error('an unexpected STEP frame');
         }
-        const path = Buffer.from(payload.subarray(TOKEN)).toString();
-        // What a peer says is a path to connect to, and nothing else: not an abstract name, not one from here on.
+        const path = Buffer.from(payload.subarray(TOKEN_BYTES)).toString();
+        // Connect only to an absolute path: not to an abstract name, and not to a path relative to this process.
         if (!path.startsWith('/') || path.includes('\0')) throw new Error('not a path');
         socket = connect({ path, allowHalfOpen: true });
         socket.on('error', (error) => channel.next(error.message));
         socket.on('connect', () => {
-          socket.write(payload.subarray(0, TOKEN));
+          socket.write(payload.subarray(0, TOKEN_BYTES));
           channel.ok(socket);
         });
       },
@@ -105,7 +110,7 @@ export function unixPlugin({ priority = 50, folder = tmpdir() } = {}) {
       if (process.platform === 'win32') return 'there are no Unix-domain sockets here';
       // mkdtemp adds 6 characters, the socket has 24.
       const length = Buffer.byteLength(join(folder, 'isthmus-unix-xxxxxx', 'x'.repeat(24)));
-      return length > LONGEST_PATH ? `the path of a socket in ${folder} would be too long` : undefined;
+      return length > MAX_PATH_BYTES ? `the path of a socket in ${folder} would be too long` : undefined;
     },
     attempt: (channel) => (channel.role === 'accept' ? accept(channel) : dial(channel)),
     async destroy() {

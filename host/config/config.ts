@@ -1,8 +1,8 @@
 /**
- * Configuration: options over `PSP_*` variables over defaults, in one table.
+ * The configuration, in one table. An option takes precedence over its `PSP_*` variable, a variable over the default.
  *
- * The names and meanings of the variables are pscom's where pscom has them (its `pscom_env.c`). `isthmus info` prints
- * this table, and docs/configuration.md is made from it (`npm run docs`).
+ * A variable that also exists in pscom (`pscom_env.c`) has the same name and meaning as there. `isthmus info` prints this
+ * table, and docs/configuration.md is generated from it (`npm run docs`).
  */
 
 import { IsthmusError } from '../base/errors.js';
@@ -10,10 +10,10 @@ import { parseNetworks } from '../base/network.js';
 import { BROKER_URL, maskBroker, readBroker } from './broker-url.js';
 import { isControlId } from './control-id.js';
 
-/** Where a value came from. */
+/** The origin of a value. */
 export type Origin = 'option' | 'environment' | 'default';
 
-/** What the settings are grouped by, in the order of the documentation. */
+/** The groups of settings, in the order of the documentation. */
 export const GROUPS = {
   plugins: 'Plugins',
   regions: 'Shared memory',
@@ -21,7 +21,7 @@ export const GROUPS = {
   connecting: 'Connecting',
   messages: 'Messages',
   migration: 'Migration',
-  insight: 'Seeing inside',
+  insight: 'Diagnostics',
 } as const;
 export type Group = keyof typeof GROUPS;
 
@@ -29,15 +29,15 @@ interface Setting<T> {
   readonly variable: string;
   readonly group: Group;
   readonly default: T;
-  /** Another setting that stands in for the default of this one as soon as it is set. */
+  /** Another setting: its value, once it is set, replaces the default of this one. */
   readonly follows?: string;
-  /** What it takes, for people. */
+  /** The values that the setting accepts, as text. */
   readonly takes: string;
   readonly meaning: string;
-  /** Undefined: cannot be read. */
+  /** @returns the value; undefined: the text is not valid */
   readonly read: (text: string) => T | undefined;
   readonly check: (value: unknown) => boolean;
-  /** The value as it may be printed, where it holds a secret. */
+  /** The value without its secret, for output. */
   readonly shown?: (value: string) => string;
 }
 
@@ -50,7 +50,7 @@ function integer(
 ): Setting<number> {
   const { min = 0, max = Number.MAX_SAFE_INTEGER, unit } = limits;
   const check = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max;
-  const range = max === Number.MAX_SAFE_INTEGER ? `an integer from ${min} on` : `an integer from ${min} to ${max}`;
+  const range = max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer from ${min} to ${max}`;
   return {
     variable,
     group,
@@ -92,7 +92,7 @@ function text(
   };
 }
 
-/** `spin`: never sleep; `adaptive`: spin while it is worth it; `block`: sleep as soon as there is nothing. */
+/** `spin`: never sleep; `adaptive`: spin for a while after each message, then sleep; `block`: sleep as soon as there is no message. */
 export type Wait = 'spin' | 'adaptive' | 'block';
 
 const WAITS: readonly Wait[] = ['spin', 'adaptive', 'block'];
@@ -116,7 +116,7 @@ function choice<T extends string>(
   };
 }
 
-/** Bytes: a power of two, or 0 where that stands for something. */
+/** A size in bytes: a power of two, or 0 if `zero` says what 0 means. */
 function size(
   group: Group,
   variable: string,
@@ -144,13 +144,13 @@ function size(
 const ringSize = (group: Group, variable: string, fallback: number, zero: string, meaning: string) =>
   size(group, variable, fallback, meaning, { min: 4096, max: 0x4000000, zero });
 
-/** A part of a file's name. */
+/** A part of a file name. */
 function namePart(group: Group, variable: string, takes: string, meaning: string): Setting<string> {
   const check = (value: unknown) => typeof value === 'string' && /^[\w.-]{0,200}$/.test(value);
   return { group, variable, default: '', takes, meaning, read: (value) => (check(value) ? value : undefined), check };
 }
 
-/** As pscom has it: the largest number means never. */
+/** As in pscom, the largest number means never. */
 const NEVER = 0xffffffff;
 
 function rendezvous(variable: string, fallback: number, meaning: string, follows?: string): Setting<number> {
@@ -174,7 +174,7 @@ export const SETTINGS = {
   regions: text(
     'regions',
     'PSP_IVSHMEM_REGIONS',
-    'names in /dev/shm or paths, blank-separated; * and ? match formatted regions; empty: none',
+    'names in /dev/shm or paths, separated by blanks; * and ? match formatted regions; empty: none',
     'region files that stand for ivshmem devices',
     { fallback: '*' },
   ),
@@ -195,37 +195,37 @@ export const SETTINGS = {
     'regions',
     'PSP_SHM_NAME',
     'up to 200 letters, digits, dots, - and _; empty: the user id',
-    'what follows isthmus-shm- in the name of that region; processes with different ones do not meet over shm',
+    'the part after isthmus-shm- in the name of that region; processes with different values do not connect over shm',
   ),
   wait: choice(
     'regions',
     'PSP_WAIT',
     WAITS,
     'adaptive',
-    'what to do while nothing comes: look again and again (spin), sleep at once (block), or spin for 2 ms and sleep then',
+    'what a runtime does while no message arrives: poll without sleeping (spin), sleep at once (block), or poll for 2 ms and then sleep (adaptive)',
   ),
-  guard: flag('regions', 'PSP_GUARD', true, "whether the end of a peer's guard socket is the end of the peer"),
+  guard: flag('regions', 'PSP_GUARD', true, 'whether the end of the guard socket means that the peer has died'),
   stallTimeout: integer(
     'regions',
     'PSP_STALL_TIMEOUT',
     3000,
-    'how long a peer may show no sign of life before its connections are called stalled, and go on; 0: for ever. A sign ' +
-      'comes twice a second',
+    'time without a heartbeat of the peer after which its connections are reported as stalled; they continue; 0: never. ' +
+      'A live peer shows a heartbeat twice a second',
     { max: 0x7fffffff, unit: 'ms' },
   ),
   peerTimeout: integer(
     'regions',
     'PSP_PEER_TIMEOUT',
     0,
-    'how long a peer may show no sign of life before its connections end with ERR_ISTHMUS_PEER_TIMEOUT; 0: for ever. A ' +
-      'paused virtual machine, or an event loop that is blocked, shows none either',
+    'time without a heartbeat of the peer after which its connections end with ERR_ISTHMUS_PEER_TIMEOUT; 0: never. A ' +
+      'paused virtual machine, or a blocked event loop, shows no heartbeat either',
     { max: 0x7fffffff, unit: 'ms' },
   ),
   ringSize: ringSize(
     'regions',
     'PSP_RING_SIZE',
     0,
-    'a 48th of what is free in the region, as a power of two from 16 KiB to 1 MiB',
+    'a 48th of the free memory of the region, as a power of two from 16 KiB to 1 MiB',
     'capacity of the ring that a connection reads from',
   ),
   tcpRingSize: ringSize(
@@ -248,19 +248,21 @@ export const SETTINGS = {
     'connecting',
     'PSP_NETWORK',
     'IPv4 addresses, or networks as 10.0.0.0/8, separated by blanks or commas',
-    'which of our addresses others are told: the first that lies in one of these networks; without a length, as wide as ' +
-      'the netmask of the interface says',
+    'address of this host that is sent to peers: the first that lies in one of these networks; a network without a ' +
+      'length has the netmask of the interface',
     { readable: (value) => parseNetworks(value) !== undefined },
   ),
-  retry: integer('connecting', 'PSP_RETRY', 10, 'how often a refused connect is tried again', { max: 1_000_000 }),
+  retry: integer('connecting', 'PSP_RETRY', 10, 'number of times that a refused connect is retried', {
+    max: 1_000_000,
+  }),
   backlog: integer(
     'connecting',
     'PSP_TCP_BACKLOG',
     262144,
-    'backlog of a listening socket; the kernel has a limit of its own',
+    'backlog of a listening socket; the kernel limits it as well',
     { min: 1, max: 0x7fffffff },
   ),
-  handshakeTimeout: integer('connecting', 'PSP_HANDSHAKE_TIMEOUT', 10_000, 'limit of one handshake', {
+  handshakeTimeout: integer('connecting', 'PSP_HANDSHAKE_TIMEOUT', 10_000, 'time limit of one handshake', {
     min: 1,
     max: 3_600_000,
     unit: 'ms',
@@ -269,46 +271,52 @@ export const SETTINGS = {
     'connecting',
     'PSP_CLOSE_TIMEOUT',
     5000,
-    'how long the peer may take for its part in an orderly close; then the connection is cut. `close({ timeout })` goes first',
+    'time that the peer has for its part of an orderly close; after that the connection is cut. `close({ timeout })` takes precedence',
     { min: 1, max: 0x7fffffff, unit: 'ms' },
   ),
   suspendTimeout: integer(
     'migration',
     'PSP_SUSPEND_TIMEOUT',
     10_000,
-    'how long all connections together may take to be suspended; then the runtime goes on as if never asked',
+    'time limit for the suspension of all connections; if it is exceeded, the runtime continues as before',
     { min: 1, max: 3_600_000, unit: 'ms' },
   ),
   resumeTimeout: integer(
     'migration',
     'PSP_RESUME_TIMEOUT',
     600_000,
-    'how long a suspended connection waits for its peer; then it fails',
+    'time that a suspended connection waits for its peer before it fails',
     { min: 1, max: 0x7fffffff, unit: 'ms' },
   ),
   unread: integer(
     'messages',
     'PSP_UNREAD_LIMIT',
     1 << 20,
-    'unread messages of a connection that are taken out of its ring; then the sender waits',
+    'unread messages that the receiver takes out of the ring of a connection; beyond that the sender waits',
     { unit: 'bytes' },
   ),
   unexpectedReceives: flag(
     'messages',
     'PSP_UNEXPECTED_RECEIVES',
     false,
-    'read on however much is unread, so that no sender waits for the application; takes as much memory as comes',
+    'whether the runtime reads without that limit, so that no sender waits for the application; memory use is then unlimited',
   ),
-  maxMessageSize: integer('messages', 'PSP_MAX_MESSAGE', 2 ** 30, 'largest message taken and sent, xheader included', {
-    max: 2 ** 32 - 1,
-    unit: 'bytes',
-  }),
-  rendezvous: rendezvous('PSP_RENDEZVOUS', NEVER, 'size from which a message over tcp goes by rendezvous'),
+  maxMessageSize: integer(
+    'messages',
+    'PSP_MAX_MESSAGE',
+    2 ** 30,
+    'largest message that is sent or accepted, xheader included',
+    {
+      max: 2 ** 32 - 1,
+      unit: 'bytes',
+    },
+  ),
+  rendezvous: rendezvous('PSP_RENDEZVOUS', NEVER, 'message size from which rendezvous is used over tcp'),
   rendezvousShm: rendezvous(
     'PSP_RENDEZVOUS_SHM',
     1 << 20,
-    'the same for shm; but through the ring for a peer who is waiting to copy it out, and by rendezvous for one who looks ' +
-      'in place and would get it in pieces',
+    'the same for shm. Exceptions: a message for a peer that waits to copy it out goes through the ring; a smaller ' +
+      'message for a peer that reads in place, and would get it in pieces, goes by rendezvous',
     'rendezvous',
   ),
   rendezvousIvshmem: rendezvous('PSP_RENDEZVOUS_IVSHMEM', 1 << 20, 'the same for ivshmem', 'rendezvous'),
@@ -316,10 +324,10 @@ export const SETTINGS = {
     'migration',
     'PSP_SUSPEND_RESUME',
     false,
-    'whether requests to suspend and to resume are taken over MQTT, and answered',
+    'whether the runtime accepts and answers requests to suspend and resume over MQTT',
   ),
   broker: {
-    ...text('migration', 'PSP_MQTT_BROKER', BROKER_URL, 'the MQTT broker that requests come over', {
+    ...text('migration', 'PSP_MQTT_BROKER', BROKER_URL, 'the MQTT broker for these requests', {
       fallback: 'mqtt://localhost:1883',
       readable: (value) => readBroker(value) !== undefined,
     }),
@@ -329,35 +337,31 @@ export const SETTINGS = {
     'migration',
     'PSP_MQTT_KEEPALIVE',
     15,
-    'after how long without a word from us, and half as much again, the broker takes us for dead; longer where machines ' +
-      'are slow or paused',
+    'MQTT keep-alive: the broker considers this process dead after 1.5 times this time of silence; choose more where ' +
+      'machines are slow or paused',
     { min: 1, max: 65_535, unit: 's' },
   ),
   controlId: text(
     'migration',
     'PSP_CONTROL_ID',
     'up to 64 letters, digits, dots, colons, - and _; empty: the pid',
-    'what stands for the process in topics and answers, where pids of one host name collide',
+    'id of the process in topics and answers, instead of the pid, where pids of one host name collide',
     { readable: (value) => value === '' || isControlId(value) },
   ),
   postponeFeedback: flag(
     'migration',
     'PSP_POSTPONE_FEEDBACK',
     false,
-    'whether COMPLETED is held back until the application calls completeMigration()',
+    'whether the answer COMPLETED waits until the application calls completeMigration()',
   ),
-  debug: integer(
-    'insight',
-    'PSP_DEBUG',
-    2,
-    'how much is logged: 0 nothing, 1 errors, 2 warnings, 3 what happens, 4 everything',
-    { max: 10 },
-  ),
+  debug: integer('insight', 'PSP_DEBUG', 2, 'log level: 0 nothing, 1 errors, 2 warnings, 3 events, 4 everything', {
+    max: 10,
+  }),
   debugOut: text(
     'insight',
     'PSP_DEBUG_OUT',
     'a path, in which $$ is the pid and $NAME a variable of the environment; empty or -: standard error',
-    'file that the log is appended to',
+    'file to which the log is appended',
     { readable: (value) => !value.includes('\0') },
   ),
   control: flag(
@@ -372,9 +376,9 @@ type Settings = typeof SETTINGS;
 export type SettingName = keyof Settings;
 type Value<S> = S extends Setting<infer T> ? T : never;
 
-/** The values that apply. */
+/** The effective values. */
 export type Config = { readonly [name in SettingName]: Value<Settings[name]> };
-/** What an application may set; anything left out comes from the environment or the defaults. */
+/** The options of an application; a missing one comes from the environment or the defaults. */
 export type ConfigOptions = { readonly [name in SettingName]?: Value<Settings[name]> | undefined };
 
 /** One row of `isthmus info`. */
@@ -389,8 +393,8 @@ export interface ConfigRow {
 }
 
 /**
- * Every setting with its value and where that comes from.
- * @throws ERR_ISTHMUS_CONFIG that names variable or option, the value, and what is taken
+ * Every setting with its value and the origin of the value.
+ * @throws ERR_ISTHMUS_CONFIG; the message names the variable or option, the value, and the accepted values
  */
 export function explain(options: ConfigOptions = {}, environment: NodeJS.ProcessEnv = process.env): ConfigRow[] {
   return (Object.keys(SETTINGS) as SettingName[]).map((name) => {
@@ -399,7 +403,7 @@ export function explain(options: ConfigOptions = {}, environment: NodeJS.Process
   });
 }
 
-/** The same rows without passwords: for whatever is printed. */
+/** The rows without passwords, for output. */
 export function masked(rows: readonly ConfigRow[]): ConfigRow[] {
   return rows.map((row) => {
     const { shown }: { readonly shown?: (value: string) => string } = SETTINGS[row.name];
@@ -438,8 +442,8 @@ function settle(
 }
 
 /**
- * The priority of a plugin that is not a built-in one: `PSP_<NAME>` over its own.
- * @throws ERR_ISTHMUS_CONFIG; ERR_ISTHMUS_INVALID_ARGUMENT if that variable means something else
+ * The priority of a third-party plugin: `PSP_<NAME>` takes precedence over its own.
+ * @throws ERR_ISTHMUS_CONFIG; ERR_ISTHMUS_INVALID_ARGUMENT if that variable belongs to another setting
  */
 export function pluginPriority(name: string, own: number, environment: NodeJS.ProcessEnv = process.env): number {
   const variable = `PSP_${name.toUpperCase()}`;

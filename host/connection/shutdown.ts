@@ -1,5 +1,5 @@
 /**
- * The exchange of SHUTDOWN messages by which a connection is suspended (docs/protocol.md, "Shutdown"): finish the message
+ * The exchange of SHUTDOWN messages by which a connection is suspended (docs/protocol.md, "SHUTDOWN"): finish the message
  * under way, send the last message, receive the peer's, let go of the link. The phases are those of `link/lifecycle.ts`.
  */
 import type { Sender } from '../channel/sender.js';

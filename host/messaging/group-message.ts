@@ -1,4 +1,4 @@
-/** The messages of groups, BCAST and BARRIER. Source of the format: docs/protocol.md, groups. */
+/** The messages of groups, BCAST and BARRIER. Source of the format: docs/protocol.md, "Groups". */
 import { IsthmusError } from '../base/errors.js';
 
 //   ╒══ xheader of BCAST and BARRIER, little-endian ══╕

@@ -10,7 +10,7 @@ import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
 import type { Region } from '../region/region.js';
 
-/** Types of the frames that plugins talk with during a handshake (docs/protocol.md, phase 1). */
+/** Types of the frames that plugins talk with during a handshake (docs/protocol.md, "Phase 1: the handshake"). */
 export const STEP = { STEP1: 0x100013, STEP2: 0x100014, STEP3: 0x100015, STEP4: 0x100016 } as const;
 
 /** Architecture ids on the wire. C's own `shm` (104) and `ivshmem` (120) have another memory layout, so ours differ. */
