@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 1500 s
 /**
  * A process dies between any two of its steps. A step is a store to shared memory by the core, counted before and after:
  * the core is instrumented (instrument.ts), and at the step of a given number the process sends itself SIGKILL.

@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 400 s
 /**
  * Which conditions of the core the hostile peer of core.test.ts makes true and false: a check that no fuzz reaches is one
  * that nobody has seen at work. What it does not reach a test of the core's own has to, or a reason below.

@@ -1,4 +1,3 @@
-// time limit: 200 s
 /**
  * What comes over the control side, wrong in every way: MQTT payloads and topics, requests to the control socket and
  * answers from one, arguments of the command line, bytes on the guard of a connection. No throw, no hang, an answer or an

@@ -1,4 +1,3 @@
-// time limit: 600 s
 /**
  * The core against a peer that writes whatever it likes into the region, between any two of our calls: nothing traps,
  * nothing is touched outside of the window or of what the call is about, and every answer is one that can be. All in one

@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 900 s
 /**
  * A real process that owns one end of a region and writes into it while we run: between any two of our instructions, on
  * another processor. First against the core, at full speed; then against runtimes, with everything that an application

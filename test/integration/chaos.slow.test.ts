@@ -1,5 +1,3 @@
-// time limit: 900 s
-// alone
 /**
  * Many migrations at once: processes on simulated hosts, each talking to each, are suspended, moved and resumed at
  * random, several at the same time; every message is counted. ISTHMUS_TEST_SEED, ISTHMUS_CHAOS_CYCLES (200 suspensions),

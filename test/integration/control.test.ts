@@ -1,6 +1,4 @@
-// only with --all
 /** Seeing inside: control sockets, the commands that use them, and the events on diagnostics_channel. */
-// time limit: 300 s
 import { type ChildProcess, spawn } from 'node:child_process';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';

@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 300 s
 /**
  * Peers that die, at any moment and in any way. The other processes are this file again, with the role `peer`.
  *

@@ -1,4 +1,3 @@
-// time limit: 200 s
 /** Groups over a mix of plugins: broadcasts, barriers, late members, members that die. */
 
 import { setTimeout as pause } from 'node:timers/promises';

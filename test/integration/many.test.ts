@@ -1,6 +1,3 @@
-// only with --all
-// time limit: 200 s
-// alone
 /** Many connections in one process. ISTHMUS_TEST_CONNECTIONS: how many, default 1000. */
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';

@@ -1,4 +1,3 @@
-// time limit: 400 s
 /**
  * Messages between real processes: the conformance suite for `loop`, `shm`, `ivshmem` and `tcp`, and what belongs to a
  * runtime.

@@ -1,9 +1,7 @@
-// only with --all
 /**
  * `isthmus migrate`: real virtual machines without a system, which cannot let go of a device; and, for what only one with
  * a system does, and for what goes wrong at a certain moment, played ones. The broker is a real one.
  */
-// time limit: 600 s
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,3 @@
-// time limit: 300 s
 /**
  * Suspending and resuming, over each plugin: nothing is lost, doubled or out of order, whoever asks, and whatever is
  * under way. Runtimes of this process, and a process of its own where one has to be stopped or killed.

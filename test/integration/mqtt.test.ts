@@ -1,6 +1,4 @@
-// only with --all
 /** The control side over a real broker: requests, answers byte for byte, statuses, and the commands that use them. */
-// time limit: 400 s
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';

@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 400 s
 /**
  * Plugins of third parties: the example in `examples/unix-plugin` passes the conformance suite, and what a plugin does
  * wrong ends neither the process nor the handshake.

@@ -1,4 +1,3 @@
-// time limit: 200 s
 /**
  * What is used up: descriptors, address space, frames, entries. And clocks that jump, or differ. Each ends in an error that
  * says so, or in tcp; nothing hangs, nothing is left behind, and when there is room again, it goes on. Full file systems and

@@ -1,4 +1,3 @@
-// time limit: 200 s
 /**
  * The other side's memory: read, written, withdrawn; rendezvous. The far end is this file again, with the role `owner`.
  */

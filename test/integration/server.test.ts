@@ -1,6 +1,4 @@
-// only with --all
 /** The host server: creates, adopts, refuses, survives its own death and that of peers, and never calls silence death. */
-// time limit: 400 s
 import { closeSync, existsSync, openSync, readFileSync, readSync, statSync, writeSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';

@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 600 s
 /**
  * Plugin `shm`: one region file per user and host, made by the first and removed by the last, whatever happens to any of
  * them; and `isthmus region show`, which looks into regions. Other processes are this file again, with a role.

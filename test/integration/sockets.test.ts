@@ -1,4 +1,3 @@
-// only with --all
 /** The options of tcp's sockets, asked of the kernel: PSP_SO_SNDBUF and PSP_SO_RCVBUF. */
 import { closeSync, openSync, readdirSync, readlinkSync } from 'node:fs';
 import { Socket } from 'node:net';

@@ -1,6 +1,3 @@
-// only with --all
-// time limit: 300 s
-// alone
 /**
  * Peers that fall silent without being dead: stopped by a signal, as a paused virtual machine would be. The other
  * processes are this file again, with the role `peer`.

@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 300 s
 /**
  * `connection.stream()` over `loop`, `tcp` and `ivshmem`, and HTTP over it.
  *

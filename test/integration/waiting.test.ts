@@ -1,5 +1,3 @@
-// only with --all
-// alone
 /**
  * What waiting costs, and what it keeps from happening. The measured processes are this file again, with a role.
  *

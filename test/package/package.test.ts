@@ -9,7 +9,6 @@
  * - `background`: it is started before the next block that runs and ended after that one;
  * - `fragment`: it is left alone.
  */
-// time limit: 900 s
 import { type ChildProcess, spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

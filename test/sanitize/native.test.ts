@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 600 s
 /**
  * The native part under AddressSanitizer and UndefinedBehaviorSanitizer: built with both, loaded into Node, which is not,
  * and put through the tests that use it. Whatever they report fails the test, in whichever process it was.

@@ -1,6 +1,3 @@
-// only with --all
-// alone
-// time limit: 800 s
 /**
  * For a long time: connections that come and go, and full load. What the two processes hold, each at a quiet moment, stays
  * what it was: memory, address space, descriptors, timers, frames. `npm run test:soak` takes hours;

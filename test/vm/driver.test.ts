@@ -2,7 +2,6 @@
  * The driver in a virtual machine: where it puts the memory, how it maps it, and what happens when the device goes while a
  * process uses it.
  */
-// time limit: 900 s
 import { existsSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as uvuTest } from 'uvu';

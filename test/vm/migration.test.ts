@@ -3,7 +3,6 @@
  * application, by `isthmus migrate`; there it meets C over that host's device; and then it moves back. Both "hosts" are on
  * this machine: each has a region of its own, and nothing else makes a host.
  */
-// time limit: 1500 s
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { printed } from '../support/cli.js';
