@@ -15,9 +15,10 @@
  * its assertions), ISTHMUS_TEST_TIMES=1 (print how long each test of a long file took).
  *
  * The bundles lie in .test-build-PID/, directly below the root, because the native mapper finds the root of the package
- * one folder above the running file. Files called `*.child.ts` are programs that a test starts as a process or a worker:
- * `test/unit/frames.child.ts` becomes `unit-frames.child.mjs` beside the bundle of the test. A test finds the checkout in
- * ISTHMUS_ROOT (also its working directory), the command line in ISTHMUS_CLI, the bundles in ISTHMUS_TEST_BUILD.
+ * one folder above the running file. The files of test/children/ are programs that a test starts as a process or a worker:
+ * test/children/shm.ts becomes children-shm.mjs beside the bundles of the tests (`program('shm')` of
+ * test/support/process.ts). A test finds the checkout in ISTHMUS_ROOT (also its working directory), the command line in
+ * ISTHMUS_CLI, the bundles in ISTHMUS_TEST_BUILD.
  */
 import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
@@ -93,7 +94,7 @@ const tests = sources.filter(
     (options.rest ? isLong(path) : options.all || !isLong(path)) &&
     (filters.length === 0 || filters.some((filter) => `test/${path}`.includes(filter))),
 );
-const children = sources.filter((path) => path.endsWith('.child.ts'));
+const children = sources.filter((path) => path.startsWith('children/') && path.endsWith('.ts'));
 
 async function bundleAll() {
   for (const name of readdirSync(root)) {

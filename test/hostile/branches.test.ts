@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { mapperMissing } from '../../host/native/native.js';
-import { role } from '../support/process.js';
+import { play, role } from '../support/process.js';
 import { timebox } from '../support/timebox.js';
 
 /** Where the words of peers are looked at. */
@@ -131,5 +131,5 @@ function main(): void {
   test.run();
 }
 
-if (role) await suites[role]?.();
+if (role) await play(suites);
 else main();

@@ -9,7 +9,7 @@ import type { Carrier } from '../../host/channel/bound-link.js';
 import type { RuntimeConnection } from '../../host/connection/runtime-connection.js';
 import { BROKEN, type CoreExports, coreLayout, NOTHING } from '../../host/core/core.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
-import { Child, endChildren, role, roleOptions, tell } from '../support/process.js';
+import { Child, endChildren, play, role, roleOptions, tell } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -143,5 +143,5 @@ function main(): void {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else main();

@@ -17,7 +17,7 @@ import { encodeArchReq, encodeConInfo, encodeFrame, encodeVersion, FRAME } from 
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { SimulatedHosts } from '../support/hosts.js';
 import { eventually, rejection } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -732,5 +732,5 @@ async function main(): Promise<void> {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main();

@@ -27,7 +27,7 @@ import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { conformance } from '../support/conformance.js';
 import { pairsWith, serveFar } from '../support/far.js';
 import { rejection } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions } from '../support/process.js';
 import { only } from '../support/regions.js';
 import { testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
@@ -643,5 +643,5 @@ async function main(seed: number): Promise<void> {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main(testSeed());

@@ -11,7 +11,7 @@ import { Runtime, type RuntimeOptions } from '../../host/index.js';
 import { Region } from '../../host/region/region.js';
 import { printed } from '../support/cli.js';
 import { constant } from '../support/core.js';
-import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newPath, newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -377,5 +377,5 @@ async function main(): Promise<void> {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main();

@@ -2,7 +2,12 @@
  * What a hostile peer writes into a region that it shares with us: words chosen by what they mean, values at which
  * arithmetic goes wrong. One mutation is one store of four or eight bytes, or a few bytes of a payload.
  */
-import { constant, L, recordHeader, type TestCore } from './core.js';
+import { constant, L, MIB, recordHeader, type TestCore } from './core.js';
+
+/** A word in the header frame, behind the header, into which the victim writes how far it has read: a peer could guess that. */
+export const READ = L.WINDOW + 4000;
+/** Bytes of a region for a victim and a hostile process. */
+export const SIZE = 4 * MIB;
 
 type Random = (n: number) => number;
 
