@@ -1,29 +1,32 @@
 /**
- * Runs the uvu suites: bundles every test file, runs each in a Node process of its own, and adds up.
+ * Runs the uvu suites: bundles every test file, runs each in a Node process of its own, and adds up the results.
  *
- *   node scripts/test.mjs [FILTER…] [--all | --rest] [--again] [--node PATH] [--keep]
+ *   node scripts/test.mjs [FILTER…] [--all | --rest] [--again] [--node PATH] [--keep] [--list]
  *
- * FILTER is a part of a file's path (`unit/ring`). `--all` adds `*.slow.test.ts`, files with a line `// only with --all`,
- * test/package and test/vm; `--rest` runs those alone. `--again` runs what failed a second time, alone, at the end: what
- * passes then is said to have needed it, and counts as passed. `--node` runs the files with another binary. `--keep`
- * keeps the bundles.
+ * FILTER is a part of a file's path (`unit/ring`). test/suites.mjs declares what steers the runner for each file: whether
+ * it runs alone, how long it may take, whether it runs only with `--all`. A mistake there ends the run with exit code 1
+ * before any test. `--rest` runs the files that need `--all`, without the others. `--again` runs what failed a second
+ * time, alone, at the end: what passes then counts as passed and is named. `--node` runs the files with another binary.
+ * `--keep` keeps the bundles. `--list` prints the files that would run, with their settings.
  *
- * Two files at a time (ISTHMUS_TEST_JOBS); those with a line `// alone`, test/package and test/vm come after the others,
- * one at a time. Environment: ISTHMUS_TEST_TIMEOUT (seconds per file, 120; a file that needs more says so in a line
- * `// time limit: 600 s`), ISTHMUS_TEST_BUDGET (seconds for all: a file for which no time is left is skipped, and says
- * so; short ones first), ISTHMUS_WASM=debug (the core with its assertions), ISTHMUS_TEST_TIMES=1 (what each test of the
- * long files took).
+ * Two files run at a time (ISTHMUS_TEST_JOBS); the `alone` ones follow, one by one. Environment: ISTHMUS_TEST_TIMEOUT
+ * (seconds per file, 120; the limit that a file declares applies if it is longer), ISTHMUS_TEST_BUDGET (seconds for all
+ * files: short ones run first; a file for which no time is left is skipped and named), ISTHMUS_WASM=debug (the core with
+ * its assertions), ISTHMUS_TEST_TIMES=1 (print how long each test of a long file took).
  *
  * The bundles lie in .test-build-PID/, directly below the root, because the native mapper finds the root of the package
- * one folder above the running file. Files called `*.child.ts` are programs that a test starts as a process or a worker:
- * `test/unit/frames.child.ts` becomes `unit-frames.child.mjs` beside the bundle of the test. A test finds the checkout in
- * ISTHMUS_ROOT (also its working directory), the command line in ISTHMUS_CLI, the bundles in ISTHMUS_TEST_BUILD.
+ * one folder above the running file. The files of test/children/ are programs that a test starts as a process or a worker:
+ * test/children/shm.ts becomes children-shm.mjs beside the bundles of the tests (`program('shm')` of
+ * test/support/process.ts). A test finds the checkout in ISTHMUS_ROOT (also its working directory), the command line in
+ * ISTHMUS_CLI, the bundles in ISTHMUS_TEST_BUILD.
  */
 import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { delimiter, dirname, join, relative, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { bundle, common, root, stop } from './build.mjs';
+import { checkSuites, suiteOf } from './suites.mjs';
 
 const { values: options, positionals: filters } = parseArgs({
   allowPositionals: true,
@@ -32,13 +35,14 @@ const { values: options, positionals: filters } = parseArgs({
     rest: { type: 'boolean', default: false },
     again: { type: 'boolean', default: false },
     keep: { type: 'boolean', default: false },
+    list: { type: 'boolean', default: false },
     node: { type: 'string', default: process.execPath },
   },
 });
 const defaultLimit = Number(process.env.ISTHMUS_TEST_TIMEOUT ?? 120);
 /** Factor on every limit, also on those of the single tests (test/support/timebox.ts). */
 const slowness = Number(process.env.ISTHMUS_TEST_SLOWNESS ?? 1);
-/** Seconds that a file may still be there after its last test. */
+/** Seconds between the last test of a file and the end of its process. */
 const GRACE = 10;
 const jobs = Number(process.env.ISTHMUS_TEST_JOBS ?? 2);
 /** One folder per run: several may go on in one checkout. */
@@ -48,11 +52,6 @@ const out = join(root, `.test-build-${process.pid}`);
 const budget = Number(process.env.ISTHMUS_TEST_BUDGET ?? Infinity);
 const started = performance.now();
 const timeLeft = () => budget - (performance.now() - started) / 1000;
-
-/** Folders whose files need the machine for themselves. */
-const ALONE = new Set(['package', 'vm']);
-/** Folders that need long or much: only with --all. */
-const ONLY_WITH_ALL = new Set(['package', 'vm']);
 
 // ── Files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -64,15 +63,29 @@ const flat = (path) => path.replace(/\.ts$/, '').replaceAll('/', '-');
 
 const read = (path) => readFileSync(join(root, 'test', path), 'utf8');
 
-const isLong = (path) =>
-  path.endsWith('.slow.test.ts') || ONLY_WITH_ALL.has(folder(path)) || /^\/\/ only with --all$/m.test(read(path));
+const suites = await declared();
+const isLong = (path) => suiteOf(path, suites).onlyWithAll ?? false;
+const isAlone = (path) => suiteOf(path, suites).alone ?? false;
 
-const isAlone = (path) => ALONE.has(folder(path)) || /^\/\/ alone$/m.test(read(path));
+/** The manifest; what is wrong in it ends the run. */
+async function declared() {
+  let manifest;
+  let problems;
+  try {
+    ({ suites: manifest } = await import(pathToFileURL(join(root, 'test/suites.mjs')).href));
+    problems = checkSuites(manifest, sources, read);
+  } catch (error) {
+    problems = [`test/suites.mjs cannot be loaded: ${error.message}`];
+  }
+  if (problems.length === 0) return manifest;
+  for (const problem of problems) console.error(problem);
+  console.error(`\nno test ran: correct the ${problems.length === 1 ? 'line' : 'lines'} above`);
+  process.exit(1);
+}
 
 /** Seconds that a file may take. */
 function limitOf(path) {
-  const asked = /^\/\/ time limit: (\d+) s$/m.exec(read(path))?.[1];
-  return Math.max(defaultLimit, Number(asked ?? 0)) * slowness;
+  return Math.max(defaultLimit, suiteOf(path, suites).limitSeconds ?? 0) * slowness;
 }
 
 const tests = sources.filter(
@@ -81,7 +94,7 @@ const tests = sources.filter(
     (options.rest ? isLong(path) : options.all || !isLong(path)) &&
     (filters.length === 0 || filters.some((filter) => `test/${path}`.includes(filter))),
 );
-const children = sources.filter((path) => path.endsWith('.child.ts'));
+const children = sources.filter((path) => path.startsWith('children/') && path.endsWith('.ts'));
 
 async function bundleAll() {
   for (const name of readdirSync(root)) {
@@ -101,14 +114,14 @@ async function bundleAll() {
 // ── One file ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const env = { ...process.env };
-// What the user has configured for his own use must not change what the tests see.
+// The settings of the user's own shell must not change what the tests see.
 for (const name of Object.keys(env)) if (/^PSP_/.test(name)) delete env[name];
 delete env.FORCE_COLOR;
 Object.assign(env, {
   NO_COLOR: '1',
-  // What is killed here would leave its control socket among those of the user. Tests of it switch it on.
+  // A process that a test kills would leave its control socket among those of the user. Tests of the socket switch it on.
   PSP_CONTROL: '0',
-  // `node` in what the tests start is the one that runs them.
+  // Programs that the tests start as `node` run on the binary that runs the tests.
   PATH: [dirname(resolve(options.node)), env.PATH].filter(Boolean).join(delimiter),
   ISTHMUS_ROOT: root,
   ISTHMUS_CLI: join(root, 'dist/cli.js'),
@@ -153,7 +166,7 @@ async function runFile(path, only) {
   const child = spawn(options.node, ['--enable-source-maps', join(out, `${flat(path)}.mjs`)], {
     cwd: root,
     env: only ? { ...env, ISTHMUS_TEST_ONLY: `^(${only.map(escaped).join('|')})$` } : env,
-    // A group of its own, so that whatever the test leaves behind can be ended.
+    // A group of its own, so that processes that the test leaves behind can be ended.
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -162,7 +175,7 @@ async function runFile(path, only) {
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (text) => {
       output += text;
-      // The last line of uvu's summary: from here on nothing is waited for but what the tests forgot to close.
+      // The last line of uvu's summary: a process that goes on after it has something left open.
       if (/^ {2}Duration: /m.test(text)) grace ??= setTimeout(giveUp, GRACE * 1000);
     });
   }
@@ -184,7 +197,7 @@ async function runFile(path, only) {
     });
     child.on('exit', (...ended) => {
       [code, signal] = ended;
-      // Ending what is left also closes the pipes that it inherited, which `close` waits for.
+      // `close` waits for the pipes that other processes of the group have inherited.
       behind = killGroup(child.pid);
     });
     child.on('close', resolve);
@@ -239,6 +252,11 @@ function report(result, width) {
 
 // ── All of them ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+if (options.list) {
+  for (const path of tests)
+    console.log(`${path}  ${JSON.stringify({ ...suiteOf(path, suites), limitSeconds: limitOf(path) })}`);
+  process.exit(0);
+}
 if (!options.keep) process.on('exit', () => rmSync(out, { recursive: true, force: true }));
 const sum = { passed: 0, failed: 0, skipped: 0 };
 if (tests.length === 0) {
@@ -263,7 +281,7 @@ if (tests.length === 0) {
       if (result.failed) failures.push(result);
     }
   };
-  // What is soonest done comes first; without a budget the folders in the order of their alphabet, units before.
+  // With a budget the files with the shortest limits come first; without one the units, then the folders by name.
   const before = budget < Infinity ? limitOf : (path) => (folder(path) === 'unit' ? 0 : 1);
   const ordered = tests.toSorted((a, b) => before(a) - before(b));
   const together = ordered.filter((path) => !isAlone(path));
@@ -273,10 +291,11 @@ if (tests.length === 0) {
   if (options.again && failures.length > 0) {
     console.log('\n── What failed, once more ──\n');
     for (const first of failures) {
-      // By name where the file can do that, and where all that went wrong has a name. The tests of a virtual machine
-      // go on where the one before left it.
+      // By name where the file can do that, and where all that went wrong has a name.
       const named =
-        first.names.length === first.failed && folder(first.path) !== 'vm' && /\bchosen\(/.test(read(first.path));
+        first.names.length === first.failed &&
+        !suiteOf(first.path, suites).rerunWhole &&
+        /\bchosen\(/.test(read(first.path));
       const second = await runFile(first.path, named ? first.names : undefined);
       report(second, width);
       if (second.failed || second.passed < first.failed) continue;

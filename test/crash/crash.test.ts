@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 1500 s
 /**
  * A process dies between any two of its steps. A step is a store to shared memory by the core, counted before and
  * after: the core is instrumented (instrument.ts), and at the step of a given number the process sends itself SIGKILL.
@@ -15,7 +13,6 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { pathToFileURL } from 'node:url';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
@@ -24,7 +21,8 @@ import { Onlooker } from '../../host/region/inspection.js';
 import type { Finding } from '../../host/region/region-view.js';
 import { verify, verifyOnce } from '../../host/region/verification.js';
 import { Runtime } from '../../host/runtime/runtime.js';
-import { Child, chosen, endChildren } from '../support/process.js';
+import type { VictimOptions } from '../children/crash-victim.js';
+import { Child, chosen, endChildren, program } from '../support/process.js';
 import { newRegion, newShm, onlyShm, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
@@ -41,7 +39,6 @@ import {
   REGION,
   UNHEARD,
 } from './operations.js';
-import type { VictimOptions } from './victim.child.js';
 
 const test = chosen(register);
 const random = seeded(testSeed());
@@ -60,7 +57,7 @@ const ENOUGH = 3;
 const folder = mkdtempSync(join(tmpdir(), 'isthmus-crash-'));
 const core = join(folder, 'core.wasm');
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
-const program = pathToFileURL(join(process.env['ISTHMUS_TEST_BUILD'] ?? '', 'crash-victim.child.mjs')).href;
+const victim = program('crash-victim');
 
 const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
 const inWords = (findings: readonly Finding[]) =>
@@ -97,7 +94,7 @@ class Lane {
   static async make(): Promise<Lane> {
     const region = newRegion(REGION);
     const runtime = await Runtime.create(optionsFor(region));
-    const third = Child.start(program, 'third', optionsFor(region));
+    const third = Child.start(victim, 'third', optionsFor(region));
     const good = await runtime.connect({ host: '127.0.0.1', port: await third.event<number>('ready') });
     let lane: Lane | undefined;
     const { port } = await runtime.listen({}, (connection) => lane?.survive(connection));
@@ -136,7 +133,7 @@ class Lane {
     if (attached !== this.#attached) await Promise.all(this.#ahead.splice(0).map((child) => child.kill()));
     this.#attached = attached;
     const options: VictimOptions = { options: optionsFor(this.#region), attached, port: this.#port, core };
-    while (this.#ahead.length <= AHEAD) this.#ahead.push(Child.start(program, 'victim', options));
+    while (this.#ahead.length <= AHEAD) this.#ahead.push(Child.start(victim, 'victim', options));
     const child = this.#ahead.shift() as Child;
     await child.event('ready');
     return child;
@@ -354,7 +351,7 @@ for (const plugin of ['shm', 'ivshmem'] as const) {
       for (let survived = 0; survived < ENOUGH; at += stride) {
         const { shmName, path } = plugin === 'shm' ? newShm() : { shmName: '', path: newRegion(REGION) };
         const options = plugin === 'shm' ? onlyShm(shmName, { resumeTimeout: 1000 }) : optionsFor(path);
-        const child = Child.start(program, 'victim', {
+        const child = Child.start(victim, 'victim', {
           options,
           attached: false,
           port: 0,

@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 400 s
 /**
  * Which conditions of the core the hostile peer of core.test.ts makes true and false. A check that no fuzz reaches is a
  * check that was never seen to work: a directed test of the core has to reach it, or a reason is given below.
@@ -14,7 +12,7 @@ import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { mapperMissing } from '../../host/native/native.js';
-import { role } from '../support/process.js';
+import { play, role } from '../support/process.js';
 import { timebox } from '../support/timebox.js';
 
 /** The rooms of the core that read words of peers. */
@@ -133,5 +131,5 @@ function main(): void {
   test.run();
 }
 
-if (role) await suites[role]?.();
+if (role) await play(suites);
 else main();

@@ -1,4 +1,3 @@
-// time limit: 200 s
 /**
  * Invalid input on the control side: MQTT payloads and topics, requests to the control socket and answers from one,
  * arguments of the command line, bytes on the guard of a connection. Nothing throws or hangs; each input gets an answer

@@ -1,4 +1,3 @@
-// time limit: 600 s
 /** A million stores of the hostile peer of `core.test.ts`. */
 process.env['ISTHMUS_HOSTILE_MUTATIONS'] ??= '1000000';
 await import('./core.test.js');

@@ -1,4 +1,3 @@
-// time limit: 600 s
 /**
  * The core against a peer that writes anything into the region, between any two calls: nothing traps, nothing outside
  * the window or the arguments of the call changes, and every result is a valid one. All in one process, so that a

@@ -11,7 +11,7 @@ import { BROKEN, coreLayout, NOTHING } from '../../host/core/core.js';
 import type { CoreExports } from '../../host/core/exports.js';
 import type { BoundLink } from '../../host/link/bound-link.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
-import { Child, endChildren, role, roleOptions, tell } from '../support/process.js';
+import { Child, endChildren, play, role, roleOptions, tell } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -149,5 +149,5 @@ function main(): void {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else main();

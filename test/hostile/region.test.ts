@@ -1,10 +1,7 @@
-// only with --all
-// time limit: 900 s
 /**
- * A real process that owns one end of a region and writes into it while this process runs: between any two
- * instructions, on another processor. First against the core, at full speed; then against runtimes, with all operations
- * of an application. The other process is this file again, with the role `hostile`; core.test.ts does the same from a
- * seed alone.
+ * A real process that owns one end of a region and writes into it while we run: between any two of our instructions, on
+ * another processor. First against the core, at full speed; then against runtimes, with everything that an application
+ * does. That other process is test/children/hostile.ts; core.test.ts does the same from a seed alone.
  *
  * ISTHMUS_HOSTILE_MUTATIONS: stores against the core; against runtimes a hundredth of that. ISTHMUS_TEST_SEED:
  * determines the values that are written, but not when.
@@ -14,7 +11,6 @@ import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
-import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { posixBacking } from '../../host/device/posix.js';
 import { mapperMissing } from '../../host/native/native.js';
 import { Onlooker } from '../../host/region/inspection.js';
@@ -23,17 +19,16 @@ import {
   BROKEN,
   constant,
   L,
-  mapInto,
   NOTHING,
   newCore,
   Pair,
   pattern,
   recordHeader,
   Shared,
-  TestCore,
+  type TestCore,
 } from '../support/core.js';
-import { Hostile, type RingPlace } from '../support/hostile.js';
-import { Child, chosen, endChildren, role, serve } from '../support/process.js';
+import { READ, SIZE } from '../support/hostile.js';
+import { Child, chosen, endChildren, program } from '../support/process.js';
 import { MIB, newRegion, only, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
@@ -49,113 +44,6 @@ const LIMIT = 20_000 * slowness;
 const PATIENCE = 20;
 /** Connections to the hostile process at once. */
 const SIDE_BY_SIDE = 8;
-/**
- * Offset in the header frame, after the header, where the victim publishes its read position: a peer could guess it.
- */
-const READ = L.WINDOW + 4000;
-/** A window without any restriction. */
-const SIZE = 4 * MIB;
-
-type Where = 'own' | 'anywhere';
-
-// ── The other process ────────────────────────────────────────────────────────────────────────────────────────────────
-
-const roles: Record<string, () => Promise<void>> = {
-  async hostile() {
-    let core: TestCore;
-    let hostile: Hostile;
-    let random: (n: number) => number;
-    let runtime: Runtime | undefined;
-    const connections = new Set<RuntimeConnection>();
-    /** The rings of a connection, as its own end has them; records are written where the reader is, or soon will be. */
-    const ringsOf = ({ core: own, index }: RuntimeConnection): RingPlace[] => {
-      const field = (name: number) => own.words[(own.call.entry(index) + name) >> 2] as number;
-      const tx = { address: field(L.TX_RING), capacity: field(L.TX_RING + 4) + 1, position: () => field(L.TX_TAIL) };
-      return [tx, { address: own.call.ringAddress(index), capacity: own.call.ringCapacity(index) }];
-    };
-    const store = (where: Where, rings: readonly RingPlace[]) => {
-      if (where === 'anywhere') hostile.region(rings);
-      else hostile.ring(rings[random(rings.length)]!);
-    };
-    /** A message in a run of its own, all of which the stores may hit. */
-    const lend = (connection: RuntimeConnection) => {
-      try {
-        const loan = connection.tryLoan(random(20_000));
-        if (loan && !connection.trySend(loan)) loan.release();
-      } catch {
-        // The connection has ended.
-      }
-    };
-    const map = (path: string, size: number, seed: number) => {
-      core = new TestCore(size);
-      mapInto(core, path);
-      random = seeded(seed);
-      hostile = new Hostile(core, random);
-    };
-    serve({
-      map,
-      /** Store at full speed. */
-      stores(where: Where, places: readonly RingPlace[], count: number) {
-        const position = () => (where === 'own' ? core.u32(READ) : 8 * random(random(2) ? 16 : 1024));
-        const rings = places.map((place, i) => (i % 2 === 0 ? { ...place, position } : place));
-        let spun = 0;
-        for (let i = 0; i < count; i++) {
-          store(where, rings);
-          // Up to some microseconds apart, so that every store can meet every instruction of the victim.
-          for (let spin = random(4) === 0 ? random(4000) : 0; spin > 0; spin--) spun += spin;
-        }
-        return spun;
-      },
-      /** Write two values to one word by turns, as fast as possible. */
-      flips(at: number, values: readonly string[], milliseconds: number) {
-        const words = values.map(BigInt);
-        // In one store: a DataView stores byte by byte.
-        const there = new BigUint64Array(core.memory.buffer, at & ~7, 1);
-        let count = 0;
-        for (const end = performance.now() + milliseconds; performance.now() < end; ) {
-          for (let i = 0; i < 1000; i++, count++) there[0] = words[i % words.length]!;
-        }
-        return count;
-      },
-      /** Attach as a normal process does, and accept connections. */
-      async attach(path: string, seed: number) {
-        await runtime?.close({ timeout: 0 }).catch(() => {});
-        runtime = await Runtime.create(only(path, { debug: 0 }));
-        map(path, SIZE, seed);
-        const { port } = await runtime.listen({}, (connection) => {
-          connections.add(connection as RuntimeConnection);
-          connection.closed.then(() => connections.delete(connection as RuntimeConnection));
-        });
-        return port;
-      },
-      /** Send and corrupt by turns, while there is a connection. @returns stores */
-      async misbehave(where: Where, count: number) {
-        let done = 0;
-        for (let idle = 0; done < count && idle < 200; ) {
-          // Only memory that it owns at this moment: without a pause, so that no ring is given back in between.
-          const open = [...connections].filter((one) => one.link);
-          if (open.length === 0) {
-            idle++;
-            await turn();
-            continue;
-          }
-          const one = open[random(open.length)]!;
-          const word = random(4);
-          if (word === 0) await one.send(pattern(random(3000), done)).catch(() => {});
-          if (word === 1) lend(one);
-          if (one.link) {
-            const rings = ringsOf(one);
-            for (let i = 1 + random(where === 'own' ? 4 : 200); i > 0; i--, done++) store(where, rings);
-          }
-          if (random(2)) await turn();
-        }
-        for (const one of connections) one.destroy();
-        return done;
-      },
-    });
-  },
-};
-
 // ── The core ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Repeat `body` while the other process writes. */
@@ -181,7 +69,7 @@ function againstCores(seed: number): void {
       const [victim, peer, witness] = shared.cores as [TestCore, TestCore, TestCore];
       const good = connect(victim, witness)!;
       const free = victim.freeFrames();
-      const child = Child.start(import.meta.url, 'hostile');
+      const child = Child.start(program('hostile'), 'hostile');
       await child.call('map', shared.path, SIZE, seed);
       let bad = connect(victim, peer)!;
       const { rx, tx } = bad[0];
@@ -234,7 +122,7 @@ function againstCores(seed: number): void {
       const elsewhere = new Shared(2);
       const other = connect(elsewhere.cores[0]!, elsewhere.cores[1]!)!;
       const loop = new Pair(newCore());
-      const child = Child.start(import.meta.url, 'hostile');
+      const child = Child.start(program('hostile'), 'hostile');
       let calls = 0;
       let looks = 0;
       for (let stored = 0, life = 0; stored < MUTATIONS; life++) {
@@ -292,7 +180,7 @@ function flipping(seed: number): void {
     const shared = new Shared(2, SIZE / MIB);
     const [victim, peer] = shared.cores as [TestCore, TestCore];
     const { at, values, look } = prepare(victim, connect(victim, peer)!);
-    const child = Child.start(import.meta.url, 'hostile');
+    const child = Child.start(program('hostile'), 'hostile');
     await child.call('map', shared.path, SIZE, seed);
     let looks = 0;
     let seen = 0;
@@ -572,7 +460,7 @@ function againstRuntimes(seed: number): void {
         outcomes.clear();
         const there = newRegion(SIZE);
         const [overRegion, overTcp] = [await echoing(there), await echoing('')];
-        const child = Child.start(import.meta.url, 'hostile');
+        const child = Child.start(program('hostile'), 'hostile');
         let victim: Runtime | undefined;
         let good: Connection[] = [];
         let port = 0;
@@ -661,5 +549,4 @@ function main(): void {
   test.run();
 }
 
-if (role) await roles[role]?.();
-else main();
+main();

@@ -1,6 +1,4 @@
-// only with --all
-/** The `isthmus` program, as users start it: real processes, arguments, exit codes, standard streams. */
-// time limit: 300 s
+/** The `isthmus` program, as its users start it: real processes, arguments, exit codes, standard streams. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';

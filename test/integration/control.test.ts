@@ -1,6 +1,4 @@
-// only with --all
-/** Inspection: control sockets, the commands that use them, and the events on diagnostics_channel. */
-// time limit: 300 s
+/** Seeing inside: control sockets, the commands that use them, and the events on diagnostics_channel. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
@@ -27,7 +25,7 @@ import type { RuntimeSnapshot } from '../../host/api/snapshots.js';
 import { MAX_CLIENTS, MAX_REQUEST } from '../../host/control/socket.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { printed } from '../support/cli.js';
-import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -690,5 +688,5 @@ function main(): void {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else main();

@@ -1,82 +1,31 @@
-// only with --all
-// time limit: 300 s
 /**
- * Peers that die, at any moment and in any way. The other processes are this file again, with the role `peer`.
+ * Peers that die, at any moment and in any way. The other processes and threads are
+ * test/children/death.ts.
  *
  * ISTHMUS_TEST_KILLS: how many processes are killed at random moments, default 8.
  */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
-import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import { Worker } from 'node:worker_threads';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
-import { Child, chosen, endChildren, role, roleOptions, type StartOptions, serve, tell } from '../support/process.js';
+import { checkNumbered, numbered } from '../support/numbered.js';
+import { Child, chosen, endChildren, program, type StartOptions } from '../support/process.js';
 import { MIB, newRegion, only, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
-const self = fileURLToPath(import.meta.url);
-/** Seconds: the error is to arrive within one; a busy machine gets more. */
+/** Bytes of the longest message. */
+const LONGEST = 60_000;
+/** Seconds: the error is to come within one; a machine with other things to do gets more. */
 const NEWS = 5;
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
-
-/** Message `number`: its number, and bytes that follow from it. */
-function numbered(number: number): Buffer {
-  const bytes = Buffer.alloc(8 + ((number * 7919) % 60_000), number & 0xff);
-  bytes.writeUInt32LE(number, 0);
-  return bytes;
-}
-
-function checkNumbered(number: number, data: Uint8Array): void {
-  if (Buffer.compare(data, numbered(number)) !== 0) throw new Error(`message ${number} differs from what was sent`);
-}
-
-/** Send numbered messages for ever, and receive all messages. */
-async function babble(connection: Connection): Promise<void> {
-  const receive = async () => {
-    let number = 0;
-    for await (const { data } of connection) checkNumbered(number++, data);
-  };
-  const send = async () => {
-    for (let number = 0; ; number++) await connection.send(numbered(number));
-  };
-  await Promise.race([receive(), send()]);
-}
-
-/** Behaviour of the other process or thread for each connection, chosen by the first message. */
-async function behave(connection: Connection): Promise<void> {
-  const what = (await connection.receive())?.text();
-  if (what === 'echo') for await (const { data } of connection) await connection.send(data);
-  else if (what === 'babble') await babble(connection);
-  else if (what?.startsWith('send ')) {
-    const count = Number(what.slice(5));
-    for (let number = 0; number < count; number++) await connection.send(numbered(number));
-    tell('sent');
-    parentPort?.postMessage('sent');
-  }
-  await connection.closed;
-}
-
-async function peer(options: RuntimeOptions): Promise<{ runtime: Runtime; port: number }> {
-  const runtime = await Runtime.create(options);
-  const { port } = await runtime.listen({}, behave);
-  return { runtime, port };
-}
-
-const roles: Record<string, () => Promise<void>> = {
-  async peer() {
-    const { runtime, port } = await peer(roleOptions<RuntimeOptions>());
-    serve({ close: () => runtime.close(), regions: () => runtime.regions() });
-    tell('ready', { port, slot: runtime.regions()[0]?.slot });
-  },
-};
 
 // ── Helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -98,7 +47,7 @@ interface Peer {
 }
 
 async function start(options: RuntimeOptions, how?: StartOptions): Promise<Peer> {
-  const child = Child.start(import.meta.url, 'peer', options, how);
+  const child = Child.start(program('death'), 'peer', options, how);
   return { child, ...(await child.event<{ port: number; slot: number | undefined }>('ready')) };
 }
 
@@ -121,7 +70,7 @@ async function receiveAll(connection: Connection): Promise<number> {
     try {
       const message = await connection.receive();
       if (!message) throw new Error('an orderly end');
-      checkNumbered(number, message.data);
+      checkNumbered(number, message.data, LONGEST);
     } catch (error) {
       assert.is(code(error), 'ERR_ISTHMUS_PEER_DIED', String(error));
       return number;
@@ -204,7 +153,7 @@ function main(seed: number): void {
         const connections = await Promise.all([1, 2, 3].map(() => open(runtime, port, 'babble')));
         const all = connections.map(async (connection) => {
           const sending = (async () => {
-            for (let number = 0; ; number++) await connection.send(numbered(number));
+            for (let number = 0; ; number++) await connection.send(numbered(number, LONGEST));
           })().catch(code);
           const received = await receiveAll(connection);
           return { received, sending: await sending };
@@ -244,7 +193,7 @@ function main(seed: number): void {
           try {
             const connection = await open(runtime, port, 'babble');
             const sending = (async () => {
-              for (let number = 0; ; number++) await connection.send(numbered(number));
+              for (let number = 0; ; number++) await connection.send(numbered(number, LONGEST));
             })().catch(code);
             const received = await receiveAll(connection);
             assert.is(await sending, 'ERR_ISTHMUS_PEER_DIED');
@@ -273,7 +222,7 @@ function main(seed: number): void {
       const runtime = await newRuntime(only(region));
       const frames = freeFrames(runtime);
       for (let round = 0; round < 3; round++) {
-        const worker = new Worker(self, { workerData: only(region) });
+        const worker = new Worker(program('death'), { workerData: only(region) });
         const { port, slot } = await new Promise<{ port: number; slot: number }>((resolve, reject) => {
           worker.once('message', resolve);
           worker.once('error', reject);
@@ -282,7 +231,7 @@ function main(seed: number): void {
         const connection = await open(runtime, port, 'babble');
         assert.is(connection.plugin, 'ivshmem');
         const sending = (async () => {
-          for (let number = 0; ; number++) await connection.send(numbered(number));
+          for (let number = 0; ; number++) await connection.send(numbered(number, LONGEST));
         })().catch(code);
         const received = receiveAll(connection);
         await eventually('traffic', () => connection.stats().messagesReceived > 50, 20);
@@ -396,7 +345,7 @@ function main(seed: number): void {
       for (let i = 0; i < 10; i++) {
         const connection = await open(runtime, port, 'babble');
         const sending = (async () => {
-          for (let number = 0; ; number++) await connection.send(numbered(number));
+          for (let number = 0; ; number++) await connection.send(numbered(number, LONGEST));
         })().catch(code);
         await connection.receive();
         for (let turns = 0; turns < i; turns++) await turn();
@@ -417,11 +366,4 @@ function main(seed: number): void {
   test.run();
 }
 
-if (!isMainThread) {
-  const { runtime, port } = await peer(workerData as RuntimeOptions);
-  parentPort?.postMessage({ port, slot: runtime.regions()[0]?.slot });
-} else if (role) {
-  await roles[role]?.();
-} else {
-  main(testSeed());
-}
+main(testSeed());

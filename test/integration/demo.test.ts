@@ -1,7 +1,4 @@
-// only with --all
-// time limit: 600 s
-// alone
-/** `isthmus demo`, which `npm start` runs: complete, interrupted, killed; and what it leaves. */
+/** `isthmus demo`, which `npm start` runs: whole, interrupted, killed; what it leaves behind. */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';

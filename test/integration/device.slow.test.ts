@@ -1,5 +1,4 @@
-/** `isthmus device` with a real libvirtd and real virtual machines without an operating system. */
-// time limit: 300 s
+/** `isthmus device` with a real libvirtd and real virtual machines, of which none has a system. */
 import { chmodSync, readFileSync, rmSync } from 'node:fs';
 import { basename } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';

@@ -1,4 +1,3 @@
-// time limit: 200 s
 /** Endpoints: posted receives and their order, probes, cancelling, and on-demand connections. */
 
 import { setTimeout as pause } from 'node:timers/promises';

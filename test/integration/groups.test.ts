@@ -1,4 +1,3 @@
-// time limit: 200 s
 /** Groups over a mix of plugins: broadcasts, barriers, late members, members that die. */
 
 import { setTimeout as pause } from 'node:timers/promises';
@@ -9,7 +8,7 @@ import type { IsthmusError } from '../../host/base/errors.js';
 import type { Group } from '../../host/messaging/group.js';
 import { Runtime } from '../../host/runtime/runtime.js';
 import { rejection } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
@@ -252,5 +251,5 @@ async function main(): Promise<void> {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main();

@@ -5,7 +5,7 @@ import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
-import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -173,5 +173,5 @@ function main(): void {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else main();

@@ -9,7 +9,7 @@ import * as assert from 'uvu/assert';
 import type { BorrowedMessage, Connection, Loan } from '../../host/index.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { eventually, rejection, thrownBy } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -403,5 +403,5 @@ async function main(): Promise<void> {
   register.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main();

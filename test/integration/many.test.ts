@@ -1,13 +1,10 @@
-// only with --all
-// time limit: 200 s
-// alone
 /** Many connections in one process. ISTHMUS_TEST_CONNECTIONS: how many, default 1000. */
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
-import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -77,5 +74,5 @@ async function main(): Promise<void> {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main();

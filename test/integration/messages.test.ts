@@ -1,9 +1,8 @@
-// time limit: 400 s
 /**
  * Messages between real processes: the conformance suite for `loop`, `shm`, `ivshmem` and `tcp`, and tests of a
  * runtime.
  *
- * The far end of all but `loop` is this file again, as a process with the role `far`.
+ * The far end of all but `loop` is a process, test/children/messages.ts.
  */
 
 import { setTimeout as pause } from 'node:timers/promises';
@@ -14,75 +13,15 @@ import { IsthmusError } from '../../host/base/errors.js';
 import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { callFar, conformance, type Far, FarEnd, type Subject } from '../support/conformance.js';
-import { pairsWith, serveFar } from '../support/far.js';
+import { pairsWith } from '../support/far.js';
 import { rejection } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { Child, chosen, endChildren, program } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
 
 const RING = 65_536;
 const test = chosen(register);
-
-const roles: Record<string, () => Promise<void>> = {
-  async far() {
-    await serveFar(await Runtime.create(roleOptions<RuntimeOptions>()));
-  },
-
-  /** Takes one record after the other, with a little time between them, and does nothing else meanwhile. */
-  async bits() {
-    const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
-    let connection: RuntimeConnection | undefined;
-    const { port } = await runtime.listen({}, async (one) => {
-      connection = one as RuntimeConnection;
-      await one.closed;
-    });
-    serve({
-      port: () => port,
-      take(bytes: number) {
-        const { core, index } = connection as RuntimeConnection;
-        // The receive mode is copy until then: no other code of this process polls meanwhile.
-        core.call.disarm(index);
-        core.call.setReceiveMode(index, core.layout.RECEIVE_MODE_COPY);
-        const end = performance.now() + 30_000;
-        let taken = 0;
-        while (taken < bytes && performance.now() < end) {
-          if (core.call.peekSpin(index, 20_000) <= 0) continue;
-          taken += core.words[core.layout.RESULT_LENGTH >> 2] as number;
-          core.call.release(index);
-          // So that the sender has to wait for each record, and never in vain.
-          for (const next = performance.now() + 0.002; performance.now() < next; );
-        }
-        core.call.setReceiveMode(index, 0);
-        return taken;
-      },
-    });
-  },
-
-  /** Connects, releases the event loop, and ends. */
-  async unreferenced() {
-    const { port, regions, hold } = roleOptions<{ port: number; regions: string; hold: boolean }>();
-    const runtime = await Runtime.create(only(regions));
-    const connection = await runtime.connect(`127.0.0.1:${port}`);
-    const listening = await runtime.listen({}, () => {});
-    if (!hold) connection.unref();
-    listening.unref();
-    tell('connected', connection.plugin);
-    process.on('exit', () => tell('end'));
-    connection.receive().catch(() => {});
-  },
-
-  /** A program as in the documentation: closes its runtime and does nothing else to end. */
-  async program() {
-    const { port, regions } = roleOptions<{ port: number; regions: string }>();
-    const runtime = await Runtime.create(only(regions));
-    await runtime.listen({}, () => {});
-    const connection = await runtime.connect(`127.0.0.1:${port}`);
-    await connection.send('hello');
-    await runtime.close();
-    tell('closed', { state: connection.state, resources: process.getActiveResourcesInfo() });
-  },
-};
 
 const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
 
@@ -139,7 +78,7 @@ async function main(seed: number): Promise<void> {
         plugin === 'shm'
           ? onlyShm(newShm().shmName, { ...rings, shmSize: 16 * MIB })
           : only(plugin === 'tcp' ? '' : newRegion(), rings);
-      const child = Child.start(import.meta.url, 'far', options);
+      const child = Child.start(program('messages'), 'far', options);
       return { runtime: await newRuntime(options), child };
     }),
   });
@@ -384,7 +323,7 @@ async function main(seed: number): Promise<void> {
       timebox(30, async () => {
         const { regions, port } = await server();
         for (const hold of [false, true]) {
-          const child = Child.start(import.meta.url, 'unreferenced', { port, regions, hold });
+          const child = Child.start(program('messages'), 'unreferenced', { port, regions, hold });
           assert.is(await child.event('connected'), plugin);
           const start = performance.now();
           if (hold) {
@@ -404,7 +343,7 @@ async function main(seed: number): Promise<void> {
       `${plugin}: a process ends by itself when it has closed its runtime`,
       timebox(20, async () => {
         const { regions, port } = await server();
-        const child = Child.start(import.meta.url, 'program', { port, regions });
+        const child = Child.start(program('messages'), 'program', { port, regions });
         const closed = await child.event<{ state: string; resources: string[] }>('closed');
         assert.is(closed.state, 'closed');
         assert.equal(await child.ended(10), { code: 0, signal: null });
@@ -511,7 +450,7 @@ async function main(seed: number): Promise<void> {
     'many connections at once between two processes',
     timebox(30, async () => {
       const options = only(newRegion(), { ringSize: 16_384 });
-      const child = Child.start(import.meta.url, 'far', options);
+      const child = Child.start(program('messages'), 'far', options);
       const port = await child.call<number>('port');
       const runtime = await newRuntime(options);
       const connections = await Promise.all(
@@ -579,7 +518,7 @@ async function main(seed: number): Promise<void> {
       // Records of 1 KiB: each finds room a moment after it was refused.
       const { shmName } = newShm();
       const options = onlyShm(shmName, { shmSize: 16 * MIB, rendezvousShm: 0xffff_ffff });
-      const child = Child.start(import.meta.url, 'bits', { ...options, ringSize: 4096 });
+      const child = Child.start(program('messages'), 'bits', { ...options, ringSize: 4096 });
       const runtime = await newRuntime(options);
       const near = (await runtime.connect(`127.0.0.1:${await child.call('port')}`)) as RuntimeConnection;
       assert.equal([near.plugin, near.stats().ringSize], ['shm', 4096]);
@@ -635,5 +574,4 @@ async function main(seed: number): Promise<void> {
   test.run();
 }
 
-if (role) await roles[role]?.();
-else await main(testSeed());
+await main(testSeed());

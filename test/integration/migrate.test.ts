@@ -1,9 +1,7 @@
-// only with --all
 /**
  * `isthmus migrate`: with real virtual machines without an operating system, which cannot release a device; and, for
  * behaviour that needs an operating system or a failure at a certain moment, with simulated ones. The broker is real.
  */
-// time limit: 600 s
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -17,8 +15,7 @@ import { Qmp } from '../../host/cli/vm/qmp.js';
 import { freePort, TestBroker } from '../support/broker.js';
 import { printed } from '../support/cli.js';
 import { libvirtMissing, TestLibvirt } from '../support/libvirt.js';
-import { standIns } from '../support/participants.js';
-import { Child, chosen, endChildren, role } from '../support/process.js';
+import { Child, chosen, endChildren, program } from '../support/process.js';
 import { QmpStandIn } from '../support/qmp.js';
 import { MIB, newPath, newRegion, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
@@ -277,7 +274,7 @@ function main(): void {
   async function guest(count: number, url = broker.url): Promise<{ host: string; children: Child[] }> {
     const host = `vm-${process.pid}-${++hosts}`;
     const children = Array.from({ length: count }, () => {
-      return Child.start(import.meta.url, 'process', { url, options: { host } });
+      return Child.start(program('migratable'), 'process', { url, options: { host } });
     });
     await Promise.all(children.map((child) => child.event('ready')));
     for (const end = performance.now() + 20_000 * slowness; ; await pause(50)) {
@@ -848,5 +845,4 @@ exit 0
   test.run();
 }
 
-if (role) await standIns();
-else main();
+main();

@@ -1,4 +1,3 @@
-// time limit: 300 s
 /**
  * Suspending and resuming, over each plugin: no message is lost, doubled or out of order, whichever end suspends, and
  * whatever is in transfer. Runtimes of this process, and a separate process where one has to be stopped or killed.
@@ -18,7 +17,7 @@ import { encodeArchReq, encodeConInfo, encodeFrame, encodeVersion, FRAME } from 
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { SimulatedHosts } from '../support/hosts.js';
 import { eventually, rejection } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -736,5 +735,5 @@ async function main(): Promise<void> {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main();

@@ -1,6 +1,4 @@
-// only with --all
 /** The control side over a real broker: requests, answers byte for byte, statuses, and the commands that use them. */
-// time limit: 400 s
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -8,21 +6,18 @@ import { connect as connectTcp } from 'node:net';
 import { hostname, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { parentPort, Worker } from 'node:worker_threads';
 import { connect as connectMqtt, type MqttClient } from 'mqtt';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/api/connection.js';
 import { startBroker } from '../../host/cli/commands/broker.js';
-import type { Membership } from '../../host/control/mqtt.js';
 import type { Status } from '../../host/control/payload.js';
 import { requestsOf } from '../../host/control/requests.js';
 import { ControlSocket } from '../../host/control/socket.js';
-import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
+import type { RuntimeOptions } from '../../host/runtime/runtime.js';
 import { hasMosquitto, TestBroker } from '../support/broker.js';
 import { printed } from '../support/cli.js';
-import { participants, type Scene, standIns } from '../support/participants.js';
-import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { participants, type Scene } from '../support/participants.js';
+import { Child, chosen, endChildren, program } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { StandIn } from '../support/standin.js';
 import { timebox } from '../support/timebox.js';
@@ -32,87 +27,7 @@ const HOST = hostname();
 const CLI = process.env['ISTHMUS_CLI'] ?? resolve('dist/cli.js');
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 
-const roles: Record<string, () => Promise<void>> = {
-  process: standIns,
-
-  /** A runtime as an application has it. */
-  async runtime() {
-    const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
-    let connection: Connection;
-    const received: number[] = [];
-    const { port } = await runtime.listen({}, async (come) => {
-      for await (const message of come) received.push(message.data[0] as number);
-    });
-    serve({
-      port: () => port,
-      async connect(to: number) {
-        connection = await runtime.connect({ host: '127.0.0.1', port: to });
-        return connection.plugin;
-      },
-      /** Messages that are sent while it is suspended wait. */
-      send(from: number, to: number) {
-        for (let i = from; i < to; i++) void connection.send(new Uint8Array([i]));
-      },
-      received: () => received,
-      complete: () => runtime.completeMigration(),
-      close: () => runtime.close(),
-    });
-    tell('ready');
-  },
-
-  /** Two worker threads with a stand-in each; the main thread takes part when asked to. */
-  async threads() {
-    const scene = roleOptions<Scene>();
-    const states = ['', '', ''];
-    const workers = [1, 2].map((i) => {
-      const worker = new Worker(new URL(import.meta.url), { argv: ['role:thread', JSON.stringify(scene)] });
-      worker.on('message', (state: string) => {
-        states[i] = state;
-      });
-      return worker;
-    });
-    let member: Membership | undefined;
-    serve({
-      states: () => states,
-      join() {
-        const runtime = new StandIn();
-        runtime.onMigration((state) => {
-          states[0] = state;
-        });
-        [member] = participants([runtime], scene, []);
-      },
-      leave: () => member?.leave(),
-      terminate: (i: number) => workers[i - 1]?.terminate(),
-      /** In order. */
-      async end(i: number) {
-        workers[i - 1]?.postMessage('leave');
-        await once(workers[i - 1] as Worker, 'exit');
-      },
-    });
-    await Promise.all(workers.map((worker) => once(worker, 'message')));
-    tell('ready');
-  },
-
-  async thread() {
-    const runtime = new StandIn();
-    runtime.onMigration((state) => parentPort?.postMessage(state));
-    const [member] = participants([runtime], roleOptions<Scene>(), []);
-    parentPort?.postMessage('inactive');
-    parentPort?.on('message', async () => {
-      await member?.leave();
-      parentPort?.close();
-    });
-  },
-
-  /** Has nothing else that keeps it alive. */
-  async leaver() {
-    participants([new StandIn()], roleOptions<Scene>(), []);
-    await pause(500);
-    tell('made');
-  },
-};
-
-/** Repeat until it holds. */
+/** Ask again until it holds. */
 async function until<T>(get: () => Promise<T> | T, holds: (value: T) => boolean, seconds = 20): Promise<T> {
   const limit = performance.now() + seconds * 1000 * slowness;
   for (;;) {
@@ -178,7 +93,7 @@ function main(): void {
   process.env['XDG_RUNTIME_DIR'] = home;
 
   const start = async (scene: Partial<Scene> = {}): Promise<Child> => {
-    const child = Child.start(import.meta.url, 'process', { url: broker.url, ...scene });
+    const child = Child.start(program('migratable'), 'process', { url: broker.url, ...scene });
     await child.event('ready');
     return child;
   };
@@ -268,7 +183,7 @@ function main(): void {
     'runtimes of several threads give one answer, while threads start and end',
     timebox(90, async () => {
       const onlooker = await Onlooker.start(broker.url);
-      const child = Child.start(import.meta.url, 'threads', { url: broker.url });
+      const child = Child.start(program('migratable'), 'threads', { url: broker.url });
       await child.event('ready');
       const id = String(child.pid);
       const plugins = (count: number) =>
@@ -452,7 +367,7 @@ function main(): void {
         const begin = performance.now();
         await member?.leave();
         assert.ok(performance.now() - begin < 1500 * slowness);
-        const leaver = Child.start(import.meta.url, 'leaver', { url });
+        const leaver = Child.start(program('migratable'), 'leaver', { url });
         await leaver.event('made');
         const { code } = await leaver.ended(15);
         assert.is(code, 0, leaver.output);
@@ -636,7 +551,7 @@ function main(): void {
       const regions = newRegion();
       const common = { regions, suspendResume: true, broker: broker.url, debug: 0 };
       const start = async (options: RuntimeOptions) => {
-        const child = Child.start(import.meta.url, 'runtime', only(regions, { ...common, ...options }));
+        const child = Child.start(program('migratable'), 'runtime', only(regions, { ...common, ...options }));
         await child.event('ready');
         return child;
       };
@@ -746,5 +661,4 @@ function main(): void {
   test.run();
 }
 
-if (role) await roles[role]?.();
-else main();
+main();

@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 400 s
 /**
  * Plugins of third parties: the example in `examples/unix-plugin` passes the conformance suite, and faults of a plugin
  * end neither the process nor the handshake.
@@ -29,7 +27,7 @@ import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { conformance } from '../support/conformance.js';
 import { pairsWith, serveFar } from '../support/far.js';
 import { rejection } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions } from '../support/process.js';
 import { only } from '../support/regions.js';
 import { testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
@@ -645,5 +643,5 @@ async function main(seed: number): Promise<void> {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main(testSeed());

@@ -11,7 +11,7 @@ import type { Verdict } from '../../host/cli/commands/region-check.js';
 import { coreLayout } from '../../host/core/core.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { printed } from '../support/cli.js';
-import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
 import { MIB, newPath, newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -198,5 +198,5 @@ function main(): void {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else main();

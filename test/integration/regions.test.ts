@@ -1,6 +1,6 @@
 /**
- * Regions with faults, and the result: an error where the region was named, a note and another plugin where it was only
- * found. Other processes are this file again, with a role.
+ * Regions that are not as they should be, and what becomes of them: an error where one was named, a note and another
+ * plugin where one was only found. Other processes and threads are test/children/regions.ts.
  */
 
 import { spawnSync } from 'node:child_process';
@@ -8,7 +8,6 @@ import {
   chmodSync,
   chownSync,
   closeSync,
-  existsSync,
   fstatSync,
   mkdirSync,
   openSync,
@@ -20,58 +19,23 @@ import {
 } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import { Worker } from 'node:worker_threads';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
 import { coreLayout } from '../../host/core/core.js';
 import { identityOf } from '../../host/device/backing.js';
-import { createPosix } from '../../host/device/posix.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { rejection } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { Child, chosen, endChildren, program } from '../support/process.js';
 import { copyRegion, MIB, nameOf, newPath, newRegion, only, prefix, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
-const self = fileURLToPath(import.meta.url);
 
 const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
-
-const roles: Record<string, () => Promise<void>> = {
-  /** Attaches at a given moment. */
-  async attach() {
-    const { path, at } = roleOptions<{ path: string; at: number }>();
-    // All slow steps are done before the moment comes.
-    await (await Runtime.create(only(''))).close();
-    while (Date.now() < at) {}
-    try {
-      const runtime = await Runtime.create(only(path));
-      const [region] = runtime.regions();
-      serve({ close: () => runtime.close() });
-      tell('attached', { uuid: region?.uuid, slot: region?.slot });
-    } catch (error) {
-      serve({});
-      tell('attached', { error: `${code(error)}: ${(error as Error).message}` });
-    }
-  },
-
-  /** Creates a file of 16 MiB, or attaches to one, where there is no room. */
-  async full() {
-    const { path, create } = roleOptions<{ path: string; create: boolean }>();
-    let error: unknown;
-    try {
-      if (create) createPosix(path, 16 * MIB);
-      else await Runtime.create(only(path));
-    } catch (thrown) {
-      error = thrown;
-    }
-    const { message, needed, available, errno } = error as IsthmusError;
-    console.log(JSON.stringify({ code: code(error), message, needed, available, errno, left: existsSync(path) }));
-  },
-};
 
 // ── Helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -359,7 +323,7 @@ function main(seed: number): void {
       for (let round = 0; round < 2; round++) {
         const path = newRegion(16 * MIB);
         const at = Date.now() + 1500;
-        const children = Array.from({ length: 6 }, () => Child.start(import.meta.url, 'attach', { path, at }));
+        const children = Array.from({ length: 6 }, () => Child.start(program('regions'), 'attach', { path, at }));
         const results = await Promise.all(children.map((child) => child.event<Record<string, unknown>>('attached')));
         assert.equal(
           results.map(({ error }) => error),
@@ -384,7 +348,7 @@ function main(seed: number): void {
       const start = new SharedArrayBuffer(4 * rounds);
       const workers = Array.from(
         { length: 3 },
-        () => new Worker(self, { workerData: { role: 'format', paths, start, count: 3 } }),
+        () => new Worker(program('regions'), { workerData: { paths, start, count: 3 } }),
       );
       const results = await Promise.all(
         workers.map(
@@ -463,7 +427,13 @@ function main(seed: number): void {
         const path = `${mountPoint}/region`;
         const script = `mount -t tmpfs -o size=4m tmpfs "$0" && ${create ? 'true' : `truncate -s 16M '${path}'`} && exec "$@"`;
         const [command, ...args] = [...(privately as string[]), 'sh', '-c', script, mountPoint];
-        const line = [...args, process.execPath, self, 'role:full', JSON.stringify({ path, create })];
+        const line = [
+          ...args,
+          process.execPath,
+          fileURLToPath(program('regions')),
+          'role:full',
+          JSON.stringify({ path, create }),
+        ];
         const child = spawnSync(command as string, line, { encoding: 'utf8', timeout: 20_000 });
         assert.is(child.signal, null, 'killed, as by an access to a missing page');
         assert.is(child.status, 0, child.stderr);
@@ -643,28 +613,4 @@ function hashOf(path: string): { hash: number } {
   }
 }
 
-/** In a worker: attach to each file in the same instant as the other workers. */
-async function formatTogether(): Promise<void> {
-  const { paths, start, count } = workerData as { paths: string[]; start: SharedArrayBuffer; count: number };
-  const arrived = new Int32Array(start);
-  const uuids: string[] = [];
-  for (const [round, path] of paths.entries()) {
-    if (Atomics.add(arrived, round, 1) === count - 1) Atomics.notify(arrived, round);
-    // The last worker arrives as the highest number: no other is waiting.
-    for (let seen = Atomics.load(arrived, round); seen < count; seen = Atomics.load(arrived, round)) {
-      Atomics.wait(arrived, round, seen, 1000);
-    }
-    try {
-      const runtime = await Runtime.create(only(path));
-      uuids.push(runtime.regions()[0]?.uuid ?? 'none');
-      await runtime.close();
-    } catch (error) {
-      uuids.push(`${code(error)}: ${(error as Error).message}`);
-    }
-  }
-  parentPort?.postMessage(uuids);
-}
-
-if (!isMainThread) await formatTogether();
-else if (role) await roles[role]?.();
-else main(testSeed());
+main(testSeed());

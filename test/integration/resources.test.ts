@@ -1,4 +1,3 @@
-// time limit: 200 s
 /**
  * Exhausted resources: descriptors, address space, frames, entries. And clocks that jump, or differ. Each case ends in
  * an error with its reason, or in tcp; nothing hangs or leaks, and when there is room again, work continues. Full file
@@ -15,7 +14,7 @@ import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
 import { mapper, mapperMissing } from '../../host/native/native.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
-import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -294,5 +293,5 @@ function main(): void {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else main();

@@ -1,4 +1,3 @@
-// time limit: 200 s
 /**
  * Remote memory: read, written, withdrawn; rendezvous. The far end is this file again, with the role `owner`.
  */
@@ -12,7 +11,7 @@ import type { SharedMemory } from '../../host/api/shared-memory.js';
 import type { IsthmusError } from '../../host/base/errors.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { rejection } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -396,5 +395,5 @@ async function main(): Promise<void> {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main();

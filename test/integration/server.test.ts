@@ -1,8 +1,4 @@
-// only with --all
-/**
- * The host server: creates, adopts, refuses, survives its own death and that of peers; never takes silence for death.
- */
-// time limit: 400 s
+/** The host server: creates, adopts, refuses, survives its own death and that of peers, and never calls silence death. */
 import { closeSync, existsSync, openSync, readFileSync, readSync, statSync, writeSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -15,7 +11,7 @@ import { Runtime, type RuntimeOptions } from '../../host/index.js';
 import { Region } from '../../host/region/region.js';
 import { printed } from '../support/cli.js';
 import { constant } from '../support/core.js';
-import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newPath, newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -381,5 +377,5 @@ async function main(): Promise<void> {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main();

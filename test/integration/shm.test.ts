@@ -1,9 +1,6 @@
-// only with --all
-// time limit: 600 s
 /**
- * Plugin `shm`: one region file per user and host, created by the first and removed by the last process, whatever
- * happens to any of them; and `isthmus region show`, which inspects regions. Other processes are this file again, with
- * a role.
+ * Plugin `shm`: one region file per user and host, made by the first and removed by the last, whatever happens to any of
+ * them; and `isthmus region show`, which looks into regions. Other processes and threads are test/children/shm.ts.
  *
  * ISTHMUS_TEST_KILLS: how many processes are killed at random moments, default 8.
  */
@@ -27,10 +24,9 @@ import {
 } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import { Worker } from 'node:worker_threads';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Connection } from '../../host/api/connection.js';
 import { isOwn } from '../../host/base/network.js';
 import { run } from '../../host/cli/program.js';
 import { coreLayout } from '../../host/core/core.js';
@@ -40,95 +36,15 @@ import { mapper } from '../../host/native/native.js';
 import type { AttemptChannel } from '../../host/plugins/plugin.js';
 import { ShmPlugin } from '../../host/plugins/shm.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
+import { echo, type Met, meet, ping } from '../support/meeting.js';
 import { eventually } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { Child, chosen, endChildren, program } from '../support/process.js';
 import { MIB, newPath, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
-const self = fileURLToPath(import.meta.url);
 const kills = Number(process.env['ISTHMUS_TEST_KILLS'] ?? 8);
-
-interface Met {
-  readonly plugin: string;
-  readonly why: string | undefined;
-}
-
-async function echo(connection: Connection): Promise<void> {
-  for await (const { data } of connection) await connection.send(data);
-}
-
-async function ping(connection: Connection): Promise<void> {
-  await connection.send('over and out');
-  assert.is((await connection.receive())?.text(), 'over and out');
-}
-
-/** Two runtimes connect and close. @returns the plugin, and the reasons of both against better plugins */
-async function meet(options: RuntimeOptions, others: RuntimeOptions = options): Promise<Met> {
-  const [client, server] = await Promise.all([Runtime.create(options), Runtime.create(others)]);
-  let far: Connection | undefined;
-  const { port } = await server.listen({}, async (connection) => {
-    far = connection;
-    await echo(connection);
-  });
-  try {
-    const connection = await client.connect({ host: '127.0.0.1', port });
-    await ping(connection);
-    return { plugin: connection.plugin, why: [connection.why, far?.why].filter(Boolean).join('; ') };
-  } finally {
-    await Promise.all([client.close(), server.close()]);
-  }
-}
-
-/** Connect and close again and again, at random times. */
-async function churn(options: RuntimeOptions, rounds: number, seed: number): Promise<string[]> {
-  const random = seeded(seed);
-  const odd: string[] = [];
-  for (let round = 0; round < rounds; round++) {
-    await pause(random(20));
-    const { plugin, why } = await meet(options);
-    if (plugin !== 'shm') odd.push(`round ${round}: ${plugin}, ${why}`);
-  }
-  return odd;
-}
-
-const roles: Record<string, () => Promise<void>> = {
-  /** Listens, and connects when asked to. */
-  async peer() {
-    const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
-    const { port } = await runtime.listen({}, echo);
-    serve({
-      async connect(to: number): Promise<Met> {
-        const connection = await runtime.connect({ host: '127.0.0.1', port: to });
-        await ping(connection);
-        return { plugin: connection.plugin, why: connection.why };
-      },
-      regions: () => runtime.regions(),
-      pid: () => process.pid,
-      close: () => runtime.close(),
-      end() {
-        setImmediate(() => process.exit(0));
-      },
-    });
-    tell('ready', port);
-  },
-
-  async churn() {
-    const { options, rounds, seed } = roleOptions<{ options: RuntimeOptions; rounds: number; seed: number }>();
-    serve({});
-    tell('going');
-    tell('done', await churn(options, rounds, seed));
-  },
-
-  /** Without room for a region. */
-  async full() {
-    const { options, path } = roleOptions<{ options: RuntimeOptions; path: string }>();
-    const first = await meet(options);
-    const again = await meet(options);
-    console.log(JSON.stringify({ first, again, left: existsSync(path) }));
-  },
-};
 
 // ── Helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -148,7 +64,7 @@ interface Peer {
   readonly port: number;
 }
 async function start(options: RuntimeOptions, under: readonly string[] = []): Promise<Peer> {
-  const child = Child.start(import.meta.url, 'peer', options, { under });
+  const child = Child.start(program('shm'), 'peer', options, { under });
   return { child, port: await child.event<number>('ready') };
 }
 
@@ -342,7 +258,7 @@ function main(seed: number): void {
       const second = await newRuntime(options);
       const { port } = await second.listen({}, echo);
       assert.is((await runtime.connect({ host: '127.0.0.1', port })).plugin, 'shm');
-      const worker = new Worker(self, { workerData: { options, port } });
+      const worker = new Worker(program('shm'), { workerData: { options, port } });
       const { plugin, slot } = await new Promise<{ plugin: string; slot: number }>((done, reject) => {
         worker.once('message', done);
         worker.once('error', reject);
@@ -424,7 +340,7 @@ function main(seed: number): void {
       const { shmName, path } = newShm();
       const options = onlyShm(shmName, { shmSize: MIB });
       const children = Array.from({ length: 6 }, (_, i) =>
-        Child.start(import.meta.url, 'churn', { options, rounds: 10, seed: seed + i }),
+        Child.start(program('shm'), 'churn', { options, rounds: 10, seed: seed + i }),
       );
       const odd = await Promise.all(children.map((child) => child.event<string[]>('done', 80)));
       assert.equal(odd.flat(), []);
@@ -440,10 +356,10 @@ function main(seed: number): void {
       const { shmName, path } = newShm();
       // Large, so that many are killed while they create it.
       const options = onlyShm(shmName, { shmSize: 32 * MIB });
-      const survivor = Child.start(import.meta.url, 'churn', { options, rounds: 10 + 2 * kills, seed });
+      const survivor = Child.start(program('shm'), 'churn', { options, rounds: 10 + 2 * kills, seed });
       for (let killed = 0; killed < kills; ) {
         const victims = Array.from({ length: Math.min(3, kills - killed) }, (_, i) =>
-          Child.start(import.meta.url, 'churn', { options, rounds: 1000, seed: seed + killed + i }),
+          Child.start(program('shm'), 'churn', { options, rounds: 1000, seed: seed + killed + i }),
         );
         killed += victims.length;
         await Promise.all(
@@ -677,7 +593,13 @@ function main(seed: number): void {
         'sh',
       ];
       const options = onlyShm(shmName, { shmSize: 16 * MIB });
-      const line = [...args, process.execPath, self, 'role:full', JSON.stringify({ options, path })];
+      const line = [
+        ...args,
+        process.execPath,
+        fileURLToPath(program('shm')),
+        'role:full',
+        JSON.stringify({ options, path }),
+      ];
       const child = spawnSync(command as string, line, { encoding: 'utf8', timeout: 50_000 });
       assert.is(child.signal, null, 'killed, as by an access to a missing page');
       assert.is(child.status, 0, child.stderr);
@@ -841,18 +763,4 @@ function main(seed: number): void {
   test.run();
 }
 
-/** In a thread: connect, report the plugin, and end when asked to. */
-async function thread(): Promise<void> {
-  const { options, port } = workerData as { options: RuntimeOptions; port: number };
-  const runtime = await Runtime.create(options);
-  const connection = await runtime.connect({ host: '127.0.0.1', port });
-  await ping(connection);
-  parentPort?.postMessage({ plugin: connection.plugin, slot: runtime.regions()[0]?.slot });
-  parentPort?.once('message', () => {
-    void runtime.close().then(() => parentPort?.unref());
-  });
-}
-
-if (!isMainThread) await thread();
-else if (role) await roles[role]?.();
-else main(testSeed());
+main(testSeed());

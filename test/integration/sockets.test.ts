@@ -1,5 +1,4 @@
-// only with --all
-/** The options of tcp's sockets, read back from the kernel: PSP_SO_SNDBUF and PSP_SO_RCVBUF. */
+/** The options of tcp's sockets, asked of the kernel: PSP_SO_SNDBUF and PSP_SO_RCVBUF. */
 import { closeSync, openSync, readdirSync, readlinkSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';

@@ -1,6 +1,3 @@
-// only with --all
-// time limit: 300 s
-// alone
 /**
  * Peers that fall silent without being dead: stopped by a signal, as in a paused virtual machine. The other processes
  * are this file again, with the role `peer`.
@@ -23,8 +20,9 @@ import type { RuntimeConnection } from '../../host/connection/connection.js';
 import type { DiagnosticEvents } from '../../host/runtime/diagnostics.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { printed } from '../support/cli.js';
+import { checkNumbered, numbered } from '../support/numbered.js';
 import { eventually } from '../support/outcomes.js';
-import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
 import { newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -36,17 +34,8 @@ const LIMIT = 30 * slowness;
 const SILENCE = 2500 * Math.min(slowness, 3);
 /** Messages: far more than two rings hold. */
 const MANY = 200_000;
-
-/** Message `number`: its number, and bytes that follow from it. */
-function numbered(number: number): Buffer {
-  const bytes = Buffer.alloc(8 + ((number * 7919) % 3000), number & 0xff);
-  bytes.writeUInt32LE(number, 0);
-  return bytes;
-}
-
-function checkNumbered(number: number, data: Uint8Array): void {
-  if (Buffer.compare(data, numbered(number)) !== 0) throw new Error(`message ${number} differs from what was sent`);
-}
+/** Bytes of the longest of them. */
+const LONGEST = 3000;
 
 const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
 
@@ -57,7 +46,7 @@ async function behave(connection: Connection): Promise<void> {
   else if (what?.startsWith('send ')) {
     const count = Number(what.slice(5));
     try {
-      for (let number = 0; number < count; number++) await connection.send(numbered(number));
+      for (let number = 0; number < count; number++) await connection.send(numbered(number, LONGEST));
       tell('sent');
     } catch {
       // The reason is reported below.
@@ -163,10 +152,11 @@ function main(): void {
         let received = 0;
         let done = false;
         const sending = (async () => {
-          while (!done) await connection.send(numbered(sent++));
+          while (!done) await connection.send(numbered(sent++, LONGEST));
         })();
         const receiving = (async () => {
-          while (!done || received < sent) checkNumbered(received++, (await connection.receive())?.data ?? Buffer.of());
+          while (!done || received < sent)
+            checkNumbered(received++, (await connection.receive())?.data ?? Buffer.of(), LONGEST);
         })();
         await eventually('traffic', () => received > 100);
 
@@ -270,7 +260,7 @@ function main(): void {
         assert.is(closed.reason, 'error');
         assert.is(closed.error?.code, 'ERR_ISTHMUS_PEER_TIMEOUT');
         assert.is(connection.stalled, 0);
-        for (let number = 0; number < 20; number++) checkNumbered(number, (await connection.receive())!.data);
+        for (let number = 0; number < 20; number++) checkNumbered(number, (await connection.receive())!.data, LONGEST);
         assert.is(await connection.receive().catch(code), 'ERR_ISTHMUS_PEER_TIMEOUT');
         assert.is(await connection.send('x').catch(code), 'ERR_ISTHMUS_PEER_TIMEOUT');
       }
@@ -313,7 +303,7 @@ function main(): void {
       const { child, port } = await start(options);
       // It writes all the time, so it is stopped in the middle of a write.
       const bad = await open(runtime, port, `send ${MANY}`);
-      for (let number = 0; number < 1000; number++) checkNumbered(number, (await bad.receive())!.data);
+      for (let number = 0; number < 1000; number++) checkNumbered(number, (await bad.receive())!.data, LONGEST);
       child.process.kill('SIGSTOP');
       await eventually('silence', () => bad.stalled >= SILENCE);
       const during = free();
@@ -457,5 +447,5 @@ function main(): void {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else main();

@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 300 s
 /**
  * `connection.stream()` over `loop`, `tcp` and `ivshmem`, and HTTP over it.
  *
@@ -28,7 +26,7 @@ import {
   Runtime,
   type RuntimeOptions,
 } from '../../host/index.js';
-import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newRegion, only, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
@@ -808,5 +806,5 @@ async function main(seed: number): Promise<void> {
   test.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main(testSeed());

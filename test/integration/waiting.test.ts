@@ -1,73 +1,17 @@
-// only with --all
-// alone
-/**
- * The costs of waiting, and that it blocks nothing else. The measured processes are this file again, with a role.
- *
- * ISTHMUS_TEST_IDLE: seconds over which an idle process is measured, default 3.
- */
-import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { createServer, connect as dial } from 'node:net';
+import { connect as dial } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
-import { Child, chosen, endChildren, role, roleOptions, serve, tell } from '../support/process.js';
+import { Child, chosen, endChildren, program } from '../support/process.js';
 import { newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
 /** Ticks of /proc/PID/stat per second: USER_HZ, the same on every Linux that Node runs on. */
 const HZ = 100;
-
-const roles: Record<string, () => Promise<void>> = {
-  /** Echoes, and otherwise has nothing to do. */
-  async idle() {
-    const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
-    const { port } = await runtime.listen({}, async (connection) => {
-      for await (const { data } of connection) await connection.send(data);
-    });
-    serve({});
-    tell('ready', port);
-  },
-
-  /** Cost of a bare timer on this machine at this moment. */
-  async bare() {
-    serve({});
-    setInterval(() => {}, 10);
-    tell('ready');
-  },
-
-  /** Polls without a pause, and has timers and sockets to serve besides. */
-  async spin() {
-    const { port, options, seconds } = roleOptions<{ port: number; options: RuntimeOptions; seconds: number }>();
-    const runtime = await Runtime.create(options);
-    const connection = await runtime.connect({ host: '127.0.0.1', port });
-    const server = createServer((socket) => socket.pipe(socket));
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    const address = server.address();
-    serve({});
-    let ticks = 0;
-    const interval = setInterval(() => ticks++, 10);
-    tell('spinning', { echo: typeof address === 'object' ? address?.port : 0, plugin: connection.plugin });
-    const target = new Uint8Array(100);
-    let rounds = 0;
-    let received = 0;
-    for (const end = performance.now() + seconds * 1000; performance.now() < end; ) {
-      connection.trySend('x');
-      for (let i = 0; i < 1000; i++) {
-        if (connection.tryReceiveInto(target) >= 0) received++;
-        runtime.progress();
-      }
-      await runtime.turn();
-      rounds++;
-    }
-    clearInterval(interval);
-    tell('done', { ticks, rounds, received });
-  },
-};
 
 const runtimes: Runtime[] = [];
 async function newRuntime(options: RuntimeOptions): Promise<Runtime> {
@@ -96,7 +40,7 @@ function main(): void {
     `an idle runtime with open connections uses under 1 % of a core, over ${seconds} s`,
     timebox(60 + 2 * seconds, async () => {
       const options = only(newRegion());
-      const child = Child.start(import.meta.url, 'idle', options);
+      const child = Child.start(program('waiting'), 'idle', options);
       const port = await child.event<number>('ready');
       const runtime = await newRuntime(options);
       const connections: Connection[] = [];
@@ -107,7 +51,7 @@ function main(): void {
       }
       // The traffic, and the compiler's work for it, are over.
       await pause(2000);
-      const bare = Child.start(import.meta.url, 'bare');
+      const bare = Child.start(program('waiting'), 'bare');
       await bare.event('ready');
       await pause(1000);
       const processes = [child.pid, bare.pid];
@@ -138,7 +82,7 @@ function main(): void {
       `${plugin}: messages to a receiver that has backed off arrive, one by one and many at once`,
       timebox(40, async () => {
         const options = only(plugin === 'tcp' ? '' : newRegion());
-        const child = Child.start(import.meta.url, 'idle', options);
+        const child = Child.start(program('waiting'), 'idle', options);
         const port = await child.event<number>('ready');
         const runtime = await newRuntime(options);
         const connection = await runtime.connect({ host: '127.0.0.1', port });
@@ -168,7 +112,7 @@ function main(): void {
         const { port } = await server.listen({}, async (connection) => {
           for await (const { data } of connection) await connection.send(data);
         });
-        const child = Child.start(import.meta.url, 'spin', { port, options, seconds: 1.5 });
+        const child = Child.start(program('waiting'), 'spin', { port, options, seconds: 1.5 });
         const spinning = await child.event<{ echo: number; plugin: string }>('spinning');
         assert.is(spinning.plugin, plugin);
         const socket = dial(spinning.echo, '127.0.0.1');
@@ -197,7 +141,7 @@ function main(): void {
     'a receive after polling, and a poll after receiving',
     timebox(20, async () => {
       const options = only(newRegion());
-      const child = Child.start(import.meta.url, 'idle', options);
+      const child = Child.start(program('waiting'), 'idle', options);
       const port = await child.event<number>('ready');
       const connection = await (await newRuntime(options)).connect({ host: '127.0.0.1', port });
       const target = new Uint8Array(100);
@@ -219,5 +163,4 @@ function main(): void {
   test.run();
 }
 
-if (role) await roles[role]?.();
-else main();
+main();

@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 1500 s
 /**
  * The models of this folder, searched by spin through every interleaving: the protocols hold, and each model fails when
  * one thing is taken out. README.md says how to read them, and how to run them by hand.

@@ -9,11 +9,20 @@
  * - `background`: it is started before the next block that runs and ended after that one;
  * - `fragment`: it is not tested.
  */
-// time limit: 900 s
 import { type ChildProcess, spawn } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
-import { delimiter, dirname, join } from 'node:path';
+import { basename, delimiter, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { stop, transform } from 'esbuild';
 import { suite } from 'uvu';
@@ -145,13 +154,29 @@ test(
       assert.ok(files.includes(`package/${wanted}`), `${wanted} is in the tarball`);
     }
     assert.ok(files.includes('package/dist/types/host/index.d.ts'), 'the types are in the tarball');
-    const stray = files.filter((file) => /\.(test|child)\.|\/(test|build|host|assembly|node_modules)\//.test(file));
+    const stray = files.filter((file) => /\.test\.|\/(test|build|host|assembly|node_modules)\//.test(file));
     // Declarations may be in folders of any name.
     assert.equal(
       stray.filter((file) => !file.startsWith('package/dist/types/')),
       [],
     );
     if (linux) assert.ok(files.some((file) => /^package\/prebuilds\/linux-.*\.glibc\.node$/.test(file)));
+    // Every script but the broker has its source map; scripts/build.mjs says why, and what the maps cost.
+    const scripts = files.filter((file) => /^package\/dist\/[^/]+\.js$/.test(file));
+    const bare = scripts.filter((file) => !files.includes(`${file}.map`)).map((file) => basename(file));
+    assert.ok(bare.length === 1 && /^aedes-/.test(bare[0] as string), `without a source map: ${bare}`);
+    const size = statSync(tarball).size;
+    assert.ok(size < 750_000, `the tarball has ${size} bytes`);
+  }),
+);
+
+test(
+  'with --enable-source-maps a stack trace of the installed package names files of host/',
+  timebox(60, async () => {
+    const program = `import { Runtime } from 'isthmus';
+      await Runtime.create({ retry: 'never' }).catch((error) => console.log(error.stack));`;
+    const args = ['--enable-source-maps', '--input-type=module', '--eval', program];
+    assert.match((await good(process.execPath, args, installed)).stdout, /isthmus\/host\/config\/\w+\.ts:\d+/);
   }),
 );
 

@@ -1,5 +1,3 @@
-// only with --all
-// time limit: 600 s
 /**
  * The native part under AddressSanitizer and UndefinedBehaviorSanitizer: built with both, loaded into a Node without
  * them, and run through the tests that use it. A report in any process fails the test.

@@ -1,6 +1,3 @@
-// only with --all
-// alone
-// time limit: 800 s
 /**
  * Long runs: connections that are opened and closed, and full load. The resources of the two processes, sampled at
  * quiet moments, stay constant: memory, address space, descriptors, timers, frames. `npm run test:soak` takes hours;
@@ -15,7 +12,7 @@ import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { dataOf } from '../support/conformance.js';
-import { Child, chosen, endChildren, role, roleOptions, serve } from '../support/process.js';
+import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
@@ -224,5 +221,5 @@ async function main(): Promise<void> {
   register.run();
 }
 
-if (role) await roles[role]?.();
+if (role) await play(roles);
 else await main();

@@ -29,6 +29,15 @@ export function roleOptions<T>(): T {
   return JSON.parse(process.argv[3] ?? '{}') as T;
 }
 
+/**
+ * Play the role that the program was started with.
+ * @throws Error if it has no such role
+ */
+export async function play(roles: Readonly<Record<string, () => unknown>>): Promise<void> {
+  if (role === undefined || !Object.hasOwn(roles, role)) throw new Error(`no role '${role}' in ${process.argv[1]}`);
+  await roles[role]?.();
+}
+
 let parent: Socket | undefined;
 
 /** The connection to the process that started this one, if that is not its parent. */

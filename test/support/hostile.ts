@@ -2,7 +2,12 @@
  * Writes of a hostile peer into a shared region: words chosen by their meaning, and values at which arithmetic fails.
  * One mutation is one store of four or eight bytes, or a few bytes of a payload.
  */
-import { type ConstantName, constant, L, recordHeader, type TestCore } from './core.js';
+import { type ConstantName, constant, L, MIB, recordHeader, type TestCore } from './core.js';
+
+/** A word in the header frame, behind the header, into which the victim writes how far it has read: a peer could guess that. */
+export const READ = L.WINDOW + 4000;
+/** Bytes of a region for a victim and a hostile process. */
+export const SIZE = 4 * MIB;
 
 type Random = (n: number) => number;
 

@@ -1,22 +1,25 @@
 /**
- * Other processes in a test: the test's own bundle, started again with a role, and called like an object.
+ * Other processes in a test, called like objects. A child is a program of test/children/, or the test's own bundle, started
+ * again with a role.
  *
  * ```ts
- * const child = Child.start(import.meta.url, 'server', { regions: path });
+ * const child = Child.start(program('shm'), 'peer', { regions: path });
+ * const same = Child.start(import.meta.url, 'server', { regions: path });
  * await child.call('send', 3);          // the answer of `serve({ send(n) { … } })` in the child
- * await child.event('ready');           // the value of `tell('ready', …)` in the child
+ * await child.event('ready');           // what `tell('ready', …)` in the child says
  * ```
  *
  * Every wait has a limit, and no child outlives the test.
  */
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import type { Test } from 'uvu';
 import { type Call, Callee, LIMIT, type Said } from './calls.js';
 
-export { role, roleOptions, serve, tell } from './calls.js';
+export { play, role, roleOptions, serve, tell } from './calls.js';
 
 /**
  * `test` of uvu. ISTHMUS_TEST_ONLY: a regular expression that the names of tests must match; ISTHMUS_TEST_TIMES=1:
@@ -36,6 +39,14 @@ export function chosen<T extends Test>(test: T): T {
     });
   };
   return Object.assign(register, test) as unknown as T;
+}
+
+/**
+ * The bundle of test/children/NAME.ts, for `Child.start` and `new Worker`. scripts/dev.mjs reads from these calls which test
+ * starts which program: the name must be a literal.
+ */
+export function program(name: string): URL {
+  return pathToFileURL(join(process.env['ISTHMUS_TEST_BUILD'] ?? '', `children-${name}.mjs`));
 }
 
 export interface StartOptions {
@@ -79,10 +90,10 @@ export class Child extends Callee {
   }
 
   /**
-   * Start a test bundle with a role.
-   * @param module `import.meta.url` of the test
+   * Start a bundle with a role.
+   * @param module {@link program}, or `import.meta.url` of the test
    */
-  static start(module: string, role: string, options: unknown = {}, start: StartOptions = {}): Child {
+  static start(module: string | URL, role: string, options: unknown = {}, start: StartOptions = {}): Child {
     const line = [
       ...(start.under ?? []),
       process.execPath,

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { constant, constantNames, L, newCore } from '../support/core.js';
+import { type ConstantName, constant, constantNames, L, newCore } from '../support/core.js';
 import { timebox } from '../support/timebox.js';
 
 const text = readFileSync(join(process.env['ISTHMUS_ROOT'] ?? '.', 'docs/architecture.md'), 'utf8');
@@ -48,7 +48,7 @@ test(
     const areas = [...section('The memory of an instance').matchAll(/^ 0x([0-9a-f]{6}) {2}([A-Z_]+) /gm)];
     assert.ok(areas.length >= 8);
     for (const [, address, name] of areas)
-      assert.is(Number.parseInt(address as string, 16), constant(name as string), name);
+      assert.is(Number.parseInt(address as string, 16), constant(name as ConstantName), name);
   }),
 );
 

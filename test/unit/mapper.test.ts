@@ -1,7 +1,6 @@
 /**
  * The native mapper: pages of files in memories, locks on bytes, blocks for files.
- *
- * The parts of another process or a worker thread are in this file too: it starts itself again with a role.
+ * Other processes and worker threads are test/children/mapper.ts, by role.
  */
 
 import { spawn, spawnSync } from 'node:child_process';
@@ -12,7 +11,6 @@ import {
   ftruncateSync,
   mkdtempSync,
   openSync,
-  readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
@@ -23,60 +21,29 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import { Worker } from 'node:worker_threads';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type WasmMemory, wasm } from '../../host/core/webassembly.js';
 import { type Mapping, mapper } from '../../host/native/native.js';
 import { thrownBy } from '../support/outcomes.js';
+import { program } from '../support/process.js';
 import { timebox } from '../support/timebox.js';
+import {
+  assertUsable,
+  BOTTOM,
+  mapFile,
+  newMemory,
+  openDescriptors,
+  SIZE,
+  type SystemError,
+  timesMapped,
+  windowOf,
+} from '../support/windows.js';
 
-const self = fileURLToPath(import.meta.url);
+const another = fileURLToPath(program('mapper'));
 const { pageSize } = mapper();
-/** Every window here is four pages, and starts one page above the bottom. */
-const SIZE = 4 * pageSize;
-const BOTTOM = pageSize;
 
 // ── Helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-type Memory = WasmMemory & { grow(pages: number): number };
-
-function newMemory(): Memory {
-  const pages = Math.ceil((BOTTOM + SIZE + pageSize) / 65536);
-  return new wasm.Memory({ initial: pages, maximum: pages }) as Memory;
-}
-
-function windowOf(memory: Memory): Uint8Array {
-  return new Uint8Array(memory.buffer, BOTTOM, SIZE);
-}
-
-/** Map the first pages of a file into the window of a memory. */
-function mapFile(memory: Memory, path: string, flags = 'r+', options?: { readOnly?: boolean }): Mapping {
-  const fd = openSync(path, flags);
-  try {
-    return mapper().map(memory.buffer, BOTTOM, SIZE, fd, 0, options);
-  } finally {
-    closeSync(fd);
-  }
-}
-
-/** How often the file is mapped into this process. */
-function timesMapped(path: string): number {
-  return readFileSync('/proc/self/maps', 'utf8')
-    .split('\n')
-    .filter((line) => line.includes(path)).length;
-}
-
-const openDescriptors = () => readdirSync('/proc/self/fd').length;
-
-type SystemError = Error & { code?: string; errno?: number; syscall?: string };
-
-function assertUsable(bytes: Uint8Array): void {
-  for (const value of [0x5a, 0xa5]) {
-    bytes.fill(value);
-    assert.ok(bytes.every((byte) => byte === value));
-  }
-}
 
 async function collectGarbage(): Promise<void> {
   setFlagsFromString('--expose-gc');
@@ -89,18 +56,15 @@ async function collectGarbage(): Promise<void> {
 }
 
 function runRole(role: string, path: string, before: string[] = [], env: NodeJS.ProcessEnv = {}): string {
-  const [command, ...args] = [...before, process.execPath, self, `role:${role}`, path];
+  const [command, ...args] = [...before, process.execPath, another, `role:${role}`, path];
   const child = spawnSync(command!, args, { encoding: 'utf8', timeout: 20_000, env: { ...process.env, ...env } });
   assert.is(child.status, 0, `${role}: ${child.signal ?? ''} ${child.error ?? ''} ${child.stderr}`);
   return child.stdout;
 }
 
-/** The role of this process; undefined where the tests run. */
-const role: string | undefined = isMainThread ? /^role:(.*)/.exec(process.argv[2] ?? '')?.[1] : workerData.role;
-
-/** A folder of its own in shared memory, removed at the end in any case. */
-const folder = role ? '' : mkdtempSync('/dev/shm/isthmus-mapper-');
-if (folder) process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+/** A folder of its own in shared memory, removed at the end whatever happens. */
+const folder = mkdtempSync('/dev/shm/isthmus-mapper-');
+process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 let files = 0;
 
 function newFile(size = SIZE): string {
@@ -110,87 +74,6 @@ function newFile(size = SIZE): string {
   closeSync(fd);
   return path;
 }
-
-// ── The roles of this file in other processes and threads ────────────────────────────────────────────────────────────
-
-const roles: Record<string, (path: string) => void> = {
-  increment(path) {
-    const memory = newMemory();
-    const bytes = windowOf(memory);
-    const mapping = mapFile(memory, path);
-    for (let i = 0; i < SIZE; i++) bytes[i]!++;
-    mapping.detach();
-  },
-
-  hold(path) {
-    mapper().lock(openSync(path, 'r+'), 3);
-    console.log('locked');
-    setInterval(() => {}, 1000);
-  },
-
-  /** Ends with a mapping attached. */
-  end(path) {
-    (globalThis as any).kept = mapFile(newMemory(), path);
-  },
-
-  exit(path) {
-    roles['end']!(path);
-    process.exit();
-  },
-
-  /** A worker that never returns to its event loop. */
-  spin(path) {
-    const memory = newMemory();
-    const mapping = mapFile(memory, path);
-    assert.ok(mapping.lock(7));
-    parentPort!.postMessage('spinning');
-    const bytes = windowOf(memory);
-    for (;;) bytes[0]!++;
-  },
-
-  reserve(path) {
-    const fd = openSync(path, 'w+');
-    mapper().reserve(fd, pageSize);
-    const { code, errno, syscall, message } = thrownBy<SystemError>(() => mapper().reserve(fd, 1 << 20));
-    console.log(JSON.stringify({ code, errno, syscall, message }));
-  },
-
-  /** Runs with a `mremap` that fails at the given point. */
-  refuse(path) {
-    const memory = newMemory();
-    const bytes = windowOf(memory).fill(1);
-    const descriptors = openDescriptors();
-
-    process.env['ISTHMUS_TEST_MREMAP'] = 'before unmapping';
-    let error = thrownBy<SystemError>(() => mapFile(memory, path));
-    assert.is(error.code, 'ENOMEM');
-    assert.is(error.syscall, 'mremap');
-    assert.ok(bytes.every((byte) => byte === 1));
-
-    process.env['ISTHMUS_TEST_MREMAP'] = 'after unmapping';
-    error = thrownBy<SystemError>(() => mapFile(memory, path));
-    assert.is(error.code, 'ENOMEM');
-    assert.ok(bytes.every((byte) => byte === 0));
-    assertUsable(bytes);
-    assert.is(timesMapped(path), 0);
-    assert.is(openDescriptors(), descriptors);
-
-    delete process.env['ISTHMUS_TEST_MREMAP'];
-    const mapping = mapFile(memory, path);
-    bytes.fill(2);
-    process.env['ISTHMUS_TEST_MREMAP'] = 'before unmapping';
-    error = thrownBy<SystemError>(() => mapping.detach());
-    assert.is(error.code, 'ENOMEM');
-    assert.ok(mapping.attached);
-    assert.is(bytes[0], 2);
-
-    delete process.env['ISTHMUS_TEST_MREMAP'];
-    mapping.detach();
-    assert.not(mapping.attached);
-    assert.is(timesMapped(path), 0);
-    assertUsable(bytes);
-  },
-};
 
 // ── Mapping ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -471,7 +354,7 @@ test(
     const path = newFile();
     const fd = openSync(path, 'r+');
     const descriptors = openDescriptors();
-    const worker = new Worker(self, { workerData: { role: 'spin', path } });
+    const worker = new Worker(another, { argv: ['role:spin', path] });
     assert.is((await once(worker, 'message'))[0], 'spinning');
     assert.is(timesMapped(path), 1);
     assert.ok(mapper().locked(fd, 7));
@@ -487,7 +370,7 @@ test(
   'a worker that has ended holds nothing of the file',
   timebox(20, async () => {
     const path = newFile();
-    const worker = new Worker(self, { workerData: { role: 'end', path } });
+    const worker = new Worker(another, { argv: ['role:end', path] });
     const [code] = await once(worker, 'exit');
     assert.is(code, 0);
     assert.is(timesMapped(path), 0);
@@ -639,7 +522,7 @@ test(
   timebox(20, async () => {
     const path = newFile();
     const fd = openSync(path, 'r+');
-    const child = spawn(process.execPath, [self, 'role:hold', path], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(process.execPath, [another, 'role:hold', path], { stdio: ['ignore', 'pipe', 'inherit'] });
     try {
       await once(child.stdout, 'data');
       assert.ok(mapper().locked(fd, 3));
@@ -731,7 +614,4 @@ const privately = [
   }),
 );
 
-// ── Start ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-if (role) roles[role]!(isMainThread ? process.argv[3]! : workerData.path);
-else test.run();
+test.run();

@@ -1,6 +1,4 @@
-/** The kernel driver is built as users build it, for every kernel whose headers are installed here. */
-// only with --all
-// time limit: 600 s
+/** The kernel driver is built as users build it, against every kernel whose headers are installed here. */
 import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

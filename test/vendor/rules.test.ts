@@ -1,4 +1,3 @@
-// only with --all
 /**
  * The parts of vendor/ivshmem that are files for other programs. udev itself evaluates the udev rule, on a tree of
  * devices that stands in for /sys in a mount namespace.

@@ -1,5 +1,4 @@
-// only with --all
-/** The host server as a service: its unit, its script, and its notification of systemd when the region is ready. */
+/** The host server as a service: its unit, its script, and that it tells systemd when the region is there. */
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -6,7 +6,6 @@
  * Environment: ISTHMUS_TEST_SEED, ISTHMUS_VM_LONGEST (the longest message in bytes), ISTHMUS_VM_FILE (bytes of the file
  * that crosses), ISTHMUS_VM_CONFORMANCE (a regular expression: which tests of the conformance suite run).
  */
-// time limit: 1500 s
 import { copyFileSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';

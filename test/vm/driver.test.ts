@@ -2,7 +2,6 @@
  * The driver in a virtual machine: where it places the memory, how it maps it, and the effects on a process that uses
  * the device when the device is removed.
  */
-// time limit: 900 s
 import { existsSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as uvuTest } from 'uvu';

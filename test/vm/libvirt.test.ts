@@ -2,7 +2,6 @@
  * The documented use: a domain of libvirt, and the XML of vendor/ivshmem/hotplug attached to it and detached again with
  * virsh; `isthmus server` creates the region, with the size that the XML gives.
  */
-// time limit: 900 s
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,5 +1,4 @@
-/** The parts of guests can be made here: kernel, driver, initramfs, and the disk with Node and the package. */
-// time limit: 1200 s
+/** What guests are made of can be made here: kernel, driver, initramfs, and the disk with Node and the package. */
 import { statSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';

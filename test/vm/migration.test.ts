@@ -3,7 +3,6 @@
  * host, under its running application; there it meets C over that host's device; then it moves back. Both "hosts" are
  * on this machine: each has a region of its own, which is all that makes a host.
  */
-// time limit: 1500 s
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { printed } from '../support/cli.js';

@@ -1,5 +1,4 @@
-/** A machine that is paused, and one that is killed: between machines silence is no proof of death. */
-// time limit: 1200 s
+/** A machine that is paused, and one that is killed: across machines silence is not death. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { printed } from '../support/cli.js';

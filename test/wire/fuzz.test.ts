@@ -1,4 +1,3 @@
-// time limit: 240 s
 /**
  * The handshake and the decoder of phase 2, fed with mutated captures: no crash, no hang, an error with a code, and
  * memory in proportion to the received bytes, not to announced lengths.

@@ -1,10 +1,10 @@
 /** The processes of test/crash: those that die at a step (`victim`), and one that only echoes (`third`). */
 import { readFileSync, writeSync } from 'node:fs';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
-import { role, roleOptions, serve, tell } from '../support/calls.js';
+import { checkNumbered, LOAD, MEET, numbered, OPERATIONS, UNHEARD, Victim } from '../crash/operations.js';
+import { countSteps, dieNow } from '../crash/steps.js';
+import { play, roleOptions, serve, tell } from '../support/calls.js';
 import { seeded } from '../support/seeded.js';
-import { checkNumbered, LOAD, MEET, numbered, OPERATIONS, UNHEARD, Victim } from './operations.js';
-import { countSteps, dieNow } from './steps.js';
 
 export interface VictimOptions {
   readonly options: RuntimeOptions;
@@ -91,5 +91,4 @@ async function load({ runtime, port }: Victim, seed: number, destroys: boolean):
   await Promise.all(Array.from({ length: LOAD }, one));
 }
 
-if (role === 'third') await third();
-else await victim();
+await play({ third, victim });

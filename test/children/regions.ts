@@ -1,0 +1,68 @@
+/** Processes that attach to a region, or fill a file system, by role; and worker threads that attach in the same instant. */
+import { existsSync } from 'node:fs';
+import { isMainThread, parentPort, workerData } from 'node:worker_threads';
+import { IsthmusError } from '../../host/base/errors.js';
+import { createPosix } from '../../host/device/posix.js';
+import { Runtime } from '../../host/runtime/runtime.js';
+import { play, roleOptions, serve, tell } from '../support/process.js';
+import { MIB, only } from '../support/regions.js';
+
+const code = (error: unknown) => (error instanceof IsthmusError ? error.code : String(error));
+
+const roles = {
+  /** Attaches at a given moment. */
+  async attach() {
+    const { path, at } = roleOptions<{ path: string; at: number }>();
+    // Everything that takes long is done already when the moment comes.
+    await (await Runtime.create(only(''))).close();
+    while (Date.now() < at) {}
+    try {
+      const runtime = await Runtime.create(only(path));
+      const [region] = runtime.regions();
+      serve({ close: () => runtime.close() });
+      tell('attached', { uuid: region?.uuid, slot: region?.slot });
+    } catch (error) {
+      serve({});
+      tell('attached', { error: `${code(error)}: ${(error as Error).message}` });
+    }
+  },
+
+  /** Creates a file of 16 MiB, or attaches to one, where there is no room. */
+  async full() {
+    const { path, create } = roleOptions<{ path: string; create: boolean }>();
+    let error: unknown;
+    try {
+      if (create) createPosix(path, 16 * MIB);
+      else await Runtime.create(only(path));
+    } catch (thrown) {
+      error = thrown;
+    }
+    const { message, needed, available, errno } = error as IsthmusError;
+    console.log(JSON.stringify({ code: code(error), message, needed, available, errno, left: existsSync(path) }));
+  },
+};
+
+/** In a worker: attach to each file in the same instant as the other workers. */
+async function formatTogether(): Promise<void> {
+  const { paths, start, count } = workerData as { paths: string[]; start: SharedArrayBuffer; count: number };
+  const arrived = new Int32Array(start);
+  const uuids: string[] = [];
+  for (const [round, path] of paths.entries()) {
+    if (Atomics.add(arrived, round, 1) === count - 1) Atomics.notify(arrived, round);
+    // The last one arrives as a number that nobody waits with.
+    for (let seen = Atomics.load(arrived, round); seen < count; seen = Atomics.load(arrived, round)) {
+      Atomics.wait(arrived, round, seen, 1000);
+    }
+    try {
+      const runtime = await Runtime.create(only(path));
+      uuids.push(runtime.regions()[0]?.uuid ?? 'none');
+      await runtime.close();
+    } catch (error) {
+      uuids.push(`${code(error)}: ${(error as Error).message}`);
+    }
+  }
+  parentPort?.postMessage(uuids);
+}
+
+if (isMainThread) await play(roles);
+else await formatTogether();
