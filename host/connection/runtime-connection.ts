@@ -20,7 +20,7 @@ import type { ConInfo, Counts } from '../handshake/frames.js';
 import { Loans, type LoansOwner, RegionLoan } from '../memory/loan.js';
 import { type Offered, Rma, type RmaOwner } from '../memory/rma.js';
 import type { Link, LinkEnd, LinkOwner } from '../plugins/plugin.js';
-import type { Direct, Pollable, Progress } from '../polling/poller.js';
+import type { DirectPolling, Pollable, Poller } from '../polling/poller.js';
 import type { Region } from '../region/region.js';
 import { Stalls, type StallsOwner } from './liveness.js';
 import { DuplexStream } from './stream.js';
@@ -69,7 +69,7 @@ export interface GroupTraffic {
 
 /** What an endpoint gives to its connections. */
 export interface ConnectionContext {
-  readonly progress: Progress;
+  readonly poller: Poller;
   readonly matching: Matching;
   readonly maxMessageSize: number;
   /** Bytes of unread messages that are taken out of the ring. */
@@ -155,7 +155,7 @@ export class RuntimeConnection
   readonly #onLetGo: (() => void)[] = [];
   /** Rings of links that are no more, of which messages are borrowed. */
   readonly #borrowings = new Set<Borrowing>();
-  #mark: Direct | undefined;
+  #direct: DirectPolling | undefined;
   #referenced = true;
   #looking = false;
   /** @internal Groups that it is a part of, and whether something has come for one that is not open yet. */
@@ -248,7 +248,7 @@ export class RuntimeConnection
     };
     if (this.#referenced) link.ref();
     else link.unref();
-    if (carrier.polled) this.#context.progress.join(this);
+    if (carrier.polled) this.#context.poller.add(this);
     if (confirm === 'await') {
       this.#tentative = () => {
         begin();
@@ -468,7 +468,7 @@ export class RuntimeConnection
   /** @internal Something waits to be sent. */
   stuck(): void {
     if (this.#on) {
-      if (this.#polled) this.#context.progress.wake(this);
+      if (this.#polled) this.#context.poller.pollAgain(this);
     } else if (this.#state === 'connecting') {
       this.#context.bringUp(this);
     }
@@ -546,22 +546,22 @@ export class RuntimeConnection
   /** @internal */
   polls(): void {
     if (!this.#polled) return;
-    let mark = this.#mark;
-    if (mark === undefined || !mark.valid) {
-      mark = this.#context.progress.direct(this);
-      this.#mark = mark;
+    let direct = this.#direct;
+    if (direct === undefined || !direct.valid) {
+      direct = this.#context.poller.startDirect(this);
+      this.#direct = direct;
     }
-    mark.calls = true;
+    direct.used = true;
   }
 
   /** @internal */
   get spins(): boolean {
-    return this.#polled && this.#context.progress.spins;
+    return this.#polled && this.#context.poller.spins;
   }
 
   /** @internal */
   due(cost: number): Promise<void> | undefined {
-    return this.#context.progress.due(cost);
+    return this.#context.poller.turnDue(cost);
   }
 
   /** @internal */
@@ -573,7 +573,7 @@ export class RuntimeConnection
   wake(): void {
     const on = this.#on;
     if (!on || this.#freed) return;
-    if (on.polled) this.#context.progress.wake(this);
+    if (on.polled) this.#context.poller.pollAgain(this);
     else if (!this.#looking && on.call.readable(on.index)) {
       this.#looking = true;
       setImmediate(() => {
@@ -824,11 +824,11 @@ export class RuntimeConnection
     if (on) {
       // Its entry in the core is somebody else's soon.
       this.#past = this.#counts();
-      this.#context.progress.leave(this);
+      this.#context.poller.remove(this);
       on.link.destroy();
     }
     this.#on = undefined;
-    this.#mark = undefined;
+    this.#direct = undefined;
     this.#stalls?.reset();
     this.#out.detach();
     const borrowing = this.#in.detach();

@@ -30,7 +30,7 @@ import {
 } from '../messaging/requests.js';
 import type { LoopPlugin } from '../plugins/loop.js';
 import { disabled, type Link, type PluginRegistry } from '../plugins/plugin.js';
-import type { Progress } from '../polling/poller.js';
+import type { Poller } from '../polling/poller.js';
 import {
   type Address,
   addressesOf,
@@ -93,7 +93,7 @@ export interface EndpointHost {
   readonly log: Log;
   readonly registry: PluginRegistry;
   readonly loop: LoopPlugin;
-  readonly progress: Progress;
+  readonly poller: Poller;
   /** Aborted when the runtime is closed. */
   readonly ending: AbortSignal;
   privateCore(): Core;
@@ -518,9 +518,9 @@ export class Endpoint implements AsyncDisposable {
   }
 
   #create(route: Route): RuntimeConnection {
-    const { progress, config } = this.#host;
+    const { poller, config } = this.#host;
     const connection = new RuntimeConnection(route, {
-      progress,
+      poller,
       matching: this.#matching,
       maxMessageSize: config.maxMessageSize,
       unread: config.unexpectedReceives ? Number.POSITIVE_INFINITY : config.unread,

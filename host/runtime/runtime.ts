@@ -36,7 +36,7 @@ import { RegionPlugin } from '../plugins/region.js';
 import { ShmPlugin } from '../plugins/shm.js';
 import { TcpPlugin } from '../plugins/tcp.js';
 import { bindPlugins, type StreamPlugin } from '../plugins/third-party.js';
-import { Progress } from '../polling/poller.js';
+import { Poller } from '../polling/poller.js';
 import type { Region } from '../region/region.js';
 import { publish, type RegionIdentity } from './diagnostics.js';
 import { attachRegions, type Refused } from './discovery.js';
@@ -91,7 +91,7 @@ export class Runtime implements AsyncDisposable, Migratable {
   readonly #shm: ShmPlugin;
   readonly #ivshmem: RegionPlugin;
   readonly #migration: Migration;
-  readonly #progress: Progress;
+  readonly #poller: Poller;
   readonly #endpoints = new Set<Endpoint>();
   readonly #memories = new Set<RegionMemory>();
   readonly #host: EndpointHost;
@@ -116,7 +116,7 @@ export class Runtime implements AsyncDisposable, Migratable {
     // Every connect under way listens.
     setMaxListeners(0, this.#ending.signal);
     this.#log = log;
-    this.#progress = new Progress(config.wait);
+    this.#poller = new Poller(config.wait);
     this.#loop = new LoopPlugin();
     this.#ivshmem = new RegionPlugin({
       name: 'ivshmem',
@@ -154,7 +154,7 @@ export class Runtime implements AsyncDisposable, Migratable {
       log,
       registry: this.#registry,
       loop: this.#loop,
-      progress: this.#progress,
+      poller: this.#poller,
       ending: this.#ending.signal,
       privateCore: () => this.#private(),
       endpoints: this.#endpoints,
@@ -390,7 +390,7 @@ export class Runtime implements AsyncDisposable, Migratable {
 
   /** One bounded pass over all connections, for those who poll. True: there was something. */
   progress(): boolean {
-    return this.#progress.look(0);
+    return this.#poller.pollOnce(0);
   }
 
   /** Let the event loop run once: sockets, timers, the guards of connections. */
@@ -419,7 +419,7 @@ export class Runtime implements AsyncDisposable, Migratable {
       for (const connection of this.#open()) if (connection.state === 'suspended') connection.destroy();
     }
     await Promise.all([...this.#endpoints].map((endpoint) => endpoint.close({ timeout })));
-    this.#progress.stop();
+    this.#poller.stop();
     for (const region of this.#regions) region.detach(this.#leaving(region));
     await this.#shm.close();
     for (const connection of this.#open()) this.#ledger.leave(connection);
