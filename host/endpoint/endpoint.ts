@@ -29,7 +29,8 @@ import {
   waitForMessage,
 } from '../messaging/requests.js';
 import type { LoopPlugin } from '../plugins/loop.js';
-import { disabled, type Link, type PluginRegistry } from '../plugins/plugin.js';
+import type { Link } from '../plugins/plugin.js';
+import { disabled, type PluginRegistry } from '../plugins/registry.js';
 import type { Poller } from '../polling/poller.js';
 import {
   type Address,

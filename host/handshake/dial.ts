@@ -4,7 +4,7 @@ import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { IsthmusError, messageOf } from '../base/errors.js';
 import { ignoreError } from '../base/sockets.js';
-import type { PluginRegistry } from '../plugins/plugin.js';
+import type { PluginRegistry } from '../plugins/registry.js';
 import { type Attachment, afterTimeout, attach, type Connected, HANDSHAKE_TIMEOUT_MS } from './attach.js';
 import type { ConInfo, Counts } from './frames.js';
 import type { PreconLimits } from './precon.js';

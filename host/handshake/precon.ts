@@ -26,7 +26,8 @@
 
 import type { Peer } from '../api/peer.js';
 import { IsthmusError, messageOf } from '../base/errors.js';
-import type { Attempt, Plugin, PluginRegistry, Proposal } from '../plugins/plugin.js';
+import type { Attempt, Plugin, Proposal } from '../plugins/plugin.js';
+import type { PluginRegistry } from '../plugins/registry.js';
 import { Channel } from './channel.js';
 import {
   type ConInfo,

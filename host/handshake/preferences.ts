@@ -1,6 +1,7 @@
 /** What the connecting side proposes, best first, with the reasons of what it cannot propose at their places. */
 import { messageOf } from '../base/errors.js';
-import { disabled, type PluginRegistry, type Proposal } from '../plugins/plugin.js';
+import type { Proposal } from '../plugins/plugin.js';
+import { disabled, type PluginRegistry } from '../plugins/registry.js';
 
 /** Something to propose, or why something better than what follows is not proposed. */
 export type Preference = { readonly proposal: Proposal } | { readonly reason: string };

@@ -30,12 +30,13 @@ import {
   type ListenOptions,
 } from '../endpoint/endpoint.js';
 import { RegionMemory, takeRun } from '../memory/shared-memory.js';
+import { IvshmemPlugin } from '../plugins/ivshmem.js';
 import { LoopPlugin } from '../plugins/loop.js';
-import { ARCH, disabled, PluginRegistry, type RankedPlugin } from '../plugins/plugin.js';
-import { RegionPlugin } from '../plugins/region.js';
+import { disabled, PluginRegistry, type RankedPlugin } from '../plugins/registry.js';
 import { ShmPlugin } from '../plugins/shm.js';
+import type { StreamPlugin } from '../plugins/stream-plugin.js';
 import { TcpPlugin } from '../plugins/tcp.js';
-import { bindPlugins, type StreamPlugin } from '../plugins/third-party.js';
+import { bindPlugins } from '../plugins/third-party.js';
 import { Poller } from '../polling/poller.js';
 import type { Region } from '../region/region.js';
 import { publish, type RegionIdentity } from './diagnostics.js';
@@ -89,7 +90,7 @@ export class Runtime implements AsyncDisposable, Migratable {
   readonly #registry: PluginRegistry;
   readonly #loop: LoopPlugin;
   readonly #shm: ShmPlugin;
-  readonly #ivshmem: RegionPlugin;
+  readonly #ivshmem: IvshmemPlugin;
   readonly #migration: Migration;
   readonly #poller: Poller;
   readonly #endpoints = new Set<Endpoint>();
@@ -118,10 +119,7 @@ export class Runtime implements AsyncDisposable, Migratable {
     this.#log = log;
     this.#poller = new Poller(config.wait);
     this.#loop = new LoopPlugin();
-    this.#ivshmem = new RegionPlugin({
-      name: 'ivshmem',
-      archId: ARCH.ivshmem,
-      priority: 80,
+    this.#ivshmem = new IvshmemPlugin({
       ringSize: config.ringSize || undefined,
       guard: config.guard,
     });

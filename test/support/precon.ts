@@ -2,13 +2,8 @@
 import { IsthmusError } from '../../host/base/errors.js';
 import type { ConInfo } from '../../host/handshake/frames.js';
 import { Precon, type PreconOptions, type PreconOutcome } from '../../host/handshake/precon.js';
-import {
-  type Attempt,
-  type AttemptChannel,
-  type Plugin,
-  PluginRegistry,
-  type Proposal,
-} from '../../host/plugins/plugin.js';
+import type { Attempt, AttemptChannel, Plugin, Proposal } from '../../host/plugins/plugin.js';
+import { PluginRegistry } from '../../host/plugins/registry.js';
 
 /** Cut bytes at random places, into at least one piece. */
 export function cut(bytes: Buffer, random: (n: number) => number): Buffer[] {

@@ -11,7 +11,8 @@ import {
   FrameDecoder,
 } from '../../host/handshake/frames.js';
 import type { PreconOptions } from '../../host/handshake/precon.js';
-import { type AttemptChannel, PluginRegistry } from '../../host/plugins/plugin.js';
+import type { AttemptChannel } from '../../host/plugins/plugin.js';
+import { PluginRegistry } from '../../host/plugins/registry.js';
 import {
   ALICE,
   acceptingSide,
