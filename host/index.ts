@@ -47,6 +47,6 @@ export {
   type StreamPlugin,
   type StreamPluginDefinition,
   streamPlugin,
-} from './plugins/third-party.js';
+} from './plugins/stream-plugin.js';
 export type { DiagnosticEvents } from './runtime/diagnostics.js';
 export { type EndpointOptions, Runtime, type RuntimeOptions } from './runtime/runtime.js';

@@ -4,7 +4,7 @@ import type { ConInfo, Peer } from '../api/peer.js';
 import type { Log } from '../base/log.js';
 import type { ReceiveLimits } from '../channel/ring-reader.js';
 import type { Matching } from '../matching/matching.js';
-import type { Progress } from '../polling/poller.js';
+import type { Poller } from '../polling/poller.js';
 import type { LivenessLimits } from './liveness.js';
 
 /** The peer, and the plugin that reaches it: known as soon as there is a link. */
@@ -27,7 +27,7 @@ export interface Ends {
 }
 
 export interface ConnectionContext extends LivenessLimits {
-  readonly poller: Progress;
+  readonly poller: Poller;
   readonly matching: Matching;
   readonly limits: ReceiveLimits;
   /** In milliseconds. */

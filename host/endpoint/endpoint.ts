@@ -30,8 +30,9 @@ import {
   waitForMessage,
 } from '../messaging/requests.js';
 import type { LoopPlugin } from '../plugins/loop.js';
-import { disabled, type Link, type PluginRegistry } from '../plugins/plugin.js';
-import type { Progress } from '../polling/poller.js';
+import type { Link } from '../plugins/plugin.js';
+import { disabled, type PluginRegistry } from '../plugins/registry.js';
+import type { Poller } from '../polling/poller.js';
 import {
   type Address,
   addressesOf,
@@ -94,7 +95,7 @@ export interface EndpointHost {
   readonly log: Log;
   readonly registry: PluginRegistry;
   readonly loop: LoopPlugin;
-  readonly progress: Progress;
+  readonly poller: Poller;
   /** Aborted when the runtime is closed. */
   readonly ending: AbortSignal;
   privateCore(): Core;
@@ -519,9 +520,9 @@ export class Endpoint implements AsyncDisposable {
   }
 
   #create(route: Route): RuntimeConnection {
-    const { progress, config } = this.#host;
+    const { poller, config } = this.#host;
     const connection: RuntimeConnection = new RuntimeConnection(route, {
-      poller: progress,
+      poller,
       matching: this.#matching,
       limits: {
         maxMessageSize: config.maxMessageSize,

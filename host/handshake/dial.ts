@@ -5,7 +5,7 @@ import type { ConInfo, MessageCounts } from '../api/peer.js';
 import { abortable } from '../base/abortable.js';
 import { IsthmusError, messageOf } from '../base/errors.js';
 import { ignoreError } from '../base/sockets.js';
-import type { PluginRegistry } from '../plugins/plugin.js';
+import type { PluginRegistry } from '../plugins/registry.js';
 import { type Attachment, attach, type Connected } from './attach.js';
 import { ConnectingPrecon } from './connecting.js';
 import type { PreconLimits } from './precon.js';

@@ -4,7 +4,7 @@ import { type BlockList, createServer, isIPv6, type Server, type Socket } from '
 import type { ConInfo, Peer } from '../api/peer.js';
 import { IsthmusError, messageOf } from '../base/errors.js';
 import { ignoreError } from '../base/sockets.js';
-import type { PluginRegistry } from '../plugins/plugin.js';
+import type { PluginRegistry } from '../plugins/registry.js';
 import { type AcceptingOptions, AcceptingPrecon } from './accepting.js';
 import { type Attachment, attach, type Connected } from './attach.js';
 import type { PreconLimits } from './precon.js';

@@ -27,7 +27,8 @@
 
 import type { ConInfo, MessageCounts, Peer } from '../api/peer.js';
 import { IsthmusError, messageOf } from '../base/errors.js';
-import type { Plugin, PluginRegistry, Proposal } from '../plugins/plugin.js';
+import type { Plugin, Proposal } from '../plugins/plugin.js';
+import type { PluginRegistry } from '../plugins/registry.js';
 import { Channel } from './channel.js';
 import {
   checkVersion,

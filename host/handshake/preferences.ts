@@ -1,6 +1,7 @@
 /** The proposals of the connecting side, best first; a plugin that it cannot propose is a reason in its place. */
 import { messageOf } from '../base/errors.js';
-import { disabled, type PluginRegistry, type Proposal } from '../plugins/plugin.js';
+import type { Proposal } from '../plugins/plugin.js';
+import { disabled, type PluginRegistry } from '../plugins/registry.js';
 
 /** A proposal, or the reason why a plugin that is better than the following ones is not proposed. */
 export type Preference = { readonly proposal: Proposal } | { readonly reason: string };

@@ -1,7 +1,7 @@
 /** The link that a connection uses at present, and what the poller of the runtime does for it. */
 import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
-import type { Direct, Pollable, Progress } from '../polling/poller.js';
+import type { DirectPolling, Pollable, Poller } from '../polling/poller.js';
 import type { Region } from '../region/region.js';
 import type { BoundLink } from './bound-link.js';
 import type { Lifecycle } from './lifecycle.js';
@@ -14,17 +14,17 @@ export class LinkBinding {
   core: Core | undefined;
   /** The peer broke the protocol: the connection is to end. Set by the connection. */
   onViolation: (error: IsthmusError) => void = () => {};
-  readonly #poller: Progress;
+  readonly #poller: Poller;
   readonly #pollable: Pollable;
   /** Bytes of messages that lay in runs, of which the rings saw announcements. */
   sentOutOfBand = 0;
   receivedOutOfBand = 0;
   #polled = false;
-  #direct: Direct | undefined;
+  #direct: DirectPolling | undefined;
   #scheduled = false;
 
   /** @param pollable what the poller calls for this connection */
-  constructor(lifecycle: Lifecycle, poller: Progress, pollable: Pollable) {
+  constructor(lifecycle: Lifecycle, poller: Poller, pollable: Pollable) {
     this.lifecycle = lifecycle;
     this.#poller = poller;
     this.#pollable = pollable;
@@ -38,11 +38,11 @@ export class LinkBinding {
 
   /** From here on the poller looks after the rings. */
   join(): void {
-    if (this.#polled) this.#poller.join(this.#pollable);
+    if (this.#polled) this.#poller.add(this.#pollable);
   }
 
   leave(): void {
-    this.#poller.leave(this.#pollable);
+    this.#poller.remove(this.#pollable);
   }
 
   unbind(): void {
@@ -62,7 +62,7 @@ export class LinkBinding {
 
   /** What a call that is answered at once has to wait for, so that the event loop has its turn; undefined: nothing. */
   due(cost: number): Promise<void> | undefined {
-    return this.#poller.due(cost);
+    return this.#poller.turnDue(cost);
   }
 
   /** The application polls by itself: the runtime leaves the rings to it. */
@@ -70,17 +70,17 @@ export class LinkBinding {
     if (!this.#polled) return;
     let direct = this.#direct;
     if (direct === undefined || !direct.valid) {
-      direct = this.#poller.direct(this.#pollable);
+      direct = this.#poller.startDirect(this.#pollable);
       this.#direct = direct;
     }
-    direct.calls = true;
+    direct.used = true;
   }
 
   /** A receive is pending, or there is room for further messages: the runtime polls the rings again. */
   wake(): void {
     const { link } = this;
     if (!link || this.lifecycle.over) return;
-    if (link.polled) this.#poller.wake(this.#pollable);
+    if (link.polled) this.#poller.pollAgain(this.#pollable);
     else if (!this.#scheduled && link.call.readable(link.index)) {
       this.#scheduled = true;
       setImmediate(() => {
@@ -98,7 +98,7 @@ export class LinkBinding {
 
   /** A message waits for room in the ring. */
   pollForRoom(): void {
-    if (this.#polled) this.#poller.wake(this.#pollable);
+    if (this.#polled) this.#poller.pollAgain(this.#pollable);
   }
 
   /** The core found a state of a ring that the protocol rules out: the connection ends. @returns why */

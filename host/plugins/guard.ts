@@ -1,7 +1,7 @@
 /**
- * The guard: the socket of a handshake that has ended in another transport. It stays open as long as the connection, and
- * one byte on it announces an orderly close; its end without that byte means that the peer died (docs/protocol.md,
- * "The guard").
+ * The guard: the socket of a handshake that has ended in another transport. It stays open as long as the connection. One
+ * byte on it announces an orderly close; its end without that byte means that the peer died (docs/protocol.md, "The
+ * guard").
  */
 import type { Socket } from 'node:net';
 
@@ -20,24 +20,26 @@ export interface GuardOwner {
 
 export class Guard {
   readonly #socket: Socket;
-  #byeHeard = false;
-  #over: ((bye: boolean) => void) | undefined;
+  #byeReceived = false;
+  #onEnd: ((bye: boolean) => void) | undefined;
   readonly #owner: GuardOwner | undefined;
-  #begun: Buffer = Buffer.alloc(0);
+  /** The first bytes of a message that has not come completely. */
+  #incomplete: Buffer = Buffer.alloc(0);
 
   /**
-   * @param socket and `rest`, as a handshake hands them over
-   * @param over called once, by an event of the socket, when it has ended: whether the peer had announced that
+   * @param socket the socket of the handshake, which the guard owns from here on
+   * @param rest what came behind the last frame of the handshake
+   * @param onEnd called once, by an event of the socket, when the socket has ended; `bye`: the peer had announced it
    */
-  constructor(socket: Socket, rest: Buffer, over: (bye: boolean) => void, owner?: GuardOwner) {
+  constructor(socket: Socket, rest: Buffer, onEnd: (bye: boolean) => void, owner?: GuardOwner) {
     this.#socket = socket;
-    this.#over = over;
+    this.#onEnd = onEnd;
     this.#owner = owner;
-    this.#heard(rest);
-    socket.on('data', (chunk: Buffer) => this.#heard(chunk));
+    this.#receive(rest);
+    socket.on('data', (chunk: Buffer) => this.#receive(chunk));
     socket.on('error', () => {}); // 'close' follows.
-    socket.on('end', () => this.#ended());
-    socket.on('close', () => this.#ended());
+    socket.on('end', () => this.#end());
+    socket.on('close', () => this.#end());
     socket.resume();
   }
 
@@ -58,9 +60,9 @@ export class Guard {
     if (this.#socket.writable) this.#socket.end(Buffer.of(BYE));
   }
 
-  /** Let go of the socket. Idempotent. */
+  /** Close the socket. Idempotent. */
   destroy(): void {
-    // With the byte under way the kernel must deliver it: end, and do not read on.
+    // With the byte under way the kernel has to deliver it: end the socket, and read no more.
     if (this.#socket.writableEnded) this.#socket.destroySoon();
     else this.#socket.destroy();
   }
@@ -73,29 +75,29 @@ export class Guard {
     this.#socket.unref();
   }
 
-  #heard(bytes: Buffer): void {
-    let rest = this.#begun.length > 0 ? Buffer.concat([this.#begun, bytes]) : bytes;
-    this.#begun = Buffer.alloc(0);
+  #receive(bytes: Buffer): void {
+    let rest = this.#incomplete.length > 0 ? Buffer.concat([this.#incomplete, bytes]) : bytes;
+    this.#incomplete = Buffer.alloc(0);
     while (rest.length > 0) {
       const what = rest[0];
       if (what === SHUTDOWN) {
         if (rest.length < SHUTDOWN_BYTES) {
-          this.#begun = Buffer.from(rest);
+          this.#incomplete = Buffer.from(rest);
           return;
         }
         this.#owner?.onShutdownReceived(rest.readUInt8(1), rest.readInt32LE(2));
         rest = rest.subarray(SHUTDOWN_BYTES);
         continue;
       }
-      if (what === BYE) this.#byeHeard = true;
+      if (what === BYE) this.#byeReceived = true;
       else if (what === DRAIN_REQUEST) this.#owner?.onDrainRequested();
       rest = rest.subarray(1);
     }
   }
 
-  #ended(): void {
-    const over = this.#over;
-    this.#over = undefined;
-    over?.(this.#byeHeard);
+  #end(): void {
+    const onEnd = this.#onEnd;
+    this.#onEnd = undefined;
+    onEnd?.(this.#byeReceived);
   }
 }

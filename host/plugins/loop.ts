@@ -1,5 +1,4 @@
-/** `loop`: a connection to one's own listener. Both ends lie in the private core, each reading what the other writes. */
-
+/** Plugin `loop`: a connection to a listener of the same runtime. Both ends lie in the private core. */
 import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
 import { openEntry, openPair } from '../core/private.js';
@@ -31,7 +30,7 @@ class LoopLink implements Link {
     return [near, far];
   }
 
-  /** Its own other end: what it sends it receives. */
+  /** A link that is its own other end: it receives what it sends. */
   static self(core: Core, ringSize: number): LoopLink {
     const index = openEntry(core, ringSize);
     core.call.join(index, index);
@@ -64,7 +63,7 @@ class LoopLink implements Link {
   finish(): void {
     this.#finished = true;
     const other = this.#other;
-    if (other) other.#tell({ kind: 'peer-closed' });
+    if (other) other.#report({ kind: 'peer-closed' });
   }
 
   destroy(): void {
@@ -75,12 +74,12 @@ class LoopLink implements Link {
       this.#other = undefined;
       other.#other = undefined;
       if (!this.#finished) {
-        other.#tell({
+        other.#report({
           kind: 'lost',
           error: new IsthmusError('ERR_ISTHMUS_PEER_DIED', 'the other end was destroyed without being closed'),
         });
       }
-      // It wrote into the ring that is freed now.
+      // The other end wrote into the ring that is freed now.
       this.core.call.lose(other.index);
       this.core.call.dropTransmit(other.index);
     }
@@ -94,12 +93,12 @@ class LoopLink implements Link {
 
   unref(): void {}
 
-  #tell(end: LinkEnd): void {
+  #report(end: LinkEnd): void {
     this.#end = end;
     this.#schedule();
   }
 
-  /** By way of the event loop, once for many: two ends that answer each other must not shut everybody else out. */
+  /** By way of the event loop, once for many events: two ends that answer each other must not keep it from other work. */
   #schedule(): void {
     if (this.#pending || !this.#owner) return;
     this.#pending = setImmediate(() => {
@@ -113,7 +112,7 @@ class LoopLink implements Link {
       this.#writable = false;
       this.#end = undefined;
       if (writable) {
-        // The last records are given back with a look at the empty ring, and nobody may come by for one.
+        // A poll of the empty ring gives back the last records, and the other end may not poll again.
         const other = this.#other;
         if (other) other.core.call.peek(other.index);
         owner.onWritable();
@@ -128,20 +127,20 @@ export class LoopPlugin implements Plugin {
   readonly name = 'loop';
   readonly archId = ARCH.loop;
   readonly priority = 100;
-  /** Both ends are in this process, and hold nothing of a device. */
+  /** Both ends are in this process, and use no device. */
   readonly migratable = true;
 
   unavailable(): string | undefined {
     return undefined;
   }
 
-  /** Never on the wire: the runtime knows its own listeners before it dials. */
+  /** Never on the wire: the runtime recognizes its own listeners before it dials. */
   proposals(): Proposal[] {
     return [];
   }
 
   accept(): Attempt {
-    throw new Error('loop is for connections within one process');
+    throw new Error('loop connects only within one process');
   }
 
   /** Both ends of a new connection. */

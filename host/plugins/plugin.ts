@@ -1,50 +1,50 @@
 /**
- * What a plugin is, and which of them a runtime tries in which order.
+ * The interface of a plugin, and of the links that it opens.
  *
- * The names are pscom's. A plugin decides who sits at the other end of a connection's two rings; the handshake that
- * chooses one is in `handshake/` (docs/protocol.md, "Phase 1: the handshake").
+ * The names are pscom's. A connection reads and writes two rings; a plugin moves the bytes between them and the peer. The
+ * handshake that chooses a plugin is in `handshake/` (docs/protocol.md, "Phase 1: the handshake").
  */
 import type { Socket } from 'node:net';
-import type { Peer, PluginMask } from '../api/peer.js';
-import { IsthmusError } from '../base/errors.js';
+import type { Peer } from '../api/peer.js';
+import type { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
 import type { Region } from '../region/region.js';
 
-/** Types of the frames that plugins talk with during a handshake (docs/protocol.md, "Phase 1: the handshake"). */
+/** Types of the frames that plugins exchange during a handshake (docs/protocol.md, "Phase 1: the handshake"). */
 export const STEP = { STEP1: 0x100013, STEP2: 0x100014, STEP3: 0x100015, STEP4: 0x100016 } as const;
 
-/** Architecture ids on the wire. C's own `shm` (104) and `ivshmem` (120) have another memory layout, so ours differ. */
+/**
+ * Architecture ids on the wire. `shm` and `ivshmem` of the C pscom (104, 120) have another memory layout, so these ids
+ * differ.
+ */
 export const ARCH = { loop: 102, tcp: 103, shm: 204, ivshmem: 220 } as const;
 
-/** How a {@link Link} ended, told once. */
+/** How a {@link Link} ended. In both cases the receive ring still holds what the peer committed before. */
 export type LinkEnd =
-  /** The peer closed in order; what it committed before is still to be read. */
+  /** The peer closed in order. */
   | { readonly kind: 'peer-closed' }
-  /** The peer died or broke the protocol; what it committed before is still to be read. */
+  /** The peer died or broke the protocol. */
   | { readonly kind: 'lost'; readonly error: IsthmusError };
 
-/**
- * An open transport under a connection: an entry of a core's connection table, with its two rings, and the plugin's
- * hands on the other side of them.
- */
+/** An open transport under a connection: an entry of a core's connection table, and what moves bytes between its rings and the peer. */
 export interface Link {
   readonly core: Core;
   /** Index into the core's connection table. */
   readonly index: number;
   /**
-   * True when bytes appear in the ring without any event of this process, so that somebody has to look (shared
-   * memory); false when the plugin calls {@link LinkOwner.onReadable} itself (loop, tcp).
+   * True: bytes appear in the ring without any event in this process, so the runtime has to poll (shared memory). False:
+   * the plugin calls {@link LinkOwner.onReadable} (loop, tcp).
    */
   readonly polled: boolean;
-  /** What both sides map, if that is how they reach each other. */
+  /** The region that both sides map, if the link goes through one. */
   readonly region?: Region | undefined;
-  /** Called by the connection once it is set up; from here on the owner is told of events. */
+  /** The connection is set up: from here on the link reports events to it. */
   start(owner: LinkOwner): void;
-  /** Records were committed to the transmit ring. Not called when `polled`. */
+  /** The connection has committed records to the transmit ring. Not called when `polled`. */
   committed(): void;
-  /** Room was made in the receive ring. Not called when `polled`. */
+  /** The connection has released records of the receive ring. Not called when `polled`. */
   released(): void;
-  /** A record was committed, and the other side sleeps: wake it. Only when `polled`. */
+  /** A record was committed and the peer sleeps: ring its doorbell. Only when `polled`. */
   ring?(): void;
   /** Ask the peer, out of band, to read on: a record that must not wait lies behind records that it leaves unread. */
   requestDrain?(): void;
@@ -53,17 +53,17 @@ export interface Link {
    * has been given up.
    */
   sendShutdown?(type: number, value: number): void;
-  /** All that will ever be sent is in the ring, the last word included: deliver it, and announce the orderly close. */
+  /** The transmit ring holds everything that will be sent, EOF included: deliver it, and announce the orderly close. */
   finish(): void;
-  /** Cut the other side off: socket, transmit ring. What was received stays readable. Idempotent. */
+  /** Close the socket and drop the transmit ring. The receive ring stays readable. Idempotent. */
   destroy(): void;
-  /** Behind destroy(), and when nobody reads any more: free the entry and the ring that it reads from. */
+  /** After destroy(), when nothing of the receive ring is in use any more: free the entry and that ring. */
   free(): void;
   ref(): void;
   unref(): void;
 }
 
-/** What a {@link Link} tells the connection above it. */
+/** What a {@link Link} reports to its connection. */
 export interface LinkOwner {
   /** There may be records in the receive ring. */
   onReadable(): void;
@@ -77,21 +77,22 @@ export interface LinkOwner {
    */
   onShutdownReceived(type: number, value: number): void;
   /**
-   * The peer has shown no sign of life for so long, in milliseconds; told again and again while that goes on, and with 0
-   * when it is over. Only of peers whose life can be seen, over shared memory.
+   * The peer has shown no sign of life for `ms` milliseconds. Called repeatedly while the silence lasts, and with 0 when
+   * it is over. Only over shared memory, where signs of life can be seen.
    */
   onSilence(ms: number): void;
+  /** Called once. */
   onEnded(end: LinkEnd): void;
 }
 
-/** What an attempt may do to the handshake that it is part of. */
+/** What an attempt may do in the handshake that it is part of. */
 export interface AttemptChannel {
   readonly role: 'connect' | 'accept';
-  /** Where the socket of the handshake really leads; undefined if it is gone already. */
+  /** The remote address of the handshake's socket; undefined if the socket is closed already. */
   readonly address: Peer['address'];
-  /** Send a STEP frame (`FRAME.STEP1` …). */
+  /** Send a STEP frame (`STEP.STEP1` …). */
   step(type: number, payload: Uint8Array): void;
-  /** We are ready: send ARCH_OK. Exactly once. */
+  /** This side is ready: send ARCH_OK. Exactly once. */
   ok(): void;
   /** Give up on this plugin: undo, send ARCH_NEXT; the connecting side then proposes its next one. */
   next(reason: string): void;
@@ -99,17 +100,17 @@ export interface AttemptChannel {
 
 /** One attempt of one plugin at one connection: from ARCH_REQ to ARCH_OK or ARCH_NEXT. */
 export interface Attempt {
-  /** A STEP frame of the other side. May throw: the attempt is then given up with the error's message. */
+  /** A STEP frame of the peer. May throw: the attempt is then given up with the error's message. */
   step(type: number, payload: Uint8Array): void;
-  /** The other side sent ARCH_OK: it is agreed. Call `channel.ok()` here if that has not been done. */
+  /** The peer sent ARCH_OK: the plugin is agreed. Calls `channel.ok()` if that has not been done. */
   agreed(): void;
   /** Undo whatever was set up. Idempotent; not called after `open`. */
   undo(): void;
-  /** The handshake is over: the socket and what arrived behind the last frame are the plugin's now. */
+  /** The handshake is over: the plugin owns the socket now, and `rest`, the bytes that came after the last frame. */
   open(socket: Socket, rest: Buffer): Link;
 }
 
-/** A proposal of the connecting side, one ARCH_REQ: a plugin may make several (one for each region). */
+/** A proposal of the connecting side: one ARCH_REQ. A plugin may make several (one for each region). */
 export interface Proposal {
   readonly plugin: Plugin;
   /** For people: `ivshmem (ivshmem0)`. */
@@ -122,85 +123,16 @@ export interface Plugin {
   readonly name: string;
   /** u32 that names the plugin on the wire. */
   readonly archId: number;
-  /** Default priority; the user's comes from `PSP_<NAME>`. */
+  /** Default priority; `PSP_<NAME>` overrides it. */
   readonly priority: number;
-  /** Whether its connections survive a migration of the process. None of the built-in ones do. */
+  /** Whether its connections survive a migration of the process: of the built-in plugins only those of `loop` do. */
   readonly migratable: boolean;
   /** Why it cannot be used in this process, or undefined. Asked before each handshake. */
   unavailable(): string | undefined;
-  /** What the connecting side proposes, best first. */
+  /** The proposals of the connecting side, best first. */
   proposals(): Proposal[];
   /** The accepting side received ARCH_REQ. Throws to refuse (ARCH_NEXT). */
   accept(channel: AttemptChannel): Attempt;
-  /** Let go of everything; no attempt is under way and no link is open. */
+  /** Release everything. No attempt is under way, and no link is open. */
   destroy(): void | Promise<void>;
-}
-
-/** A plugin with the priority that applies in a runtime. */
-export interface RankedPlugin {
-  readonly plugin: Plugin;
-  /** 0: disabled. Higher first. */
-  readonly priority: number;
-  /** Why it is disabled, if that is not the priority's doing. */
-  readonly masked?: string;
-}
-
-/** Why a plugin may not be used at all, or undefined: then {@link Plugin.unavailable} has the word. */
-export function disabled({ priority, masked }: RankedPlugin): string | undefined {
-  return masked ?? (priority <= 0 ? 'disabled' : undefined);
-}
-
-/** The plugins of one runtime, best first: by the user's priority, equal ones by the default priority. */
-export class PluginRegistry {
-  readonly #ranked: RankedPlugin[];
-
-  constructor(plugins: readonly RankedPlugin[]) {
-    this.#ranked = [...plugins].sort((a, b) => b.priority - a.priority || b.plugin.priority - a.plugin.priority);
-  }
-
-  /** All, disabled ones included, best first. */
-  get all(): readonly RankedPlugin[] {
-    return this.#ranked;
-  }
-
-  /** The plugin behind an ARCH_REQ, or why there is none. */
-  byArch(archId: number): Plugin | string {
-    const found = this.#ranked.find(({ plugin }) => plugin.archId === archId);
-    if (!found) return `no plugin with architecture id ${archId}`;
-    const reason = disabled(found) ?? found.plugin.unavailable();
-    return reason === undefined ? found.plugin : `${found.plugin.name}: ${reason}`;
-  }
-
-  /**
-   * The same plugins in the same order, of which those that the mask leaves out count as disabled. A priority of 0 stays
-   * what it is. The plugins belong to the registry that this was called on: it is the one to destroy.
-   * @throws ERR_ISTHMUS_INVALID_ARGUMENT for a name that no plugin has
-   */
-  masked({ only, add, delete: without }: PluginMask): PluginRegistry {
-    const names = this.#ranked.map(({ plugin }) => plugin.name);
-    for (const name of [...(only ?? []), ...(add ?? []), ...(without ?? [])]) {
-      if (names.includes(name)) continue;
-      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `there is no plugin '${name}', only ${names.join(', ')}`);
-    }
-    const allowed = new Set([...(only ?? names), ...(add ?? [])]);
-    for (const name of without ?? []) allowed.delete(name);
-    return new PluginRegistry(
-      this.#ranked.map((ranked) =>
-        allowed.has(ranked.plugin.name) ? ranked : { ...ranked, masked: 'masked for this endpoint' },
-      ),
-    );
-  }
-
-  /** Let every plugin go of what it holds. @returns what went wrong, for people: it keeps nobody from ending */
-  async destroy(): Promise<string[]> {
-    const ended = this.#ranked.map(async ({ plugin }) => {
-      try {
-        await plugin.destroy();
-        return [];
-      } catch (error) {
-        return [`plugin ${plugin.name} failed to let go: ${error instanceof Error ? error.message : String(error)}`];
-      }
-    });
-    return (await Promise.all(ended)).flat();
-  }
 }

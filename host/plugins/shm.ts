@@ -1,28 +1,28 @@
 /**
  * Plugin `shm`: processes of one user on one host, through a region file that the first of them creates and the last one
- * removes (core/lifecycle.ts).
+ * removes (region/shm-file.ts).
  *
- * Most runtimes never meet a neighbour, and reserving the blocks of a region takes a while. So it is attached when a
- * handshake wants it, which is one with an address of this host: the connecting side sends its STEP1 when it is
- * attached, and the accepting side answers when it is. It is let go of when the last connection over it has been gone for
- * a while. (Containers that have an address in common but not /dev/shm attach to different files, and find out by the
- * nonce, as with any region.)
+ * Most runtimes never meet another on their host, and reserving the blocks of a region takes a while. So the region is
+ * attached on demand, by a handshake with an address of this host: the connecting side sends its STEP1 when the region is
+ * attached, and the accepting side answers when it is. The plugin leaves the region some time after the last connection
+ * over it has ended. (Containers that share an address but not /dev/shm attach to different files; the nonce shows it, as
+ * with any copy.)
  */
 import type { Socket } from 'node:net';
-import { IsthmusError } from '../base/errors.js';
+import { IsthmusError, messageOf } from '../base/errors.js';
 import { isOwn } from '../base/network.js';
 import { mapperMissing } from '../native/native.js';
 import type { Region } from '../region/region.js';
 import { isCurrent, joinShm, leaveShm, leaveShmNow, shmPath } from '../region/shm-file.js';
 import { ARCH, type Attempt, type AttemptChannel, type Link, type Plugin, type Proposal } from './plugin.js';
-import { RegionAttempt, type RegionSource } from './region.js';
+import { RegionAttempt, type RegionSource } from './region-attempt.js';
 
-/** How long the region stays attached without a connection, in milliseconds: the next one may be about to come. */
-const LINGER = 1000;
-/** How long a failure to attach is believed, in milliseconds: on a full file system each try costs time. */
-const REFRAIN = 1000;
+/** How long the region stays attached without a connection: the next one may be about to come. */
+const LINGER_MS = 1000;
+/** How long the plugin does not try again after it failed to attach: on a full file system each try takes time. */
+const RETRY_AFTER_MS = 1000;
 
-/** One attachment, or its making, and those who use it. */
+/** One attachment, made or being made, and the number of its users. */
 interface Share {
   readonly ready: Promise<Region>;
   readonly abort: AbortController;
@@ -32,14 +32,14 @@ interface Share {
   linger: NodeJS.Timeout | undefined;
 }
 
-/** From the beginning of an attempt to the end of its connection. */
+/** The use of a share by one attempt, and by the connection that comes of it. */
 interface Lease {
   readonly ready: Promise<Region>;
   /** Idempotent. */
   release(): void;
 }
 
-/** Regions that are attached when the process ends without having closed its runtimes. */
+/** The attached regions: left at the exit of a process that has not closed its runtimes. */
 const open = new Set<Region>();
 
 function leaveAll(): void {
@@ -58,16 +58,15 @@ function left(region: Region): void {
 }
 
 function reasonOf(error: unknown): string {
-  if (error instanceof IsthmusError) return `${error.message} (${error.code})`;
-  return error instanceof Error ? error.message : String(error);
+  return error instanceof IsthmusError ? `${error.message} (${error.code})` : messageOf(error);
 }
 
-/** An attempt that may have to wait for its region. */
+/** An attempt that may have to wait until its region is attached. */
 class ShmAttempt implements Attempt {
   readonly #channel: AttemptChannel;
   readonly #lease: Lease;
   #inner: RegionAttempt | undefined;
-  /** Came before we were attached. */
+  /** A frame that came before the region was attached. */
   #early: { readonly type: number; readonly payload: Uint8Array } | undefined;
   #undone = false;
 
@@ -76,7 +75,7 @@ class ShmAttempt implements Attempt {
     this.#lease = lease;
     lease.ready
       .then((region) => this.#begin(region, source(region)))
-      // Without effect if it was undone meanwhile.
+      // Without effect if the attempt was undone meanwhile.
       .catch((error: unknown) => channel.next(reasonOf(error)));
   }
 
@@ -89,7 +88,7 @@ class ShmAttempt implements Attempt {
 
   step(type: number, payload: Uint8Array): void {
     if (this.#inner) this.#inner.step(type, payload);
-    // The accepting side never speaks first.
+    // The accepting side never sends the first frame.
     else if (this.#early || this.#channel.role === 'connect') throw new Error('an unexpected STEP frame');
     else this.#early = { type, payload: payload.slice() };
   }
@@ -112,17 +111,20 @@ class ShmAttempt implements Attempt {
 }
 
 export interface ShmPluginOptions extends Pick<RegionSource, 'ringSize' | 'guard'> {
-  /** Of the runtime, for people. */
+  /** The name of the runtime, for people. */
   readonly name: string;
   /** `PSP_SHM_NAME`. */
   readonly file: string;
-  /** Bytes of the region if we are the one to create it. */
+  /** Bytes of the region, if this process creates it. */
   readonly size: number;
-  /** How long attaching may wait for others, in milliseconds: of both sides together less than a handshake may take. */
+  /**
+   * How long attaching may wait for other processes, in milliseconds: of both sides together less than a handshake may
+   * take.
+   */
   readonly limit: number;
-  /** Called whenever a region was attached. */
+  /** Called when a region was attached. */
   readonly attached: (region: Region) => void;
-  /** Called before a region is let go of. @returns places in it that must keep their bytes */
+  /** Called before a region is left. @returns places in it that must keep their bytes */
   readonly leaving: (region: Region) => Parameters<Region['detach']>[0];
 }
 
@@ -133,14 +135,14 @@ export class ShmPlugin implements Plugin {
   readonly migratable = false;
   readonly #options: ShmPluginOptions;
   #path: string | undefined;
-  /** Where the next handshake gets its region. */
+  /** The share that the next handshake uses. */
   #current: Share | undefined;
-  /** That one, and those whose file was removed while connections went on. */
+  /** The current one, and those whose file was removed while connections through them went on. */
   readonly #shares = new Set<Share>();
-  /** Attachments that are being made or left. */
+  /** Shares that are being attached or left. */
   readonly #busy = new Set<Promise<unknown>>();
   #failure: { readonly reason: string; readonly until: number } | undefined;
-  /** Nothing is to be attached: for good, or until {@link restore}. */
+  /** Nothing may be attached: for good, or until {@link restore}. */
   #closed = false;
 
   constructor(options: ShmPluginOptions) {
@@ -153,7 +155,7 @@ export class ShmPlugin implements Plugin {
     return this.#path;
   }
 
-  /** What is attached now. */
+  /** The regions that are attached now. */
   regions(): Region[] {
     return [...this.#shares].flatMap(({ region }) => (region ? [region] : []));
   }
@@ -201,7 +203,7 @@ export class ShmPlugin implements Plugin {
   #share(): Share {
     const current = this.#current;
     if (current && (!current.region || isCurrent(current.region))) return current;
-    // Somebody has removed its file, or our slot: newcomers meet elsewhere, and its connections go on.
+    // The file was removed, or the slot taken away: newcomers meet in another file, and open connections go on.
     if (current?.users === 0) this.#end(current);
     const { name, size, limit, attached } = this.#options;
     const abort = new AbortController();
@@ -216,26 +218,26 @@ export class ShmPlugin implements Plugin {
     const share: Share = { ready, abort, region: undefined, users: 0, linger: undefined };
     this.#shares.add(share);
     this.#current = share;
-    this.#keep(
+    this.#track(
       ready.catch((error: unknown) => {
         this.#drop(share);
         if (!abort.signal.aborted) {
-          this.#failure = { reason: reasonOf(error), until: performance.now() + REFRAIN };
+          this.#failure = { reason: reasonOf(error), until: performance.now() + RETRY_AFTER_MS };
         }
       }),
     );
     return share;
   }
 
-  /** The last one who used it is gone. */
+  /** The last user of a share is gone. */
   #unused(share: Share): void {
     if (!this.#shares.has(share)) return;
     if (!share.region) {
-      // It may be too late for that, and then it is attached: it comes by here again.
-      share.abort.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'nobody wants the region any more'));
+      // If it is too late for that, the region gets attached, and this function is called again.
+      share.abort.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the region is not needed any more'));
       if (this.#current === share) this.#current = undefined;
     } else if (this.#current !== share) this.#end(share);
-    else share.linger = setTimeout(() => this.#end(share), LINGER).unref();
+    else share.linger = setTimeout(() => this.#end(share), LINGER_MS).unref();
   }
 
   #drop(share: Share): void {
@@ -244,31 +246,31 @@ export class ShmPlugin implements Plugin {
     if (this.#current === share) this.#current = undefined;
   }
 
-  /** Leave. */
+  /** Leave the region. */
   #end(share: Share): void {
     const { region } = share;
     if (!this.#shares.has(share)) return;
     this.#drop(share);
-    if (region) this.#keep(leaveShm(region, this.#options.leaving(region)).finally(() => left(region)));
+    if (region) this.#track(leaveShm(region, this.#options.leaving(region)).finally(() => left(region)));
   }
 
-  #keep(work: Promise<unknown>): void {
-    const kept = work.catch(() => {}).finally(() => this.#busy.delete(kept));
-    this.#busy.add(kept);
+  #track(work: Promise<unknown>): void {
+    const tracked = work.catch(() => {}).finally(() => this.#busy.delete(tracked));
+    this.#busy.add(tracked);
   }
 
-  /** Let go of everything, and remove the file if we are the last. Takes a second at most. */
+  /** Leave all regions, and remove the file if no other process uses it. Takes a second at most. */
   async close(): Promise<void> {
     this.#closed = true;
     for (const share of [...this.#shares]) {
       if (share.region) this.#end(share);
       else this.#unused(share);
     }
-    // What was being attached is left only when it is.
+    // A region that is being attached is left as soon as it is.
     while (this.#busy.size > 0) await Promise.all(this.#busy);
   }
 
-  /** Behind {@link close}: to be used again. */
+  /** After {@link close}: attach again on demand. */
   restore(): void {
     this.#closed = false;
     this.#failure = undefined;

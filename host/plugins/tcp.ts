@@ -1,17 +1,18 @@
 /**
- * `tcp`: what is always there. The socket of the handshake carries the messages (docs/protocol.md, "Phase 2: messages").
+ * Plugin `tcp`, which is always available. The socket of the handshake carries the messages (docs/protocol.md, "Phase 2:
+ * messages").
  */
 import type { Socket } from 'node:net';
 import { messageOf } from '../base/errors.js';
 import type { Core } from '../core/core.js';
 import { mapper } from '../native/native.js';
 import { ARCH, type Attempt, type AttemptChannel, type Plugin, type Proposal } from './plugin.js';
-import { StreamLink } from './stream.js';
+import { StreamLink } from './stream-link.js';
 
 /** pscom's options for its sockets, in the units of setsockopt(2). */
 export interface TcpOptions {
   readonly noDelay: boolean;
-  /** Bytes; 0: the kernel's own. */
+  /** Bytes; 0: the kernel's default. */
   readonly sendBuffer: number;
   readonly receiveBuffer: number;
   readonly ringSize: number;
@@ -19,7 +20,7 @@ export interface TcpOptions {
 }
 
 /**
- * The descriptor of a socket. Node keeps it in a handle of its own, which is not documented and may not be there.
+ * The descriptor of a socket. Node keeps it in a handle that is not documented and may not be there.
  * @internal
  */
 export function descriptorOf(socket: Socket): number | undefined {
@@ -34,10 +35,10 @@ export class TcpPlugin implements Plugin {
   readonly migratable = false;
   readonly #core: () => Core;
   readonly #options: TcpOptions;
-  /** It did not work, which was told, and it will not. */
-  #unsized = false;
+  /** Setting the buffer sizes failed and was logged: it would fail again. */
+  #bufferSizesFailed = false;
 
-  /** @param core gives the private core, made with the first use */
+  /** @param core returns the private core, which is created with the first use */
   constructor(core: () => Core, options: TcpOptions) {
     this.#core = core;
     this.#options = options;
@@ -61,7 +62,7 @@ export class TcpPlugin implements Plugin {
       undo() {},
       open: (socket, rest) => {
         socket.setNoDelay(noDelay);
-        this.#size(socket);
+        this.#setBufferSizes(socket);
         return new StreamLink(this.#core(), ringSize, socket, rest);
       },
     };
@@ -69,17 +70,17 @@ export class TcpPlugin implements Plugin {
 
   destroy(): void {}
 
-  /** The buffers are a matter of speed: without them the connection works as well. */
-  #size(socket: Socket): void {
+  /** Buffer sizes only matter for speed: without them the connection works as well. */
+  #setBufferSizes(socket: Socket): void {
     const { sendBuffer, receiveBuffer, log } = this.#options;
-    if ((sendBuffer === 0 && receiveBuffer === 0) || this.#unsized) return;
+    if ((sendBuffer === 0 && receiveBuffer === 0) || this.#bufferSizesFailed) return;
     try {
       const fd = descriptorOf(socket);
       if (fd !== undefined) mapper().setSocketBuffers(fd, sendBuffer, receiveBuffer);
-      // One that is gone already has none.
+      // A destroyed socket has no descriptor.
       else if (!socket.destroyed) throw new Error('this version of Node does not show the descriptors of its sockets');
     } catch (error) {
-      this.#unsized = true;
+      this.#bufferSizesFailed = true;
       log(`sendBuffer and receiveBuffer are not set: ${messageOf(error)}`);
     }
   }

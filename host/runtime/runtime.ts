@@ -31,13 +31,14 @@ import {
 } from '../endpoint/endpoint.js';
 import { takeRun } from '../memory/runs.js';
 import { RegionMemory } from '../memory/shared-memory.js';
+import { IvshmemPlugin } from '../plugins/ivshmem.js';
 import { LoopPlugin } from '../plugins/loop.js';
-import { ARCH, disabled, PluginRegistry, type RankedPlugin } from '../plugins/plugin.js';
-import { RegionPlugin } from '../plugins/region.js';
+import { disabled, PluginRegistry, type RankedPlugin } from '../plugins/registry.js';
 import { ShmPlugin } from '../plugins/shm.js';
+import type { StreamPlugin } from '../plugins/stream-plugin.js';
 import { TcpPlugin } from '../plugins/tcp.js';
-import { bindPlugins, type StreamPlugin } from '../plugins/third-party.js';
-import { Progress } from '../polling/poller.js';
+import { bindPlugins } from '../plugins/third-party.js';
+import { Poller } from '../polling/poller.js';
 import type { Region } from '../region/region.js';
 import { publish, type RegionIdentity } from './diagnostics.js';
 import { attachRegions, type Refused } from './discovery.js';
@@ -90,9 +91,9 @@ export class Runtime implements AsyncDisposable, Migratable {
   readonly #registry: PluginRegistry;
   readonly #loop: LoopPlugin;
   readonly #shm: ShmPlugin;
-  readonly #ivshmem: RegionPlugin;
+  readonly #ivshmem: IvshmemPlugin;
   readonly #migration: Migration;
-  readonly #progress: Progress;
+  readonly #poller: Poller;
   readonly #endpoints = new Set<Endpoint>();
   readonly #memories = new Set<RegionMemory>();
   readonly #host: EndpointHost;
@@ -117,12 +118,9 @@ export class Runtime implements AsyncDisposable, Migratable {
     // Every connect under way listens.
     setMaxListeners(0, this.#ending.signal);
     this.#log = log;
-    this.#progress = new Progress(config.wait);
+    this.#poller = new Poller(config.wait);
     this.#loop = new LoopPlugin();
-    this.#ivshmem = new RegionPlugin({
-      name: 'ivshmem',
-      archId: ARCH.ivshmem,
-      priority: 80,
+    this.#ivshmem = new IvshmemPlugin({
       ringSize: config.ringSize || undefined,
       guard: config.guard,
     });
@@ -155,7 +153,7 @@ export class Runtime implements AsyncDisposable, Migratable {
       log,
       registry: this.#registry,
       loop: this.#loop,
-      progress: this.#progress,
+      poller: this.#poller,
       ending: this.#ending.signal,
       privateCore: () => this.#private(),
       endpoints: this.#endpoints,
@@ -391,7 +389,7 @@ export class Runtime implements AsyncDisposable, Migratable {
 
   /** One bounded pass over all connections, for those who poll. True: there was something. */
   progress(): boolean {
-    return this.#progress.look(0);
+    return this.#poller.pollOnce(0);
   }
 
   /** Let the event loop run once: sockets, timers, the guards of connections. */
@@ -420,7 +418,7 @@ export class Runtime implements AsyncDisposable, Migratable {
       for (const connection of this.#open()) if (connection.state === 'suspended') connection.destroy();
     }
     await Promise.all([...this.#endpoints].map((endpoint) => endpoint.close({ timeout })));
-    this.#progress.stop();
+    this.#poller.stop();
     for (const region of this.#regions) region.detach(this.#leaving(region));
     await this.#shm.close();
     for (const connection of this.#open()) this.#ledger.leave(connection);

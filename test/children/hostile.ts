@@ -1,6 +1,6 @@
 /** The process that owns one end of a region and stores into it while a victim uses the other: hostile/region.test.ts. */
 import { setImmediate as turn } from 'node:timers/promises';
-import { type RuntimeConnection } from '../../host/connection/connection.js';
+import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { Runtime } from '../../host/runtime/runtime.js';
 import { L, mapInto, pattern, TestCore } from '../support/core.js';
 import { Hostile, READ, type RingPlace, SIZE } from '../support/hostile.js';

@@ -1,5 +1,5 @@
 /** The other processes of integration/messages.test.ts, by role. */
-import { type RuntimeConnection } from '../../host/connection/connection.js';
+import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { serveFar } from '../support/far.js';
 import { play, roleOptions, serve, tell } from '../support/process.js';

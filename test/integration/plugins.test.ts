@@ -22,7 +22,7 @@ import {
   type StreamPlugin,
   type StreamPluginDefinition,
   streamPlugin,
-} from '../../host/plugins/third-party.js';
+} from '../../host/plugins/stream-plugin.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { conformance } from '../support/conformance.js';
 import { pairsWith, serveFar } from '../support/far.js';

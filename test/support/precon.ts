@@ -5,13 +5,8 @@ import { type AcceptingOptions, AcceptingPrecon } from '../../host/handshake/acc
 import { type ConnectingOptions, ConnectingPrecon } from '../../host/handshake/connecting.js';
 import type { PreconOutcome } from '../../host/handshake/outcome.js';
 import type { Precon, PreconOptions } from '../../host/handshake/precon.js';
-import {
-  type Attempt,
-  type AttemptChannel,
-  type Plugin,
-  PluginRegistry,
-  type Proposal,
-} from '../../host/plugins/plugin.js';
+import type { Attempt, AttemptChannel, Plugin, Proposal } from '../../host/plugins/plugin.js';
+import { PluginRegistry } from '../../host/plugins/registry.js';
 
 /** Cut bytes at random places, into at least one piece. */
 export function cut(bytes: Buffer, random: (n: number) => number): Buffer[] {

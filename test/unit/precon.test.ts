@@ -11,7 +11,8 @@ import {
   FRAME,
   FrameDecoder,
 } from '../../host/handshake/frames.js';
-import { type AttemptChannel, PluginRegistry } from '../../host/plugins/plugin.js';
+import type { AttemptChannel } from '../../host/plugins/plugin.js';
+import { PluginRegistry } from '../../host/plugins/registry.js';
 import {
   ALICE,
   acceptingSide,

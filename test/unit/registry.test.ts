@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert';
 import type { PluginMask } from '../../host/api/peer.js';
 import { IsthmusError } from '../../host/base/errors.js';
 import { preferences } from '../../host/handshake/preferences.js';
-import { PluginRegistry } from '../../host/plugins/plugin.js';
+import { PluginRegistry } from '../../host/plugins/registry.js';
 import { acceptingSide, connectingSide, deliver, FakePlugin, fakeTcp } from '../support/precon.js';
 import { timebox } from '../support/timebox.js';
 

@@ -3,13 +3,13 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Wait } from '../../host/config/config.js';
-import { LoopWaiter, type Rest } from '../../host/polling/idle-strategy.js';
+import { EventLoopIdleStrategy, type TrySleep } from '../../host/polling/idle-strategy.js';
 import { timebox } from '../support/timebox.js';
 
 /** A waiter without connections, with counts of its calls. */
-function waiter(wait: Wait, rest: ReturnType<Rest>) {
+function waiter(wait: Wait, rest: ReturnType<TrySleep>) {
   const seen = { passes: 0, spins: 0, rests: 0, there: false };
-  const made = new LoopWaiter(
+  const made = new EventLoopIdleStrategy(
     wait,
     (rounds) => {
       seen.passes++;

@@ -15,9 +15,11 @@ import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
 import { encodeArchReq, encodeConInfo, encodeFrame, encodeVersion, FRAME } from '../../host/handshake/frames.js';
 import { mapperMissing } from '../../host/native/native.js';
-import { PluginRegistry, STEP } from '../../host/plugins/plugin.js';
-import { RegionPlugin } from '../../host/plugins/region.js';
-import { bindPlugins, streamPlugin } from '../../host/plugins/third-party.js';
+import { IvshmemPlugin } from '../../host/plugins/ivshmem.js';
+import { STEP } from '../../host/plugins/plugin.js';
+import { PluginRegistry } from '../../host/plugins/registry.js';
+import { streamPlugin } from '../../host/plugins/stream-plugin.js';
+import { bindPlugins } from '../../host/plugins/third-party.js';
 import { attachRegions } from '../../host/runtime/discovery.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { capture, split } from '../support/captures.js';
@@ -159,7 +161,7 @@ test(
       ['alice', 'bob'].map((name) => attachRegions({ patterns: path, pci: false, roots: only('').uio }, name)),
     );
     const registries = attached.map(({ regions }) => {
-      const ivshmem = new RegionPlugin({ name: 'ivshmem', archId: 220, priority: 80, guard: true, ringSize: 4096 });
+      const ivshmem = new IvshmemPlugin({ guard: true, ringSize: 4096 });
       ivshmem.use(regions, missing?.message);
       const plugins = [ivshmem, careless(), fakeTcp()];
       return new PluginRegistry(plugins.map((plugin) => ({ plugin, priority: plugin.priority })));

@@ -1,9 +1,9 @@
 /**
- * A connection over any byte stream: what phase 2 of the wire protocol does with a socket, `tcp` does with this, and so
- * does every plugin of a third party.
+ * A link over any byte stream, in the format of phase 2 of the wire protocol: for the sockets of `tcp`, and for the streams
+ * of third-party plugins.
  *
- * The connection has two entries in the private core: the near one is the application's, the far one this pump's. What
- * the near one sends, the pump drains into the stream; what the stream brings, the pump decodes into the near one's ring.
+ * The link has two entries in the private core: the near one belongs to the connection, the far one to this link. It
+ * drains what the near one sends into the stream, and decodes what the stream brings into the near one's ring.
  */
 import type { Duplex } from 'node:stream';
 import { IsthmusError } from '../base/errors.js';
@@ -12,16 +12,16 @@ import { openPair } from '../core/private.js';
 import type { Guard } from './guard.js';
 import type { Link, LinkEnd, LinkOwner } from './plugin.js';
 
-/** Most bytes that are put together for one write. */
-const BATCH = 65536;
-/** How long a closed stream may take to send what it was given, in milliseconds. */
-const LINGER = 5000;
-/** How long a stream may be silent after the end of its guard, in milliseconds. */
-const SILENCE = 2000;
+/** Records are gathered into one write up to this size. */
+const MAX_WRITE_BYTES = 65536;
+/** How long a closed stream may take to send what it was given. */
+const MAX_LINGER_MS = 5000;
+/** How long a stream may bring nothing after the end of its guard. */
+const MAX_UNGUARDED_MS = 2000;
 const NO_REST = Buffer.alloc(0);
 
-/** What a socket has, and a stream may have. */
-interface Handled {
+/** Methods of a socket that another stream may lack. */
+interface Referenced {
   ref?(): unknown;
   unref?(): unknown;
 }
@@ -31,47 +31,47 @@ export class StreamLink implements Link {
   readonly index: number;
   readonly polled = false;
   readonly #far: number;
-  readonly #stream: Duplex & Handled;
+  readonly #stream: Duplex & Referenced;
   readonly #guard: Guard | undefined;
   #owner: LinkOwner | undefined;
-  /** Came, and did not fit into the ring yet. */
+  /** Received bytes that did not fit into the ring yet. */
   #rest: Buffer;
-  /** A message without a body has come, and its record did not fit yet. */
-  #due = false;
-  #flushing = false;
-  #feeding = false;
+  /** A message without a body was received, and its record did not fit into the ring yet. */
+  #emptyMessageDue = false;
+  #flushScheduled = false;
+  #feedScheduled = false;
   #blocked = false;
   #finishing = false;
   #inputEnded = false;
   #lost: { readonly cause: Error | undefined } | undefined;
   #ended = false;
   #destroyed = false;
-  /** The guard is gone, and the stream has its time to end as well. */
-  #silence: NodeJS.Timeout | undefined;
-  /** Something came since that was looked at. */
-  #heard = false;
+  /** The guard has ended, and the stream has some time to end as well. */
+  #unguardedTimer: NodeJS.Timeout | undefined;
+  /** Whether something was received since this was set to false. */
+  #received = false;
 
   /**
-   * @param stream half-open: its end does not end what we write. Takes it over.
+   * @param stream half-open: the end of its readable side does not end the writable side. The link takes it over.
    * @param rest what was read from it already
-   * @param guard makes the guard, if the stream is not the socket of the handshake
-   * @throws ERR_ISTHMUS_NO_CONNECTIONS, ERR_ISTHMUS_NO_FRAMES: the stream is still the caller's then
+   * @param guard creates the guard, if the stream is not the socket of the handshake
+   * @throws ERR_ISTHMUS_NO_CONNECTIONS, ERR_ISTHMUS_NO_FRAMES: the stream still belongs to the caller then
    */
   constructor(
     core: Core,
     ringSize: number,
     stream: Duplex,
     rest: Buffer,
-    guard?: (over: (bye: boolean) => void) => Guard,
+    guard?: (onEnd: (bye: boolean) => void) => Guard,
   ) {
     [this.index, this.#far] = openPair(core, ringSize);
     this.core = core;
     this.#stream = stream;
     this.#rest = rest;
-    this.#guard = guard?.(() => this.#unguarded());
+    this.#guard = guard?.(() => this.#onGuardEnd());
     stream.on('data', (chunk: Buffer) => {
-      this.#heard = true;
-      // There is a rest only until the owner comes: a stream whose bytes do not fit is paused, and gives nothing.
+      this.#received = true;
+      // There is a rest only until the link is started: a stream whose bytes do not fit is paused.
       this.#rest = this.#rest.length ? Buffer.concat([this.#rest, chunk]) : chunk;
       this.#feed();
     });
@@ -95,21 +95,21 @@ export class StreamLink implements Link {
   }
 
   committed(): void {
-    if (this.#flushing || this.#blocked) return;
-    // At the end of this turn, so that many small messages share a write.
-    this.#flushing = true;
+    if (this.#flushScheduled || this.#blocked) return;
+    // At the end of this turn, so that many small messages share one write.
+    this.#flushScheduled = true;
     process.nextTick(() => {
-      this.#flushing = false;
+      this.#flushScheduled = false;
       this.#flush();
     });
   }
 
   released(): void {
-    if (this.#feeding || (this.#rest.length === 0 && !this.#due)) return;
-    // Later: the one who released is still at the message in front of those that would come now.
-    this.#feeding = true;
+    if (this.#feedScheduled || (this.#rest.length === 0 && !this.#emptyMessageDue)) return;
+    // Later: the caller is still busy with the message before those that would come now.
+    this.#feedScheduled = true;
     process.nextTick(() => {
-      this.#feeding = false;
+      this.#feedScheduled = false;
       this.#feed();
     });
   }
@@ -127,17 +127,17 @@ export class StreamLink implements Link {
     this.core.call.lose(this.index);
     this.core.call.dropTransmit(this.index);
     this.core.call.free(this.#far);
-    clearTimeout(this.#silence);
+    clearTimeout(this.#unguardedTimer);
     this.#guard?.destroy();
     const stream = this.#stream;
     if (!this.#finishing || stream.destroyed || stream.writableFinished) {
       stream.destroy();
       return;
     }
-    // What was handed to the stream still has to leave, but not for ever.
+    // What was handed to the stream still has to leave, within a limit.
     if (!stream.writableEnded) stream.end();
     stream.once('finish', () => stream.destroy());
-    const timer = setTimeout(() => stream.destroy(), LINGER).unref();
+    const timer = setTimeout(() => stream.destroy(), MAX_LINGER_MS).unref();
     stream.once('close', () => clearTimeout(timer));
   }
 
@@ -155,19 +155,19 @@ export class StreamLink implements Link {
     this.#guard?.unref();
   }
 
-  /** Ring → stream. */
+  /** From the ring to the stream. */
   #flush(): void {
     if (this.#destroyed) return;
     const { call, bytes, words, layout } = this.core;
     // Room for the largest record, whatever the capacity.
     const record = (call.ringCapacity(this.#far) >> layout.RECORD_SHIFT) + layout.RECORD_EXTRA;
-    const most = Math.max(BATCH, record);
+    const maxBytes = Math.max(MAX_WRITE_BYTES, record);
     let wrote = false;
     while (!this.#blocked) {
-      // With the headers of the records, so a little more than is sent.
+      // Includes the headers of the records, so a little more than is sent.
       const pending = call.unread(this.index);
       if (pending <= 0) break;
-      const batch = Buffer.allocUnsafe(Math.min(pending, most));
+      const batch = Buffer.allocUnsafe(Math.min(pending, maxBytes));
       let length = 0;
       for (;;) {
         const offset = call.drain(this.#far);
@@ -189,25 +189,25 @@ export class StreamLink implements Link {
     }
   }
 
-  /** @returns as the stream's own: whether it takes more */
+  /** @returns as `write` of the stream: whether it takes more */
   #write(bytes: Buffer): boolean {
     try {
       return this.#stream.write(bytes);
     } catch (error) {
-      // A stream that somebody has written himself may throw what it should say to the callback.
+      // A stream of an application's own may throw what it should pass to the callback.
       this.#stream.destroy(error instanceof Error ? error : new Error(String(error)));
       return false;
     }
   }
 
-  /** Stream → ring. */
+  /** From the stream to the ring. */
   #feed(): void {
     if (this.#destroyed || !this.#owner) return;
     const { call, bytes, words, layout } = this.core;
     let rest = this.#rest;
     let published = false;
     let full = false;
-    while (rest.length > 0 || this.#due) {
+    while (rest.length > 0 || this.#emptyMessageDue) {
       const offset = call.decode(this.#far, rest.length);
       if (offset === NOTHING) {
         full = true;
@@ -217,7 +217,7 @@ export class StreamLink implements Link {
         this.#rest = NO_REST;
         this.#end({
           kind: 'lost',
-          error: new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', 'bytes behind the end of the stream'),
+          error: new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', 'bytes after the end-of-stream message'),
         });
         this.#stream.destroy();
         return;
@@ -226,14 +226,14 @@ export class StreamLink implements Link {
       bytes.set(rest.subarray(0, length), offset);
       rest = rest.subarray(length);
       const flags = call.decoded(this.#far, length);
-      this.#due = (flags & layout.DECODED_EMPTY) !== 0;
+      this.#emptyMessageDue = (flags & layout.DECODED_EMPTY) !== 0;
       if (flags & layout.DECODED_RECORD) published = true;
     }
     this.#rest = rest.length ? rest : NO_REST;
     if (full) this.#stream.pause();
     else if (this.#stream.isPaused()) this.#stream.resume();
     if (published) this.#owner.onReadable();
-    if (this.#rest.length > 0 || this.#due) return;
+    if (this.#rest.length > 0 || this.#emptyMessageDue) return;
     if (this.#inputEnded) this.#endOfInput();
     else if (this.#lost) this.#lose(undefined);
   }
@@ -241,7 +241,7 @@ export class StreamLink implements Link {
   #endOfInput(): void {
     const { call, layout } = this.core;
     const state = call.state(this.#far);
-    // The far end stands for the peer: it has "sent" an EOF when one was decoded.
+    // The far entry stands for the peer: it has "sent" an EOF when one was decoded.
     if (state === layout.STATE_CLOSING || state === layout.STATE_CLOSED) {
       this.#end({ kind: 'peer-closed' });
     } else {
@@ -250,27 +250,27 @@ export class StreamLink implements Link {
   }
 
   /**
-   * The guard has ended, in order or not. What the peer had sent may still be under way, and the stream's own end tells
-   * more; but not every stream finds out that there is nobody any more.
+   * The guard has ended, in order or not. What the peer sent may still be under way, and the end of the stream itself says
+   * more; but not every stream notices that the peer is gone.
    */
-  #unguarded(): void {
+  #onGuardEnd(): void {
     if (this.#ended || this.#destroyed) return;
-    this.#heard = false;
-    this.#silence = setTimeout(() => {
-      // What has arrived meanwhile is handled first: this process may have been stopped.
+    this.#received = false;
+    this.#unguardedTimer = setTimeout(() => {
+      // What arrived meanwhile is handled first: this process may have been stopped.
       setImmediate(() => {
-        // Nobody reads at the moment, or there is more.
-        if (this.#heard || this.#stream.isPaused()) this.#unguarded();
+        // More was received, or the application does not read at the moment.
+        if (this.#received || this.#stream.isPaused()) this.#onGuardEnd();
         else this.#lose(undefined);
       });
-    }, SILENCE).unref();
+    }, MAX_UNGUARDED_MS).unref();
   }
 
   #lose(cause: Error | undefined): void {
     if (this.#ended || !this.#owner) return;
     this.#lost ??= { cause };
-    // What came before is still to be delivered, when there is room for it.
-    if (this.#rest.length || this.#due) return;
+    // What came before is delivered first, when there is room for it.
+    if (this.#rest.length || this.#emptyMessageDue) return;
     const { call, layout } = this.core;
     const state = this.#destroyed ? layout.STATE_BROKEN : call.state(this.#far);
     if (state === layout.STATE_CLOSING || state === layout.STATE_CLOSED) {

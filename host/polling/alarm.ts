@@ -1,0 +1,71 @@
+/** A timer for the pauses between polls: in microseconds where the native addon is there, else in milliseconds. */
+import { closeSync } from 'node:fs';
+import { mapper, mapperMissing, type Watch } from '../native/native.js';
+
+/** Calls its callback once, some time later. Keeps no process alive. */
+export interface Alarm {
+  /** In milliseconds from now; replaces the time that was set before. */
+  set(milliseconds: number): void;
+  clear(): void;
+  close(): void;
+}
+
+/** Node's timer: a millisecond at least. */
+class CoarseAlarm implements Alarm {
+  readonly #callback: () => void;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(callback: () => void) {
+    this.#callback = callback;
+  }
+
+  set(milliseconds: number): void {
+    this.clear();
+    this.#timer = setTimeout(this.#callback, Math.max(1, milliseconds)).unref();
+  }
+
+  clear(): void {
+    clearTimeout(this.#timer);
+  }
+
+  close(): void {
+    this.clear();
+  }
+}
+
+/** A timerfd in the event loop: microseconds. */
+class FineAlarm implements Alarm {
+  readonly #fd: number;
+  readonly #watch: Watch;
+
+  constructor(callback: () => void) {
+    const native = mapper();
+    this.#fd = native.createTimer();
+    this.#watch = native.watchCounter(this.#fd, callback);
+  }
+
+  set(milliseconds: number): void {
+    mapper().setTimer(this.#fd, Math.round(milliseconds * 1000));
+  }
+
+  clear(): void {
+    mapper().setTimer(this.#fd, 0);
+  }
+
+  close(): void {
+    this.#watch.close();
+    closeSync(this.#fd);
+  }
+}
+
+/** The finest alarm that there is: the coarse one without the addon, and when the process is out of descriptors. */
+export function newAlarm(callback: () => void): Alarm {
+  if (mapperMissing() === undefined) {
+    try {
+      return new FineAlarm(callback);
+    } catch {
+      // Out of descriptors.
+    }
+  }
+  return new CoarseAlarm(callback);
+}
