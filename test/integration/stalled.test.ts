@@ -197,7 +197,7 @@ function main(): void {
         assert.equal(seenAtOther, []);
         assert.is(lines.length, 2, lines.join('\n'));
         const who = `warning: isthmus\\[${child.pid}\\] over ${plugin} is`;
-        assert.match(lines[0]!, new RegExp(`^${who} stalled: no sign of life of it for \\d+ ms$`));
+        assert.match(lines[0]!, new RegExp(`^${who} stalled: no sign of life for \\d+ ms$`));
         assert.match(lines[1]!, new RegExp(`^${who} back after \\d+ ms$`));
 
         // One that is being closed is not stalled, and does not recover.
