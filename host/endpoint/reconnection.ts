@@ -51,6 +51,11 @@ export class Reconnection {
     clearTimeout(this.#limit);
   }
 
+  /** Promises that wait for the connection. */
+  get waiting(): number {
+    return this.#waiting.size;
+  }
+
   /** Wait until the connection is up, without a limit. */
   untilUp(): Promise<void> {
     return new Promise((resolve) => this.#waiting.add(resolve));
