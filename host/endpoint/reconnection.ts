@@ -20,11 +20,10 @@ export class Reconnection {
   readonly #waiting = new Set<() => void>();
   #limit: NodeJS.Timeout | undefined;
 
-  constructor(connection: RuntimeConnection, address: ParsedAddress, local: ConInfo, peerId: bigint | undefined) {
+  constructor(connection: RuntimeConnection, address: ParsedAddress, local: ConInfo) {
     this.connection = connection;
     this.address = address;
     this.local = local;
-    this.peerId = peerId;
   }
 
   /** Whether the connection has been up. */

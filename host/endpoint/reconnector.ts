@@ -63,7 +63,7 @@ export class Reconnector {
 
   /** An on-demand connection. */
   add(connection: RuntimeConnection, address: ParsedAddress, local: ConInfo): void {
-    this.#entries.set(connection, new Reconnection(connection, address, local, undefined));
+    this.#entries.set(connection, new Reconnection(connection, address, local));
   }
 
   /** A connection is suspended: from here on it comes up again by itself. */
@@ -73,7 +73,7 @@ export class Reconnector {
     const address = { host: peer.address.host, port: suspension.peerPort, name: peer.name };
     let entry = this.#entries.get(connection);
     if (!entry) {
-      entry = new Reconnection(connection, address, route.ends.local, peer.id);
+      entry = new Reconnection(connection, address, route.ends.local);
       this.#entries.set(connection, entry);
     }
     entry.peerId = peer.id;
@@ -148,7 +148,7 @@ export class Reconnector {
   }
 
   #effortEnded(entry: Reconnection, effort: AbortController): void {
-    if (entry.effort === effort) entry.effort = undefined;
+    entry.effort = undefined;
     // It was given up for a suspension that is over already: begin again.
     if (effort.signal.aborted && !this.#held && this.#entries.get(entry.connection) === entry) this.release();
   }

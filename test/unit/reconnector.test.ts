@@ -398,6 +398,19 @@ check('without counts the peer is a C program: the link is not confirmed', async
   bed.assertIdle();
 });
 
+check('a suspended peer is called at the port that it has told last', async (bed) => {
+  const connection = bed.onDemand(GREATER);
+  bed.bringUp(connection);
+  bed.dialer.call.resolve(bed.connected(connection).real);
+  await turn();
+  connection.suspension.peerPort = 7300;
+  connection.suspend(true);
+  assert.is(bed.dialer.call.where, '10.0.0.2:7300');
+  connection.close();
+  await turn();
+  bed.assertIdle();
+});
+
 check('one effort at a time', async (bed) => {
   const connection = bed.onDemand(GREATER);
   bed.bringUp(connection);
@@ -683,6 +696,24 @@ check('released: an effort of this process that the peer waits for, even one tha
   bed.reconnector.hold();
   bed.reconnector.release();
   assert.is(bed.dialer.calls.length, 2, 'up since: it is not owed any more');
+  connection.close();
+  bed.assertIdle();
+});
+
+check('released: an effort that has ended is not owed, although its link was another one', async (bed) => {
+  const connection = bed.suspended(GREATER, false);
+  await bed.asked('back-connect', connection);
+  bed.reconnector.hold();
+  await turn();
+  bed.reconnector.release();
+  // The call of the peer comes first, and is given up again; that of this side has ended meanwhile.
+  bed.peerConnects(connection);
+  bed.dialer.call.resolve(bed.connected(connection).real);
+  await turn();
+  connection.revert();
+  bed.reconnector.hold();
+  bed.reconnector.release();
+  assert.ok(bed.dialer.idle);
   connection.close();
   bed.assertIdle();
 });
@@ -1043,7 +1074,7 @@ test(
     using clock = new FakeClock();
     const address = { host: '10.0.0.2', port: 7200, name: SMALLER };
     const connection = { linked: false } as unknown as RuntimeConnection;
-    const entry = new Reconnection(connection, address, LOCAL, undefined);
+    const entry = new Reconnection(connection, address, LOCAL);
     const { signal, abort } = (() => {
       const controller = new AbortController();
       return { signal: controller.signal, abort: () => controller.abort(error('ERR_ISTHMUS_CLOSED')) };
