@@ -23,13 +23,9 @@ export type { Level, Log } from './base/log.js';
 export { BorrowedMessage, Message } from './base/message.js';
 export type { MqttOptions } from './control/broker.js';
 export type { Address } from './endpoint/address.js';
-export {
-  type ConnectionHandler,
-  type ConnectOptions,
-  Endpoint,
-  type Listening,
-  type ListenOptions,
-} from './endpoint/endpoint.js';
+export type { ConnectionHandler } from './endpoint/connections.js';
+export { type ConnectOptions, Endpoint } from './endpoint/endpoint.js';
+export type { Listening, ListenOptions } from './endpoint/listeners.js';
 export type { BroadcastOptions, Group, GroupCallOptions, GroupOptions } from './messaging/group.js';
 export type {
   PostReceiveOptions,
@@ -39,7 +35,7 @@ export type {
   ReceiveRequest,
   Request,
   SendRequest,
-} from './messaging/requests.js';
+} from './messaging/request.js';
 export { STEP } from './plugins/plugin.js';
 export {
   type StreamAttempt,

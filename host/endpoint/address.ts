@@ -1,23 +1,23 @@
-/** Addresses: what an application writes, and which of them are this machine's. */
+/** Addresses: the text that an application passes, and which addresses belong to this machine. */
 import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { IsthmusError } from '../base/errors.js';
-import { isOwn, ownAddress } from '../base/network.js';
+import { isOwn } from '../base/network.js';
 
 /**
- * Where to connect to: `host:port` or `[host]:port`, at once; `host:port@name`, when the first message is sent
- * (on-demand: both sides listen and know each other's address and name); or its parts.
+ * Where to connect to. `host:port` or `[host]:port`: connect at once. `host:port@name`: connect when the first message is
+ * sent (on-demand; both sides listen, and each knows the other's address and name). Or the parts of either.
  */
 export type Address = string | { readonly host: string; readonly port: number; readonly name?: string | undefined };
 
 export interface ParsedAddress {
   readonly host: string;
   readonly port: number;
-  /** What the endpoint there calls itself, of an on-demand connection. */
+  /** Name of the peer's endpoint, for an on-demand connection. */
   readonly name: string | undefined;
 }
 
-/** Addresses that stand for all of this machine's. */
+/** Addresses that stand for all addresses of this machine. */
 const ANY = new Set(['0.0.0.0', '::']);
 
 /** @throws ERR_ISTHMUS_INVALID_ARGUMENT */
@@ -27,7 +27,7 @@ export function parseAddress(address: Address): ParsedAddress {
   if (typeof host === 'string' && host !== '' && isPort(port) && nameFits) return { host, port, name };
   throw new IsthmusError(
     'ERR_ISTHMUS_INVALID_ARGUMENT',
-    `'${typeof address === 'string' ? address : JSON.stringify(address)}' is not an address: host:port is wanted, as 127.0.0.1:7100, or host:port@name`,
+    `'${typeof address === 'string' ? address : JSON.stringify(address)}' is not an address: host:port is required, for example 127.0.0.1:7100, or host:port@name`,
   );
 }
 
@@ -41,29 +41,17 @@ function isPort(port: unknown): port is number {
   return Number.isInteger(port) && (port as number) >= 1 && (port as number) <= 65535;
 }
 
-/** IPv4 address for CON_INFO: the one that is listened on, or one of those that others are to be told (`PSP_NETWORK`). */
-export function announcedAddress(host: string | undefined, networks: string): string {
-  return host !== undefined && isIP(host) === 4 && !ANY.has(host) ? host : ownAddress(networks);
-}
-
-/** IP addresses of a host; none if there is no such host. */
+/** IP addresses of a host; none if the host is unknown. */
 export async function addressesOf(host: string): Promise<string[]> {
   if (isIP(host)) return [host];
   try {
     return (await lookup(host, { all: true })).map(({ address }) => address);
   } catch {
-    return []; // Whoever connects has a better error for it.
+    return []; // The connect that follows reports it better.
   }
 }
 
-/** Whether who listens on `listening` hears what is sent to one of `ips`. */
-export function hears(listening: string, ips: readonly string[]): boolean {
+/** Whether a listener at the local address `listening` accepts connections to one of `ips`. */
+export function accepts(listening: string, ips: readonly string[]): boolean {
   return ips.some((ip) => ip === listening || (ANY.has(listening) && isOwn(ip)));
-}
-
-/** The first 8 bytes of a name, as CON_INFO has it; not cut within a character. */
-export function wireName(name: string): string {
-  const bytes = new Uint8Array(8);
-  const { written } = new TextEncoder().encodeInto(name, bytes);
-  return new TextDecoder().decode(bytes.subarray(0, written));
 }

@@ -1,199 +1,171 @@
 /**
- * Connections that come up by themselves: on-demand ones, whose first message brings them up, and those that were
- * suspended (docs/protocol.md, "On-demand connections" and "Suspending and coming back").
+ * Connections that come up by themselves: on-demand ones with their first message, and suspended ones when the process
+ * resumes (docs/protocol.md, phase 1).
  *
- * The side whose own name is lower or equal connects; the one whose own name is greater asks the other to, and waits.
- * Who has been up is known by the id of its end, which it keeps for life; a name counts only before that, since several
- * connections may carry one name, and somebody else may by now listen on that port.
+ * The side with the smaller or equal name dials. The side with the greater name asks the peer to dial, and waits. A
+ * connection that has been up is known by the id of its end, which it keeps for life. A name counts only before that:
+ * several connections may carry one name, and another process may listen on that port by now.
  */
+
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ConInfo, Peer } from '../api/peer.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
+import type { Config } from '../config/config.js';
 import type { RuntimeConnection } from '../connection/connection.js';
-import { askListener } from '../handshake/ask-listener.js';
+import type { ConfirmRole } from '../connection/link-lifetime.js';
 import type { Connected } from '../handshake/attach.js';
-import type { DialOptions } from '../handshake/dial.js';
 import type { OnDemandAnswer, OnDemandRequest } from '../handshake/outcome.js';
 import type { ParsedAddress } from './address.js';
+import { discard } from './connected.js';
+import type { Connections } from './connections.js';
+import type { Dialer } from './dialer.js';
+import type { Listeners } from './listeners.js';
+import { compareNames, Reconnection } from './reconnection.js';
 
-/** What an endpoint does for them. */
-export interface OnDemandHost {
-  /** Options of a connect that are the same for all. */
-  dialOptions(): Omit<DialOptions, 'host' | 'port' | 'local'>;
-  dial(address: ParsedAddress, options: Omit<DialOptions, 'host' | 'port'>): Promise<Connected>;
-  /** Whether the peer could reach us. */
-  readonly listens: boolean;
-  /** How long one may wait for the other, in milliseconds. */
-  readonly timeoutMs: number;
-  /** The same for one that was suspended: its peer may be in the middle of a migration. */
-  readonly resumeTimeoutMs: number;
-  open(connection: RuntimeConnection, connected: Connected, up: () => void, confirm?: 'initiator' | 'responder'): void;
-  /** The connection whose peer has that id, if it is being suspended and still has its link. */
-  suspending(peerId: bigint): RuntimeConnection | undefined;
-  /** The peer of that id wants to be heard. @returns whether there is such a connection */
-  hurried(peerId: bigint): boolean;
+export interface ReconnectorOptions {
+  readonly dialer: Pick<Dialer, 'options' | 'dial' | 'askBack'>;
+  readonly listeners: Pick<Listeners, 'size'>;
+  readonly connections: Pick<Connections, 'resume' | 'linkedTo' | 'suspendingTo'>;
+  readonly config: Pick<Config, 'handshakeTimeout' | 'resumeTimeout'>;
   readonly log: Log;
 }
 
-interface Entry {
-  readonly connection: RuntimeConnection;
-  /** Where the peer listens; port 0: nowhere, it has to come to us. */
-  address: ParsedAddress;
-  /** Our end, its id for life. */
-  readonly local: ConInfo;
-  /** The id of the other end, once it has been up. */
-  peerId: bigint | undefined;
-  /** What is under way to bring it up. */
-  effort: AbortController | undefined;
-  /** It was given up for a suspension of this process: the other side may wait for it, and does not ask again. */
-  cut: boolean;
-  /** Ends the wait of one that was suspended. */
-  limit: NodeJS.Timeout | undefined;
-  /** Those who wait until it is up. */
-  readonly waiting: Set<() => void>;
-}
+/** Time for this side to let go of its end of a link, when the peer is already back. */
+const MAX_RELEASE_MS = 10_000;
+/** Pauses between tries to reach a peer that is migrating: the first one, and the longest. */
+const MIN_PAUSE_MS = 5;
+const MAX_PAUSE_MS = 1000;
+/** Times that a peer of the same name may refuse a call in favour of its own call, which does not come. */
+const MAX_REFUSALS = 5;
+/** Time for a migrating peer to accept: a try that was lost with a host should not last long. */
+const CONNECT_TIMEOUT_MS = 3000;
 
-/** How long a peer may take to let go of its end of a link, in milliseconds, when the other is already back. */
-const LET_GO = 10_000;
-/** The longest pause between two tries to reach a peer that is migrating, in milliseconds. */
-const MAX_PAUSE = 1000;
-const FIRST_PAUSE = 5;
-/** How often a peer of our own name may refuse a call in favour of one that does not come. */
-const REFUSALS = 5;
-/** How long such a peer may take to accept, in milliseconds: a try that got lost with a host should not last long. */
-const CONNECT_TIME = 3000;
-
-export class OnDemand {
-  readonly #host: OnDemandHost;
-  readonly #entries = new Map<RuntimeConnection, Entry>();
-  /** Nothing is brought up: the process is suspended, or about to be. */
+export class Reconnector {
+  readonly #dialer: ReconnectorOptions['dialer'];
+  readonly #listeners: ReconnectorOptions['listeners'];
+  readonly #connections: ReconnectorOptions['connections'];
+  /** Time for a peer to connect. */
+  readonly #connectMs: number;
+  /** Time for the peer of a suspended connection, which may be in the middle of a migration. */
+  readonly #resumeMs: number;
+  readonly #log: Log;
+  readonly #entries = new Map<RuntimeConnection, Reconnection>();
+  /** The process is suspended, or about to be: nothing is brought up. */
   #held = false;
 
-  constructor(host: OnDemandHost) {
-    this.#host = host;
+  constructor({ dialer, listeners, connections, config, log }: ReconnectorOptions) {
+    this.#dialer = dialer;
+    this.#listeners = listeners;
+    this.#connections = connections;
+    this.#connectMs = config.handshakeTimeout;
+    this.#resumeMs = config.resumeTimeout;
+    this.#log = log;
   }
 
+  /** An on-demand connection. */
   add(connection: RuntimeConnection, address: ParsedAddress, local: ConInfo): void {
-    this.#add(connection, address, local, undefined);
-  }
-
-  #add(connection: RuntimeConnection, address: ParsedAddress, local: ConInfo, peerId: bigint | undefined): Entry {
-    const entry: Entry = {
-      connection,
-      address,
-      local,
-      peerId,
-      effort: undefined,
-      cut: false,
-      limit: undefined,
-      waiting: new Set(),
-    };
-    this.#entries.set(connection, entry);
-    return entry;
+    this.#entries.set(connection, new Reconnection(connection, address, local));
   }
 
   /** A connection is suspended: from here on it comes up again by itself. */
-  suspended(connection: RuntimeConnection, address: ParsedAddress, local: ConInfo): void {
-    const { peer } = connection;
-    const entry = this.#entries.get(connection) ?? this.#add(connection, address, local, peer.id);
+  onSuspended(connection: RuntimeConnection): void {
+    const { peer, shutdown, route } = connection;
+    if (!route.ends || !peer.address) return; // Both ends are in this process.
+    const address = { host: peer.address.host, port: shutdown.peerPort, name: peer.name };
+    let entry = this.#entries.get(connection);
+    if (!entry) {
+      entry = new Reconnection(connection, address, route.ends.local);
+      this.#entries.set(connection, entry);
+    }
     entry.peerId = peer.id;
     entry.address = address;
-    // Whoever asked for the suspension comes back; the other one waits, but not for ever.
-    if (!connection.shutdown.asked) this.#limit(entry);
-  }
-
-  #limit(entry: Entry): void {
-    const { resumeTimeoutMs } = this.#host;
-    clearTimeout(entry.limit);
-    entry.limit = setTimeout(() => {
-      entry.connection.fail(
-        new IsthmusError(
-          'ERR_ISTHMUS_RESUME_TIMEOUT',
-          `the peer was suspended and has not come back in ${resumeTimeoutMs} ms`,
-        ),
-      );
-    }, resumeTimeoutMs).unref();
+    // The side that asked for the suspension comes back. The other side waits, but not for ever.
+    if (!shutdown.asked) entry.startLimit(this.#resumeMs);
+    // Unless held: the suspension has been given up, and this connection let go too late for it.
+    else this.bringUp(connection);
   }
 
   remove(connection: RuntimeConnection): void {
     const entry = this.#entries.get(connection);
     if (!entry) return;
     this.#entries.delete(connection);
-    clearTimeout(entry.limit);
+    entry.clearLimit();
     entry.effort?.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed'));
   }
 
-  /** Give up what is under way, and begin nothing, until {@link release}. (suspend.pml: hold) */
+  // ─── suspending the process ────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Give up the efforts under way, and begin none, until {@link release}. (suspend.pml: hold) */
   hold(): void {
     this.#held = true;
     for (const entry of this.#entries.values()) {
       const { connection, effort } = entry;
       if (!effort) continue;
       effort.abort(new IsthmusError('ERR_ISTHMUS_SUSPEND', 'the process is being suspended'));
-      entry.cut = true;
+      entry.interrupted = true;
       connection.lifecycle.raise('hold');
     }
   }
 
-  /** Bring up what this side has suspended, what has something to send, and what was being brought up when it was held. */
+  /** Bring up connections that this side has suspended, that have messages to send, or whose effort was given up. */
   release(): void {
     this.#held = false;
-    // Those first for whom somebody waits.
     const all = [...this.#entries.values()];
+    // Those with messages to send first.
     all.sort((a, b) => Number(b.connection.wantsToSend) - Number(a.connection.wantsToSend));
-    for (const { connection, cut } of all) {
+    for (const { connection, interrupted } of all) {
       if (connection.linked) continue;
-      if (cut || (connection.state === 'connecting' ? connection.wantsToSend : connection.shutdown.asked)) {
-        this.bringUp(connection);
-      }
+      const wanted = connection.state === 'connecting' ? connection.wantsToSend : connection.shutdown.asked;
+      if (interrupted || wanted) this.bringUp(connection);
     }
   }
 
-  /** Those that this side brings up at the moment. */
+  /** For each effort under way: settles when its connection is up. */
   coming(): Promise<unknown>[] {
-    return [...this.#entries.values()].flatMap((entry) =>
-      entry.effort && !entry.connection.linked ? [new Promise<void>((resolve) => entry.waiting.add(resolve))] : [],
-    );
+    return [...this.#entries.values()]
+      .filter((entry) => entry.effort && !entry.connection.linked)
+      .map((entry) => entry.untilUp());
   }
 
-  /** The connection has something to send, or is to come back. (suspend.pml: bring_up) */
+  // ─── efforts of this side ──────────────────────────────────────────────────────────────────────────────────────────
+
+  /** The connection has a message to send, or is to come back. (suspend.pml: bring_up) */
   bringUp(connection: RuntimeConnection): void {
     const entry = this.#entries.get(connection);
     if (!entry || entry.effort || this.#held) return;
     const effort = new AbortController();
     entry.effort = effort;
-    entry.cut = false;
-    const again = entry.peerId !== undefined;
+    entry.interrupted = false;
     connection.lifecycle.raise('dial');
-    (again ? this.#comeBack(entry, effort.signal) : this.#bringUp(entry, effort.signal, this.#host.timeoutMs)).then(
-      () => this.#settled(entry, effort),
+    const done = entry.again ? this.#resume(entry, effort.signal) : this.#try(entry, effort.signal, this.#connectMs);
+    done.then(
+      () => this.#effortEnded(entry, effort),
       (error: unknown) => {
-        this.#settled(entry, effort);
+        this.#effortEnded(entry, effort);
         if (effort.signal.aborted) return;
         if (this.#entries.has(connection) && !connection.linked) connection.fail(asError(error));
       },
     );
   }
 
-  #settled(entry: Entry, effort: AbortController): void {
-    if (entry.effort === effort) entry.effort = undefined;
-    // One that was given up for a suspension, and is to be tried again.
+  #effortEnded(entry: Reconnection, effort: AbortController): void {
+    entry.effort = undefined;
+    // It was given up for a suspension that is over already: begin again.
     if (effort.signal.aborted && !this.#held && this.#entries.get(entry.connection) === entry) this.release();
   }
 
   /**
-   * Reach a peer that may be on its way to another host: neither tries nor a silent handshake are counted, only time.
-   * (A suspended peer accepts, and answers when it is resumed.)
+   * Reach a peer that may be on its way to another host: only time is limited, neither the number of tries nor that of
+   * silent handshakes. (A suspended peer accepts the TCP connection, and answers when it is resumed.)
    */
-  async #comeBack(entry: Entry, signal: AbortSignal): Promise<void> {
-    const { resumeTimeoutMs, log } = this.#host;
-    const until = performance.now() + resumeTimeoutMs;
-    this.#limit(entry);
-    let refused = 0;
-    for (let pause = FIRST_PAUSE; ; pause = Math.min(pause * 2, MAX_PAUSE)) {
+  async #resume(entry: Reconnection, signal: AbortSignal): Promise<void> {
+    const end = performance.now() + this.#resumeMs;
+    entry.startLimit(this.#resumeMs);
+    let refusals = 0;
+    for (let pause = MIN_PAUSE_MS; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
       try {
-        await this.#bringUp(entry, signal, Math.max(1, until - performance.now()));
+        await this.#try(entry, signal, Math.max(1, end - performance.now()));
         return;
       } catch (error) {
         signal.throwIfAborted();
@@ -202,97 +174,71 @@ export class OnDemand {
         const again =
           code === 'ERR_ISTHMUS_CONNECT' ||
           code === 'ERR_ISTHMUS_HANDSHAKE_TIMEOUT' ||
-          // Between two of one name: its own call counted, and it was suspended before that came.
-          (code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && sameName(entry) && ++refused < REFUSALS);
-        if (!again || performance.now() > until) throw error;
-        log('info', `cannot reach ${entry.address.host}:${entry.address.port} yet: ${(error as Error).message}`);
+          // Equal names: the call of the peer counted, and the peer was suspended before it came.
+          (code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && entry.order === 0 && ++refusals < MAX_REFUSALS);
+        if (!again || performance.now() > end) throw error;
+        const { host, port } = entry.address;
+        this.#log('info', `cannot reach ${host}:${port} yet: ${(error as Error).message}`);
         await sleep(pause, undefined, { signal }).catch(() => {});
       }
     }
   }
 
-  async #bringUp(entry: Entry, signal: AbortSignal, timeoutMs: number): Promise<void> {
-    const { address, local, connection, peerId } = entry;
-    const { host, port } = address;
-    const again = peerId !== undefined;
+  async #try(entry: Reconnection, signal: AbortSignal, timeoutMs: number): Promise<void> {
+    const { address, local, connection, again, order } = entry;
+    const common = this.#dialer.options();
+    const both = common.signal ? AbortSignal.any([common.signal, signal]) : signal;
     const options = {
-      ...this.#host.dialOptions(),
+      ...common,
       local,
       handshakeTimeoutMs: timeoutMs,
       counts: connection.counts,
-      ...(again ? { retry: 0, connectTimeoutMs: CONNECT_TIME } : {}),
+      signal: both,
+      ...(again ? { retry: 0, connectTimeoutMs: CONNECT_TIMEOUT_MS } : {}),
     };
-    const { signal: ending } = options;
-    const both = ending ? AbortSignal.any([ending, signal]) : signal;
-    const order = compareNames(local.name, address.name as string);
-    if (port === 0) {
-      // It has said that it listens nowhere: it has to come.
+    if (address.port === 0) {
+      // The peer listens nowhere: it has to connect.
     } else if (order <= 0) {
       try {
-        const connected = await this.#host.dial(address, { ...options, demand: true, signal: both });
-        if (this.#entries.get(connection) !== entry || connection.linked) {
-          connected.attempt.undo();
-          connected.socket.destroy();
-        } else {
-          this.#up(entry, connected, 'initiator');
-        }
+        const connected = await this.#dialer.dial(address, { ...options, demand: true });
+        if (this.#entries.get(connection) !== entry || connection.linked) discard(connected);
+        else this.#up(entry, connected, 'initiator');
         return;
       } catch (error) {
-        // Two of one name may call each other at the same moment: one of them refuses, and its own call comes.
+        // Two ends of equal names may call each other at the same moment: one call is refused, the other one comes.
         const refused = error instanceof IsthmusError && error.code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED';
-        if ((order < 0 && !again) || !refused || !this.#host.listens) throw error;
-        await this.#comesUp(entry, both, this.#host.timeoutMs).catch((late) => {
+        if ((order < 0 && !again) || !refused || this.#listeners.size === 0) throw error;
+        await entry.untilPeerConnects(both, this.#connectMs).catch((late) => {
           throw again ? error : late;
         });
         return;
       }
     } else {
-      if (!this.#host.listens) {
+      const { host, port, name } = address;
+      if (this.#listeners.size === 0) {
         throw new IsthmusError(
           'ERR_ISTHMUS_CONNECT',
-          `'${local.name}' is greater than '${address.name}', so ${host}:${port} has to connect to us; call listen() first`,
+          `'${local.name}' is greater than '${name}', so ${host}:${port} has to connect to this endpoint; call listen() first`,
         );
       }
-      await askListener({ ...options, host, port, signal: both });
+      await this.#dialer.askBack({ ...options, host, port });
     }
-    await this.#comesUp(entry, both, timeoutMs);
+    await entry.untilPeerConnects(both, timeoutMs);
   }
 
-  /** Wait, bounded, until the other side has connected. */
-  #comesUp(entry: Entry, signal: AbortSignal, timeoutMs: number): Promise<void> {
-    const { connection, address, waiting } = entry;
-    if (connection.linked) return Promise.resolve();
-    return new Promise((resolve, reject) => {
-      const over = (settle: () => void) => {
-        clearTimeout(timer);
-        waiting.delete(up);
-        signal.removeEventListener('abort', aborted);
-        settle();
-      };
-      const up = () => over(resolve);
-      const aborted = () => over(() => reject(signal.reason));
-      const timer = setTimeout(() => {
-        over(() =>
-          reject(
-            new IsthmusError(
-              'ERR_ISTHMUS_CONNECT',
-              `${address.host}:${address.port} said that it would connect to us, and did not in ${Math.round(timeoutMs)} ms`,
-            ),
-          ),
-        );
-      }, timeoutMs);
-      waiting.add(up);
-      signal.addEventListener('abort', aborted, { once: true });
-      if (signal.aborted) aborted();
-    });
-  }
+  // ─── efforts of the peer ───────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Somebody asks for one of ours. (suspend.pml: asked_for) @returns undefined: there is none */
+  /** A peer asks for a connection of this endpoint. (suspend.pml: asked_for) @returns undefined: there is none */
   asked(request: OnDemandRequest): OnDemandAnswer | undefined | Promise<OnDemandAnswer | undefined> {
-    if (request.kind === 'drain') return this.#host.hurried(request.peer.id) ? {} : undefined;
-    // It may be faster in coming back than we are in letting go.
-    const leaving = this.#host.suspending(request.peer.id);
-    return leaving ? letsGo(leaving).then(() => this.#answer(request)) : this.#answer(request);
+    const { kind, peer } = request;
+    if (kind === 'drain') {
+      const connection = this.#connections.linkedTo(peer.id);
+      connection?.onDrainRequested();
+      return connection && {};
+    }
+    // The peer may come back before this side has let go.
+    const leaving = this.#connections.suspendingTo(peer.id);
+    return leaving ? untilReleased(leaving).then(() => this.#answer(request)) : this.#answer(request);
   }
 
   /** suspend.pml: back_connect, answer. */
@@ -301,111 +247,81 @@ export class OnDemand {
     if (!entry) return undefined;
     const { connection, local } = entry;
     if (kind === 'back-connect') {
-      // Our own call may be under way, or even through.
+      // The call of this side may be under way, or even done.
       if (!connection.linked || connection.lifecycle.unconfirmed) this.bringUp(connection);
       return { local };
     }
-    // Who comes again has given up what has not begun.
+    // A peer that calls again has given up the link that has not begun.
     connection.revert();
     if (connection.linked) return undefined;
-    // Both of one name call each other: the call of the smaller id counts.
-    const calling = entry.effort !== undefined && sameName(entry);
+    // Equal names, and both call: the call of the smaller id counts.
+    const calling = entry.effort !== undefined && entry.order === 0;
     return calling && local.id < peer.id ? undefined : { local, counts: connection.counts };
   }
 
-  #find(peer: Peer): Entry | undefined {
-    let named: Entry | undefined;
+  #find(peer: Peer): Reconnection | undefined {
+    let named: Reconnection | undefined;
     for (const entry of this.#entries.values()) {
-      if (entry.peerId !== undefined) {
+      if (entry.again) {
         if (entry.peerId === peer.id) return entry;
       } else if (compareNames(entry.address.name as string, peer.name) === 0) {
-        // Rather one that is expected.
+        // Of several, one that this side is bringing up.
         if (!named || (entry.effort && !named.effort)) named = entry;
       }
     }
     return named;
   }
 
-  /** A handshake on our listener ended well. (suspend.pml: agreed) @returns whether it was for one of ours */
+  /** A handshake of a listener has ended well. (suspend.pml: agreed) @returns whether it was for a connection of these */
   agreed(connected: Connected): boolean {
     for (const entry of this.#entries.values()) {
       if (entry.local.id !== connected.local.id) continue;
-      entry.connection.revert();
-      if (entry.connection.linked || entry.connection.state === 'closed') {
-        connected.attempt.undo();
-        connected.socket.destroy();
-      } else {
-        this.#up(entry, connected, 'responder');
-      }
+      const { connection } = entry;
+      connection.revert();
+      if (connection.linked || connection.state === 'closed') discard(connected);
+      else this.#up(entry, connected, 'responder');
       return true;
     }
     return false;
   }
 
   /** suspend.pml: up. */
-  #up(entry: Entry, connected: Connected, role: 'initiator' | 'responder'): void {
+  #up(entry: Reconnection, connected: Connected, role: ConfirmRole): void {
     const { connection } = entry;
     const { counts, peer } = connected;
-    clearTimeout(entry.limit);
-    const again = entry.peerId !== undefined;
+    entry.clearLimit();
+    const refuse = (text: string) => {
+      discard(connected);
+      connection.fail(new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', text));
+    };
+    const { again } = entry;
     if (again && entry.peerId !== peer.id) {
-      connected.attempt.undo();
-      connected.socket.destroy();
-      connection.fail(
-        new IsthmusError(
-          'ERR_ISTHMUS_PEER_PROTOCOL',
-          `somebody else answers where '${peer.name}' was: the peer is gone`,
-        ),
-      );
+      refuse(`another process answers at the address of '${peer.name}': the peer is gone`);
       return;
     }
     entry.peerId = peer.id;
-    const mine = connection.counts;
-    if (again && counts && (counts.received !== mine.sent || counts.sent !== mine.received)) {
-      connected.attempt.undo();
-      connected.socket.destroy();
-      connection.fail(
-        new IsthmusError(
-          'ERR_ISTHMUS_PEER_PROTOCOL',
-          `messages were lost in a suspension: ${mine.sent} sent of which the peer has ${counts.received}, ${mine.received} received of ${counts.sent}`,
-        ),
+    const own = connection.counts;
+    if (again && counts && (counts.received !== own.sent || counts.sent !== own.received)) {
+      refuse(
+        `messages were lost in a suspension: of ${own.sent} sent the peer has ${counts.received}; ` +
+          `of ${counts.sent} sent by the peer this side has ${own.received}`,
       );
       return;
     }
-    const up = () => {
-      entry.cut = false;
-      for (const waiting of [...entry.waiting]) waiting();
-      entry.waiting.clear();
-    };
-    // C says nothing of the kind, and does not give up either.
-    this.#host.open(connection, connected, up, counts ? role : undefined);
+    // The C implementation sends no counts, does not confirm, and does not give a link up.
+    this.#connections.resume(connection, connected, () => entry.up(), counts ? role : undefined);
   }
 }
 
-/** Wait, bounded, until a connection that is being suspended has let go of its link. */
-async function letsGo(connection: RuntimeConnection): Promise<void> {
-  const until = performance.now() + LET_GO;
+/** Wait, up to a limit, until a connection that is being suspended has let go of its link. */
+async function untilReleased(connection: RuntimeConnection): Promise<void> {
+  const end = performance.now() + MAX_RELEASE_MS;
   const { link } = connection;
-  // It may be up again, by its own call, before this looks.
-  while (connection.link === link && connection.state !== 'closed' && performance.now() < until) {
+  // A call of this side may bring the connection up again before this looks: the link is another one then.
+  while (connection.link === link && connection.state !== 'closed' && performance.now() < end) {
     connection.progress();
     if (connection.link === link) await sleep(1);
   }
-}
-
-function sameName({ local, address }: Entry): boolean {
-  return compareNames(local.name, address.name as string) === 0;
-}
-
-/** Names by their bytes, as C compares them: the first 8, NUL-padded. */
-function compareNames(a: string, b: string): number {
-  return Buffer.compare(nameBytes(a), nameBytes(b));
-}
-
-function nameBytes(name: string): Buffer {
-  const bytes = Buffer.alloc(8);
-  bytes.write(name, 'utf8');
-  return bytes;
 }
 
 function asError(error: unknown): IsthmusError {

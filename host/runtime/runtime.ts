@@ -20,15 +20,10 @@ import { createPrivateCore } from '../core/private.js';
 import { WAYS } from '../device/backing.js';
 import type { UioRoots } from '../device/uio.js';
 import type { Address } from '../endpoint/address.js';
-import {
-  type ConnectionHandler,
-  type ConnectOptions,
-  Endpoint,
-  type EndpointEvents,
-  type EndpointHost,
-  type Listening,
-  type ListenOptions,
-} from '../endpoint/endpoint.js';
+import type { ConnectionHandler } from '../endpoint/connections.js';
+import { type ConnectOptions, Endpoint } from '../endpoint/endpoint.js';
+import type { Listening, ListenOptions } from '../endpoint/listeners.js';
+import type { EndpointContext, EndpointEvents } from '../endpoint/state.js';
 import { takeRun } from '../memory/runs.js';
 import { RegionMemory } from '../memory/shared-memory.js';
 import { IvshmemPlugin } from '../plugins/ivshmem.js';
@@ -96,7 +91,7 @@ export class Runtime implements AsyncDisposable, Migratable {
   readonly #poller: Poller;
   readonly #endpoints = new Set<Endpoint>();
   readonly #memories = new Set<RegionMemory>();
-  readonly #host: EndpointHost;
+  readonly #host: EndpointContext;
   readonly #ledger = new Ledger();
   readonly #control: ControlSocket | undefined;
   readonly #mqtt: Membership | undefined;
@@ -438,7 +433,7 @@ export class Runtime implements AsyncDisposable, Migratable {
       resumed: (connection) => publish(this, 'isthmus:connection:resume', () => ({ connection })),
       silence: (connection, event, silence) =>
         publish(this, `isthmus:connection:${event}`, () => ({ connection, silence })),
-      gone: (connection) => this.#ledger.leave(connection),
+      released: (connection) => this.#ledger.leave(connection),
       listening: (address) => publish(this, 'isthmus:listen', () => ({ ...address })),
       failed: (role, address, error) => publish(this, 'isthmus:handshake:failed', () => ({ role, address, error })),
     };

@@ -6,7 +6,7 @@ import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import type { IsthmusError } from '../../host/base/errors.js';
 import type { Endpoint } from '../../host/endpoint/endpoint.js';
-import type { ReceiveRequest } from '../../host/messaging/requests.js';
+import type { ReceiveRequest } from '../../host/messaging/request.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { rejection } from '../support/outcomes.js';
 import { chosen } from '../support/process.js';

@@ -187,7 +187,7 @@ function main(): void {
         assert.equal(seenAtOther, []);
         assert.is(lines.length, 2, lines.join('\n'));
         const peer = `warning: isthmus\\[${child.pid}\\] over ${plugin} is`;
-        assert.match(lines[0]!, new RegExp(`^${peer} stalled: no sign of life of it for \\d+ ms$`));
+        assert.match(lines[0]!, new RegExp(`^${peer} stalled: no sign of life for \\d+ ms$`));
         assert.match(lines[1]!, new RegExp(`^${peer} back after \\d+ ms$`));
 
         // A connection that is being closed is not stalled, and does not recover.

@@ -1,6 +1,6 @@
 /** The far end of the conformance suite in a process of its own, and connections to it. */
 import { setTimeout as pause } from 'node:timers/promises';
-import type { ListenOptions } from '../../host/endpoint/endpoint.js';
+import type { ListenOptions } from '../../host/endpoint/listeners.js';
 import type { Runtime } from '../../host/runtime/runtime.js';
 import { type Callee, serve } from './calls.js';
 import { callFar, type Far, FarEnd, type Pair } from './conformance.js';
