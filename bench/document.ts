@@ -1,6 +1,6 @@
 /** The part of docs/performance.md that a whole run writes. */
 import { readFileSync, writeFileSync } from 'node:fs';
-import { bytes, duration, rate } from '../host/cli/support/output.js';
+import { bytes, duration, rate } from '../host/cli/support/units.js';
 import { quantity, reliableTail } from './report.js';
 import type { Results, TransportResult } from './results.js';
 

@@ -1,5 +1,5 @@
 /** What the project wants to reach, and where a run stands. Each goal compares numbers of that run with each other. */
-import { bytes, duration, rate } from '../host/cli/support/output.js';
+import { bytes, duration, rate } from '../host/cli/support/units.js';
 import type { Goal, Measure, TransportResult } from './results.js';
 
 const ratio = (value: number) => `${value.toFixed(2)} x`;

@@ -1,6 +1,6 @@
 /**
  * Isthmus, through its public API and as the README tells to use it: whoever polls looks in a bounded loop and lets the
- * event loop turn at bounded intervals. host/cli/support/pingpong.ts does it the same way.
+ * event loop turn at bounded intervals. host/cli/support/ping.ts does it the same way.
  */
 import { pathToFileURL } from 'node:url';
 import type * as Library from '../../host/index.js';

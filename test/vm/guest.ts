@@ -132,7 +132,7 @@ export class Guest {
 
   /** How many events there were: `since` for those that must come after this. */
   get told(): number {
-    return this.#qmp.told;
+    return this.#qmp.eventCount;
   }
 
   /** Waits until QEMU has told of it, since the beginning or since then. */
