@@ -28,7 +28,7 @@ import { printable } from './support/table.js';
 const COMMANDS: readonly [group: string, ...((program: Command, exit: Exit) => void)[]][] = [
   ['Try it:', addDemo, addPp, addPipe],
   ['Regions and devices:', addServer, addRegion, addDevice],
-  ['What is there, and what happens:', addInfo, addDoctor, addPs, addInspect, addDebug],
+  ['Inspection:', addInfo, addDoctor, addPs, addInspect, addDebug],
   ['Migration:', addSuspend, addResume, addStatus, addMigrate, addBroker],
 ];
 
@@ -42,6 +42,7 @@ function programOf(exit: Exit, output: OutputConfiguration): Command {
     program.commandsGroup(group);
     for (const add of commands) add(program, exit);
   }
+  program.commandsGroup('Help:').helpCommand('help [command]', 'display help for command');
   return withExamples(
     program,
     `

@@ -21,7 +21,7 @@ export function addDebug(program: Command): void {
   const command = program
     .command('debug')
     .summary('set the log level of a running runtime')
-    .description('Set the log level of a running runtime, which PSP_DEBUG has set when the runtime was created.')
+    .description(`Set the log level of a running runtime, at first that of PSP_DEBUG (${SETTINGS.debug.meaning}).`)
     .argument('<ID>', TARGET)
     .argument('<LEVEL>', `0 to 10, or one of ${Object.keys(WORDS).join(', ')} (0 to 4)`, level);
   withExamples(

@@ -21,10 +21,10 @@ export interface Verdict extends Verification {
 
 async function check(view: Onlooker): Promise<Verdict> {
   const { path, size } = view;
-  let told = false;
+  let announced = false;
   const { state, looks, counts, findings } = await verify(view, (_, left) => {
-    if (told || left === 0 || !process.stderr.isTTY) return;
-    told = true;
+    if (announced || left === 0 || !process.stderr.isTTY) return;
+    announced = true;
     printError(`${counted(left, 'finding')} in the first pass; reading again for a second to see which of them stay\n`);
   });
   const consistent = findings.every(({ severity }) => severity !== 'error');
@@ -60,7 +60,11 @@ function renderCounts({ slots, extents, frames, runs, records, grants }: Counts)
       [
         'runs',
         runs.total,
-        parts({ rings: runs.rings, 'memory of applications': runs.memory, 'with one half released': runs.loose }),
+        parts({
+          [runs.rings === 1 ? 'ring' : 'rings']: runs.rings,
+          'memory of applications': runs.memory,
+          'with one half released': runs.loose,
+        }),
       ],
       ['records', records.total, records.total > 0 ? `${bytes(records.bytes)} in rings` : ''],
       ['grants', grants.total, ''],

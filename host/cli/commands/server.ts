@@ -139,7 +139,10 @@ function jsonReporter({ path, origin, stranded }: Keeper, size: number): Reporte
 
 // ─── the server ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Notify systemd, if it started the server: units that wait for it, such as VMs, can start. Node.js has no Unix datagram sockets. */
+/**
+ * Notify systemd, if it started the server: units that wait for it, such as VMs, can start. By a program, because Node.js
+ * has no Unix datagram sockets.
+ */
 function notifySystemd(state: string): void {
   if (process.env['NOTIFY_SOCKET'] === undefined) return;
   // Not awaited: a failure does not stop the server, and systemd has its own limit.

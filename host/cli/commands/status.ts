@@ -8,6 +8,7 @@ import { type Exit, withExamples } from '../support/help.js';
 import { print, printJson } from '../support/output.js';
 import { renderTable } from '../support/table.js';
 import { elapsed } from '../support/units.js';
+import { Waiter } from '../support/waiter.js';
 import { type HostOptions, withHost } from './steering.js';
 
 const COLUMNS = [
@@ -32,19 +33,13 @@ const isOnline = (status: Status | undefined): boolean => status !== undefined &
 /** The statuses that the broker has; with `--pid`, once these processes are online or the time is over. */
 async function collect(options: HostOptions): Promise<ReadonlyMap<string, Status>> {
   const { pid, wait = 0, host } = options;
-  let wake = () => {};
-  const watcher = await Watcher.open({ ...brokerOf(options), host, log: brokerLog, status: () => wake() });
+  const waiter = new Waiter();
+  const watcher = await Watcher.open({ ...brokerOf(options), host, log: brokerLog, status: () => waiter.wake() });
   const missing = () => pid?.some((id) => !isOnline(watcher.statuses.get(id)));
   try {
     const end = performance.now() + wait * 1000;
     while (missing() && performance.now() < end) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, Math.max(1, end - performance.now()));
-        wake = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
+      await waiter.wait(end - performance.now());
     }
     return watcher.statuses;
   } finally {

@@ -1,4 +1,4 @@
-/** What `isthmus suspend` and `isthmus resume` have in common: processes of a host through a broker, or one runtime without. */
+/** `isthmus suspend` and `isthmus resume`: all processes of a host through a broker, or one runtime of this user without. */
 import { hostname } from 'node:os';
 import type { Command } from 'commander';
 import { ask } from '../../control/client.js';

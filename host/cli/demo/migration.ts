@@ -170,7 +170,7 @@ export async function showMigration(run: DemoRun): Promise<void> {
     await stream(run);
     await compare(peers);
   } finally {
-    // Before the broker, to which they say that they end.
+    // Before the broker, to which they publish that they end.
     await Promise.all(started.map((peer) => peer.end()));
     await steering?.close();
     await broker.close();

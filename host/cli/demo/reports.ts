@@ -45,7 +45,7 @@ export async function* orders<T>(): AsyncGenerator<T> {
   for await (const line of createInterface({ input: process.stdin })) yield JSON.parse(line) as T;
 }
 
-/** Aborted when the demo wants this process to end, or has ended. */
+/** Aborted when the demo ends this process, or has ended itself. */
 export function endOfInput(): AbortSignal {
   const controller = new AbortController();
   process.stdin.on('close', () => controller.abort('end of input')).resume();

@@ -28,7 +28,7 @@ export async function diagnose(roots: DoctorRoots = {}): Promise<Finding[]> {
   const uio = discoverUio(roots);
   const pci = setting('pci') ? discoverPci(roots) : [];
   const files = discoverPosix(String(setting('regions')));
-  const ours = [...uio, ...pci].filter(({ refused }) => refused?.code !== 'ERR_ISTHMUS_REGION_FOREIGN');
+  const devices = [...uio, ...pci].filter(({ refused }) => refused?.code !== 'ERR_ISTHMUS_REGION_FOREIGN');
   const absent = none(
     'device',
     'no ivshmem device: this is not a VM, or the VM has none',
@@ -41,7 +41,7 @@ export async function diagnose(roots: DoctorRoots = {}): Promise<Finding[]> {
     checkProcessors(proc),
     ...checkAddresses(proc),
     ...checkSharedMemory(setting),
-    ...(ours.length === 0 ? [absent] : []),
+    ...(devices.length === 0 ? [absent] : []),
     ...uio.flatMap((candidate) => checkDevice(candidate, 'uio', roots)),
     ...pci.flatMap((candidate) => checkDevice(candidate, 'pci', roots)),
     ...files.flatMap(({ path, backing, refused }) =>

@@ -4,10 +4,11 @@ import type { MqttOptions } from '../../control/broker.js';
 import type { Feedback, Status } from '../../control/payload.js';
 import { Watcher } from '../../control/watcher.js';
 import { brokerLog } from './broker-options.js';
+import { Waiter } from './waiter.js';
 
 export type RequestKind = 'suspend' | 'resume';
 
-/** How long a command waits for answers unless told otherwise: longer than a suspension may take (10 s), so that its failure is reported. */
+/** Default time to wait for answers: more than a suspension may take (10 s), so that its failure is reported. */
 export const DEFAULT_WAIT_S = 15;
 
 /** A process that is expected to answer. */
@@ -26,7 +27,7 @@ export interface Participant {
 
 export const isSettled = ({ answer, reason }: Participant): boolean => answer !== undefined || reason !== undefined;
 
-/** Offline by the will that it left at the broker: it did not say goodbye. */
+/** Offline by its will message: the connection to the broker was lost, not closed. */
 const isLost = ({ state, since }: Status): boolean => state === 'offline' && since === null;
 
 export interface AskOptions {
@@ -53,7 +54,7 @@ class Round {
   readonly #askedAt = performance.now();
   /** The connection to the broker was lost meanwhile: answers may be missing, and the statuses count instead. */
   #reconnected = false;
-  #wake = () => {};
+  readonly #waiter = new Waiter();
 
   constructor(watcher: Watcher, kind: RequestKind, options: AskOptions) {
     this.#watcher = watcher;
@@ -85,7 +86,7 @@ class Round {
     if (isSettled(participant)) return;
     Object.assign(participant, { good, answer, reason });
     if (answer !== undefined) participant.milliseconds = Math.round(performance.now() - this.#askedAt);
-    this.#wake();
+    this.#waiter.wake();
   }
 
   #add(id: string, interrupted: boolean): Participant {
@@ -125,19 +126,13 @@ class Round {
   async run(): Promise<readonly Participant[]> {
     const { pid, after, wait, stop, show = () => {} } = this.#options;
     const all = () => [...this.participants.values()];
-    const onAbort = () => this.#wake();
+    const onAbort = () => this.#waiter.wake();
     stop?.addEventListener('abort', onAbort, { once: true });
     if (pid || after) for (const { id } of this.#unsettled) void this.#watcher.request(id, this.#kind);
     else if (this.#unsettled.length > 0) void this.#watcher.request(ANY_PROC, this.#kind);
     const end = this.#askedAt + wait * 1000;
     for (show(all()); this.#unsettled.length > 0 && !stop?.aborted && performance.now() < end; show(all())) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, Math.max(1, end - performance.now()));
-        this.#wake = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
+      await this.#waiter.wait(end - performance.now());
     }
     stop?.removeEventListener('abort', onAbort);
     for (const participant of this.#unsettled) this.#giveUp(participant);
@@ -174,7 +169,7 @@ class Round {
         this.#settle(participant, true, this.#success, 'according to its status');
       }
     }
-    this.#wake();
+    this.#waiter.wake();
   }
 
   onAnswer(id: string, { outcome, reason }: Feedback): void {

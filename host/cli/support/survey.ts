@@ -1,4 +1,4 @@
-/** What is on this machine: devices, regions, plugins, configuration. Attaches nothing, and writes nothing into a region. */
+/** The devices, regions, plugins and settings of this machine. Attaches nothing, and writes nothing into a region. */
 import { statSync } from 'node:fs';
 import { type ErrorCode, IsthmusError } from '../../base/errors.js';
 import { type ConfigRow, explain, masked } from '../../config/config.js';

@@ -52,7 +52,7 @@ export function isRemote(connect = process.env['LIBVIRT_DEFAULT_URI'] ?? ''): bo
 /** @returns why the file cannot be the memory of a device of that size (in bytes; undefined: any size) */
 function unusable(path: string, size: number | undefined): string | undefined {
   const stat = statSync(path, { throwIfNoEntry: false });
-  if (!stat) return `there is no ${path}: QEMU would create one that only this machine uses`;
+  if (!stat) return `there is no ${path}: QEMU would create one that no other machine shares`;
   if (!stat.isFile()) return `${path} is not a file`;
   if (size !== undefined && stat.size !== size) {
     return `${path} has ${bytes(stat.size)}, the device would have ${bytes(size)}`;
