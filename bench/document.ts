@@ -1,6 +1,6 @@
 /** Writes the part of docs/performance.md that shows the results of a whole run. */
 import { readFileSync, writeFileSync } from 'node:fs';
-import { bytes, duration, rate } from '../host/cli/support/output.js';
+import { bytes, duration, rate } from '../host/cli/support/units.js';
 import { quantity, reliableTail } from './report.js';
 import type { Results, TransportResult } from './results.js';
 

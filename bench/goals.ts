@@ -1,5 +1,5 @@
 /** The goals of the project, and whether a run meets them. Each goal compares numbers of the same run. */
-import { bytes, duration, rate } from '../host/cli/support/output.js';
+import { bytes, duration, rate } from '../host/cli/support/units.js';
 import type { Goal, Measure, TransportResult } from './results.js';
 
 const ratio = (value: number) => `${value.toFixed(2)} x`;

@@ -1,7 +1,7 @@
 /** The plots of docs/performance.md, as SVG. */
 import { parse, View } from 'vega';
 import { compile } from 'vega-lite';
-import { bytes } from '../host/cli/support/output.js';
+import { bytes } from '../host/cli/support/units.js';
 import type { Results } from './results.js';
 
 /** Isthmus in shades of blue and green, the other transports in other colours. */

@@ -1,5 +1,6 @@
 /** The tables on the screen. */
-import { bytes, duration, rate, renderTable } from '../host/cli/support/output.js';
+import { renderTable } from '../host/cli/support/table.js';
+import { bytes, duration, rate } from '../host/cli/support/units.js';
 import type { Latency, Results, TransportResult } from './results.js';
 
 const say = (text: string) => process.stdout.write(text);

@@ -1,6 +1,6 @@
 /**
  * Isthmus, through its public API and used as the README shows: polled forms poll in a bounded loop and let the event
- * loop turn at bounded intervals. host/cli/support/pingpong.ts does it the same way.
+ * loop turn at bounded intervals. host/cli/support/ping.ts does it the same way.
  */
 import { pathToFileURL } from 'node:url';
 import type * as Library from '../../host/index.js';

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-import { run } from './program.js';
 /** What `isthmus` starts. */
+import { run } from './program.js';
 import { flushOutput } from './support/output.js';
 
 const code = await run(process.argv.slice(2));

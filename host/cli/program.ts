@@ -1,9 +1,10 @@
-/** The `isthmus` program, apart from the process that it runs in. Each subcommand has a file of its own. */
-import { Command, CommanderError } from 'commander';
+/** The program `isthmus`, apart from its process: the table of its commands, and how errors become exit codes. */
+import { Command, CommanderError, type OutputConfiguration } from 'commander';
 import { IsthmusError } from '../base/errors.js';
 import { version } from '../base/version.js';
 import { addBroker } from './commands/broker.js';
 import { addDebug } from './commands/debug.js';
+import { addDemo } from './commands/demo.js';
 import { addDevice } from './commands/device.js';
 import { addDoctor } from './commands/doctor.js';
 import { addInfo } from './commands/info.js';
@@ -13,60 +14,69 @@ import { addPipe } from './commands/pipe.js';
 import { addPp } from './commands/pp.js';
 import { addPs } from './commands/ps.js';
 import { addRegion } from './commands/region.js';
+import { addResume } from './commands/resume.js';
 import { addServer } from './commands/server.js';
+import { addStatus } from './commands/status.js';
 import { addSuspend } from './commands/suspend.js';
-import { addDemo } from './demo/demo.js';
-import { complain, describeError, printable, say, UsageError } from './support/output.js';
+import { describeError } from './support/error-text.js';
+import { UsageError } from './support/errors.js';
+import { type Exit, withExamples } from './support/help.js';
+import { print, printError } from './support/output.js';
+import { printable } from './support/table.js';
+
+/** The commands as the help lists them. */
+const COMMANDS: readonly [group: string, ...((program: Command, exit: Exit) => void)[]][] = [
+  ['Try it:', addDemo, addPp, addPipe],
+  ['Regions and devices:', addServer, addRegion, addDevice],
+  ['Inspection:', addInfo, addDoctor, addPs, addInspect, addDebug],
+  ['Migration:', addSuspend, addResume, addStatus, addMigrate, addBroker],
+];
+
+function programOf(exit: Exit, output: OutputConfiguration): Command {
+  const program = new Command('isthmus')
+    .description('Messages between processes and virtual machines, through shared memory.')
+    .version(version(), '--version', 'print the version')
+    .exitOverride()
+    .configureOutput(output);
+  for (const [group, ...commands] of COMMANDS) {
+    program.commandsGroup(group);
+    for (const add of commands) add(program, exit);
+  }
+  program.commandsGroup('Help:').helpCommand('help [command]', 'display help for command');
+  return withExamples(
+    program,
+    `
+  $ isthmus demo                            # starts everything that it needs, and shows it
+  $ isthmus info                            # what is on this machine
+
+'isthmus COMMAND --help' has an example for each command. Settings come from environment variables (PSP_…);
+'isthmus info' lists them.`,
+  );
+}
 
 /**
- * @param args without the names of program and interpreter
- * @param complaints takes what would go to standard error about the arguments
- * @returns the exit code
+ * Run one command.
+ * @param args without the names of the interpreter and the program
+ * @param writeError takes what is printed to standard error about the arguments
+ * @returns the exit code: 0; 1 for an error; 2 for wrong arguments; or the code that the command sets
  */
-export async function run(args: readonly string[], complaints = complain): Promise<number> {
+export async function run(args: readonly string[], writeError = printError): Promise<number> {
   let code = 0;
   const exit = (value: number) => {
     code = value;
   };
-  /** Wrong arguments get one line. */
-  const usage = (text: string): void => {
+  /** Wrong arguments: one line. */
+  const reject = (text: string): void => {
     const [command] = args;
     const known = program.commands.some((one) => one.name() === command);
     const line = text
       .trim()
       .replace(/^error: /, '')
+      .replace(/^command-argument value/, 'value')
       .replace(/\s*\n\s*/g, ' ');
-    complaints(`isthmus: ${printable(line).replace(/\.$/, '')} (try 'isthmus ${known ? `${command} ` : ''}--help')\n`);
+    writeError(`isthmus: ${printable(line).replace(/\.$/, '')} (try 'isthmus ${known ? `${command} ` : ''}--help')\n`);
   };
-  const program = new Command('isthmus')
-    .description('Messages between processes and virtual machines, through the memory that they share.')
-    .version(version(), '--version', 'print the version')
-    .exitOverride()
-    .configureOutput({ writeOut: say, writeErr: complaints, outputError: usage })
-    .addHelpText(
-      'after',
-      `
-Example:
-  $ isthmus demo                            # sets everything up and shows it
-  $ isthmus info                            # what is there on this machine
-
-'isthmus COMMAND --help' has an example for each command. Settings come from the environment (PSP_…); 'isthmus info'
-lists them.`,
-    );
-  addServer(program);
-  addPp(program, exit);
-  addPipe(program, exit);
-  addInfo(program);
-  addPs(program);
-  addInspect(program, exit);
-  addDebug(program);
-  addRegion(program, exit);
-  addDoctor(program, exit);
-  addDevice(program);
-  addSuspend(program, exit);
-  addMigrate(program, exit);
-  addBroker(program);
-  addDemo(program, exit);
+  const program = programOf(exit, { writeOut: print, writeErr: writeError, outputError: reject });
   if (args.length === 0) {
     program.outputHelp();
     return 0;
@@ -80,10 +90,10 @@ lists them.`,
       error instanceof UsageError ||
       (error instanceof IsthmusError && error.code === 'ERR_ISTHMUS_INVALID_ARGUMENT')
     ) {
-      usage(error.message);
+      reject(error.message);
       return 2;
     }
-    complaints(describeError(error));
+    writeError(describeError(error));
     return 1;
   }
 }

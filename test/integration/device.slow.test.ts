@@ -47,7 +47,7 @@ test(
     assert.is(code, 1);
     assert.match(
       stderr,
-      new RegExp(`^isthmus: there is no /dev/shm/${absent}: QEMU would make one.*\n {2}'isthmus server`),
+      new RegExp(`^isthmus: there is no /dev/shm/${absent}: QEMU would create one.*\n {2}'isthmus server`),
     );
 
     const path = newRegion(16 * MIB);
@@ -108,7 +108,7 @@ test(
     assert.is(refused.stdout, '');
     assert.match(
       refused.stderr,
-      new RegExp(`the guest '${domain}' has not let go of ${name} within 1 s\n {2}It was asked`),
+      new RegExp(`the guest '${domain}' has not released ${name} within 1 s\n {2}It was asked`),
     );
     assert.equal(devices(domain), [[name, 16]]);
 
@@ -119,7 +119,7 @@ test(
     try {
       const { code, stdout, stderr } = await let_go;
       assert.is(code, 0, stderr);
-      assert.is(stdout, `isthmus: ${domain} has let go of ${name}\n`);
+      assert.is(stdout, `isthmus: ${domain} has released ${name}\n`);
     } finally {
       clearInterval(resets);
     }
@@ -141,7 +141,7 @@ test(
 
     libvirt.virsh('start', domain);
     const full = await device('attach', domain, name, '--live');
-    assert.match(full.stderr, /No more available PCI slots\n {2}There is no slot for it: a q35 machine/);
+    assert.match(full.stderr, /No more available PCI slots\n {2}There is no free slot: a q35 machine/);
     const added = await device('attach', domain, name, '--config');
     assert.is(added.stdout, `isthmus: ${name} (2 MiB) is attached to ${domain} from its next start on\n`, added.stderr);
     assert.equal([devices(domain), devices(domain, '--inactive')], [[], [[name, 2]]]);

@@ -363,10 +363,10 @@ function main(): void {
       const { code, stdout, stderr } = await printed(args(host, pairOf, '--uri', uri, '--wait', WAIT));
       assert.is(code, 1);
       assert.equal(steps(stdout), ['look ok', 'suspend ok', 'detach failed', 'attach again ok', 'resume ok'], stdout);
-      assert.match(stdout, /^attach again: ok after .* is still there$/m);
+      assert.match(stdout, /^attach again: ok after .*, the guest still has \S+$/m);
       assert.match(
         stderr,
-        /has not moved, and goes on where it was: detach: the guest .* within \S+ s\n {2}It was asked/,
+        /has not moved, and runs at the source as before: detach: the guest .* within \S+ s\n {2}It was asked/,
       );
       assert.equal(await calls(children[0] as Child), ['suspend', 'resume']);
       assert.equal(await states(children), ['inactive']);
@@ -384,7 +384,7 @@ function main(): void {
       const { code, stdout, stderr } = await printed(args(host, pairOf));
       assert.is(code, 1);
       assert.equal(steps(stdout), ['look ok', 'suspend ok', 'migrate failed', 'resume ok'], stdout);
-      assert.match(stderr, /goes on where it was: migrate: .*No such file or directory\n/);
+      assert.match(stderr, /runs at the source as before: migrate: .*No such file or directory\n/);
       assert.equal(await states(children), ['inactive']);
       assert.is(await pairOf[0].status(), 'running');
     }),
@@ -396,7 +396,10 @@ function main(): void {
       const [source, waiting] = [await RealQemu.start(), await RealQemu.start('-incoming', 'defer')];
       const look = async (...ends: [Ends, Ends]) => (await printed(args('vm-empty', ends))).stderr;
       assert.match(await look({ path: newPath() }, waiting), /^isthmus: look: --qmp: .*ENOENT.*\n {2}Start QEMU with/);
-      assert.match(await look(source, source), /look: --to-qmp: .*has not greeted us: does somebody else talk to it/);
+      assert.match(
+        await look(source, source),
+        /look: --to-qmp: .*has not sent its greeting: is another client connected/,
+      );
       assert.match(
         await look(source, await RealQemu.start()),
         /does not wait for a migration: it is running\n {2}Start it/,
@@ -451,7 +454,10 @@ function main(): void {
       const { code, stdout, stderr } = await play(host, both, '--wait', '1');
       assert.is(code, 1);
       assert.equal(steps(stdout), ['look failed'], stdout);
-      assert.match(stderr, /look: 1 process of \S+ left the broker without a word and may still hold a device: \d+\n/);
+      assert.match(
+        stderr,
+        /look: 1 process of \S+ lost the connection to the broker and may still use a device: \d+\n/,
+      );
       assert.match(stderr, /'--ignore-lost'/);
       assert.equal(both[0].done, []);
       const again = await play(host, both, '--ignore-lost');
@@ -486,7 +492,7 @@ function main(): void {
       });
       const { code, stdout, stderr } = await play(host, both);
       assert.is(code, 1);
-      assert.match(stderr, /goes on where it was: migrate: the migration has failed\n/);
+      assert.match(stderr, /runs at the source as before: migrate: the migration has failed\n/);
       assert.equal(steps(stdout).slice(-4), ['migrate failed', 'attach again ok', 'attach again ok', 'resume ok']);
       assert.equal(source.done.slice(4), ['migrate', 'cont', 'object-add', 'device_add', 'object-add', 'device_add']);
       assert.is(source.has.split(' ').sort().join(), before.split(' ').sort().join());
@@ -527,7 +533,7 @@ function main(): void {
       assert.equal(steps(stdout).slice(-4), ['migrate failed', 'attach again failed', 'attach again ok', 'resume ok']);
       assert.match(
         stderr,
-        /is not as it was: migrate: .*non-migratable device; attach again: .*No space left.*\n {2}Attach/,
+        /is not as it was before: migrate: .*non-migratable device; attach again: .*No space left.*\n {2}Attach/,
       );
       assert.is(source.has, 'mem0 dev0');
       assert.equal(await states(children), ['inactive']);
@@ -547,7 +553,7 @@ function main(): void {
       });
       const { code, stdout, stderr } = await play(host, both);
       assert.is(code, 1);
-      assert.match(stderr, /goes on where it was: migrate: the destination has not taken it/);
+      assert.match(stderr, /runs at the source as before: migrate: the destination has not taken the machine/);
       assert.equal(source.done.slice(2), ['migrate', 'cont', 'object-add', 'device_add']);
       assert.equal(steps(stdout).slice(-3), ['migrate failed', 'attach again ok', 'resume ok']);
       assert.equal(await states(children), ['inactive']);
@@ -582,7 +588,7 @@ function main(): void {
       const { code, stdout, stderr } = await play(host, both, '--attach', newRegion(MIB));
       assert.is(code, 1);
       assert.equal(steps(stdout).slice(-4), ['migrate ok', 'attach failed', 'resume ok', 'quit ok'], stdout);
-      assert.match(stderr, /runs at the destination, but .*: attach: device_add: Bus.*\n {2}Its processes go over tcp/);
+      assert.match(stderr, /runs at the destination, but .*: attach: device_add: Bus.*\n {2}Its processes use tcp/);
       assert.equal(both[1].done, ['migrate-incoming', 'object-add', 'device_add', 'object-del']);
       assert.equal(await states(children), ['inactive']);
     }),
@@ -605,7 +611,7 @@ function main(): void {
       child.process.kill('SIGINT');
       assert.is((await child.ended()).code, 130, child.output);
       assert.equal(steps(child.output).slice(-3), ['migrate failed', 'attach again ok', 'resume ok'], child.output);
-      assert.match(child.output, /goes on where it was: migrate: interrupted by SIGINT\n/);
+      assert.match(child.output, /runs at the source as before: migrate: interrupted by SIGINT\n/);
       assert.equal(source.done.slice(2), ['migrate', 'migrate_cancel', 'object-add', 'device_add']);
       assert.is(source.has, 'mem0 dev0');
       assert.equal(await states(children), ['inactive']);
@@ -681,7 +687,7 @@ function main(): void {
       assert.equal(steps(stdout).slice(-2), ['migrate ok', 'resume failed'], stdout);
       assert.match(
         stderr,
-        /resume: 1 of 2 running: worker not at the broker for \S+ s\n {2}'isthmus resume --host vm-\S+'/,
+        /resume: 1 of 2 running: worker not connected to the broker within \S+ s\n {2}'isthmus resume --host vm-\S+'/,
       );
       assert.equal(await states(children.slice(1)), ['inactive']);
     }),
@@ -775,7 +781,7 @@ exit 0
         assert.equal(steps(refused.stdout).slice(-3), ['migrate failed', 'attach again ok', 'resume ok']);
         assert.match(
           refused.stderr,
-          /goes on where it was: migrate: virsh: internal error: unable to connect to 'host2'\n/,
+          /runs at the source as before: migrate: virsh: internal error: unable to connect to 'host2'\n/,
         );
         assert.equal(
           log()

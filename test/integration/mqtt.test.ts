@@ -9,7 +9,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { connect as connectMqtt, type MqttClient } from 'mqtt';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import { startBroker } from '../../host/cli/commands/broker.js';
+import { startBroker } from '../../host/cli/support/embedded-broker.js';
 import type { Status } from '../../host/control/payload.js';
 import { requestsOf } from '../../host/control/requests.js';
 import { ControlSocket } from '../../host/control/socket.js';
@@ -507,8 +507,8 @@ function main(): void {
         await first.call('delay', 0, 3000);
         const late = await printed(['suspend', ...at, '--wait', '0.5', '--pid', String(first.pid), '99999999']);
         assert.is(late.code, 1);
-        assert.match(late.stdout, /^99999999: no answer in 0\.5 s$/m);
-        assert.match(late.stdout, new RegExp(`^${first.pid} worker: no answer in 0\\.5 s$`, 'm'));
+        assert.match(late.stdout, /^99999999: no answer within 0\.5 s$/m);
+        assert.match(late.stdout, new RegExp(`^${first.pid} worker: no answer within 0\\.5 s$`, 'm'));
 
         assert.is((await printed(['resume', ...at])).code, 0);
         // Killed while the command waits for it.
@@ -518,7 +518,7 @@ function main(): void {
         await first.kill('SIGKILL');
         const killed = await killing;
         assert.is(killed.code, 1);
-        assert.match(killed.stdout, new RegExp(`^${first.pid} worker: has left the broker without a word$`, 'm'));
+        assert.match(killed.stdout, new RegExp(`^${first.pid} worker: has lost its connection to the broker$`, 'm'));
         const gone = await printed(['status', ...at, '--pid', String(first.pid), '--json']);
         assert.is(gone.code, 1);
         assert.is(JSON.parse(gone.stdout)[0].state, 'offline');

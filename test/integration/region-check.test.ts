@@ -118,7 +118,7 @@ function main(): void {
       assert.is(text.code, 1);
       assert.match(
         text.stdout,
-        /error: header: its reserved byte 4095 is 1, not 0\n\nNOT CONSISTENT: 1 error \(\d+ looks\)/,
+        /error: header: its reserved byte 4095 is 1, not 0\n\nNOT CONSISTENT: 1 error \(\d+ passes\)/,
       );
       await endChildren();
     }),
@@ -182,7 +182,7 @@ function main(): void {
       assert.match(inWords(foreign.verdict), /^header: in use by the C pscom plugin/);
       const text = await printed(['region', 'check', newRegion(MIB, Buffer.from('another format'))]);
       assert.is(text.code, 1);
-      assert.match(text.stdout, /error: header: it begins with [\s\S]*Leave it alone unless/);
+      assert.match(text.stdout, /error: header: it begins with [\s\S]*otherwise leave it alone/);
       const short = await verdictOn(newRegion(1000));
       assert.is(short.code, 1);
       assert.match(short.stderr, /1000 bytes; a region has at least 1 MiB .*TOO_SMALL/);

@@ -181,8 +181,8 @@ async function main(): Promise<void> {
     'refuses permissions for others, an unknown user, and a size that is not a power of two',
     timebox(30, async () => {
       for (const [args, why] of [
-        [['--mode', '0666'], /others nothing/],
-        [['--mode', '99'], /Permissions/],
+        [['--mode', '0666'], /none for others/],
+        [['--mode', '99'], /Expected permissions/],
         [['--owner', 'no-such-user'], /no user/],
         [['--group', 'no-such-group'], /no group/],
       ] as const) {
@@ -325,12 +325,12 @@ async function main(): Promise<void> {
       there.process.kill('SIGSTOP');
       let said = await confirm('--force');
       assert.is(said.code, 1);
-      assert.match(said.stderr, /lives: it holds its lock/);
+      assert.match(said.stderr, /is alive: it holds its lock/);
       there.process.kill('SIGCONT');
       moveAway(path, slot);
       said = await confirm();
       assert.is(said.code, 1);
-      assert.match(said.stderr, /lives: its heartbeat goes on/);
+      assert.match(said.stderr, /is alive: its heartbeat changes/);
       assert.is(await here.call('echo', 'yes'), 'yes');
 
       there.process.kill('SIGSTOP');
@@ -338,7 +338,7 @@ async function main(): Promise<void> {
       assert.ok((silent.peer?.frames ?? 0) > 0, 'it keeps what it holds');
       said = await confirm();
       assert.is(said.code, 0, said.stderr);
-      assert.match(said.stdout, /declared dead; \d+ frames taken back, 1 connections will report it/);
+      assert.match(said.stdout, /declared dead; \d+ frames taken back, 1 connection will report it/);
       // Its guard stays open all the time.
       assert.equal(await here.call('over'), { reason: 'error', code: 'ERR_ISTHMUS_PEER_DIED' });
       there.process.kill('SIGCONT');
@@ -347,7 +347,7 @@ async function main(): Promise<void> {
       assert.is(await here.call('echo', 'over the network'), 'over the network');
       said = await confirm();
       assert.is(said.code, 1);
-      assert.match(said.stderr, /nobody has slot/);
+      assert.match(said.stderr, /no peer has slot/);
       await here.call('close');
     }),
   );

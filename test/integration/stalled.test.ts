@@ -314,7 +314,7 @@ function main(): void {
       const slot = slots.find(({ pid }) => pid === child.pid)!.slot;
       const fenced = await printed(['region', 'fence', path, String(slot)]);
       assert.is(fenced.code, 0, fenced.stderr);
-      assert.match(fenced.stdout, /shut out; its \d+ frames are kept for it, 1 connections will report it/);
+      assert.match(fenced.stdout, /shut out; its \d+ frames are kept for it, 1 connection will report it/);
       assert.match((await printed(['region', 'show', path])).stdout, /fenced/);
       await eventually('the error', () => bad.state === 'closed');
       assert.is((await bad.closed).error?.code, 'ERR_ISTHMUS_PEER_DIED');
@@ -346,7 +346,7 @@ function main(): void {
       assert.is((await runtime.connect({ host: '127.0.0.1', port })).plugin, 'tcp');
       await ping(good, 'after');
       const again = await printed(['region', 'fence', path, String(slot)]);
-      assert.match(again.stderr, /nobody has slot/, again.stdout);
+      assert.match(again.stderr, /no peer has slot/, again.stdout);
       await tidy();
     }),
   );

@@ -4,27 +4,38 @@ import * as assert from 'uvu/assert';
 import { printed } from '../support/cli.js';
 
 const COMMANDS = [
-  'server',
+  'demo',
   'pp',
   'pipe',
-  'info',
+  'server',
   'region',
   'device',
+  'info',
   'doctor',
   'ps',
   'inspect',
   'debug',
+  'suspend',
+  'resume',
+  'status',
   'migrate',
-  'demo',
+  'broker',
 ];
 
-test('help has an example for every command', async () => {
+const SUBCOMMANDS = [
+  ...['show', 'check', 'confirm-dead', 'fence'].map((name) => ['region', name]),
+  ...['xml', 'attach', 'detach'].map((name) => ['device', name]),
+];
+
+test('help has a description and an example for every command', async () => {
   const all = (await printed(['--help'])).stdout;
-  for (const command of COMMANDS) {
-    assert.match(all, new RegExp(`^  ${command} `, 'm'));
-    const { code, stdout } = await printed([command, '--help']);
+  for (const command of COMMANDS) assert.match(all, new RegExp(`^  ${command} `, 'm'));
+  for (const words of [...COMMANDS.map((command) => [command]), ...SUBCOMMANDS]) {
+    const { code, stdout } = await printed([...words, '--help']);
+    const command = words.join(' ');
     assert.is(code, 0);
-    assert.match(stdout, new RegExp(`^Example:\\n(?:.*\\n)* {2}\\$ .*isthmus ${command}`, 'm'), command);
+    assert.match(stdout, /^Usage: .*\n\n[A-Z]/, command);
+    assert.match(stdout, new RegExp(`^Example:\\n(?:.*\\n)* {2}[$#] .*isthmus ${command}`, 'm'), command);
   }
 });
 

@@ -137,7 +137,7 @@ test(
       [
         "error: failed to connect to the hypervisor\nerror: Failed to connect socket to '/x': Permission denied",
         "failed to connect to the hypervisor: Failed to connect socket to '/x': Permission denied",
-        /^Run it as root, or join the group/,
+        /^Run the command as root, or join the group/,
       ],
       [
         "error: failed to connect to the hypervisor\nerror: Failed to connect socket to '/x': No such file or directory",
@@ -196,7 +196,7 @@ esac`;
       }
       assert.match((await printed(['device', 'detach', 'vm1', '--name', 'none'])).stderr, /'vm1' has no device none\n/);
       const done = await printed(['device', 'detach', 'vm1']);
-      assert.equal(done, { code: 0, stdout: 'isthmus: vm1 has let go of ivshmem0\n', stderr: '' });
+      assert.equal(done, { code: 0, stdout: 'isthmus: vm1 has released ivshmem0\n', stderr: '' });
       assert.is(readFileSync(join(folder, 'input'), 'utf8'), XML);
     });
   }),

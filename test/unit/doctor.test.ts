@@ -4,7 +4,9 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type DoctorRoots, diagnose, type Finding, render } from '../../host/cli/commands/doctor.js';
+import { render } from '../../host/cli/commands/doctor.js';
+import { type DoctorRoots, diagnose } from '../../host/cli/support/diagnosis.js';
+import type { Finding } from '../../host/cli/support/findings.js';
 import { createPosix } from '../../host/device/posix.js';
 import { discoverUio } from '../../host/device/uio.js';
 import { MappedRegion } from '../../host/region/mapped.js';
@@ -98,7 +100,7 @@ test(
     const findings = await doctor(new TestMachine());
     assert.equal(verdicts(findings, 'bad'), []);
     assert.equal(verdicts(findings, 'none'), ['device', 'broker']);
-    assert.match(render(findings), /Nothing that is needed is missing\.\n$/);
+    assert.match(render(findings), /No requirement is missing\.\n$/);
     for (const { verdict, action } of findings) if (verdict === 'bad' || verdict === 'note') assert.ok(action);
   }),
 );
@@ -142,7 +144,7 @@ test(
     let findings = await doctor(slow);
     assert.is(the(findings, /^mapping/).verdict, 'note');
     assert.match(the(findings, /^mapping/).finding, /uncached-minus: slow/);
-    assert.match(the(findings, /^permissions/).finding, /no udev rule.*everybody/);
+    assert.match(the(findings, /^permissions/).finding, /no udev rule.*all users/);
     assert.match(the(findings, /^permissions/).action ?? '', /vendor\/ivshmem install-udev/);
 
     const unknown = new TestMachine();
@@ -167,7 +169,7 @@ test(
     assert.match(the(findings, 'device').finding, /another kind \('something else'\)/);
     const pci = the(findings, 'device 0000:00:07.0');
     assert.is(pci.verdict, 'note');
-    assert.match(pci.finding, /no driver: reached through resource2, slow/);
+    assert.match(pci.finding, /no driver: used through resource2, slow/);
     assert.match(pci.action ?? '', /install-driver.*modprobe uio_ivshmem/);
   }),
 );
@@ -185,7 +187,7 @@ test(
     assert.is(bad.length, 2, JSON.stringify(findings));
     assert.match(bad[0]?.finding ?? '', /ERR_ISTHMUS_REGION_FOREIGN/);
     assert.match(bad[1]?.finding ?? '', /ERR_ISTHMUS_REGION_NOT_FOUND/);
-    assert.match(render(findings), /Missing: 2\.\n$/);
+    assert.match(render(findings), /Missing requirements: 2\.\n$/);
   }),
 );
 

@@ -5,8 +5,10 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { ErrorCode } from '../../host/base/errors.js';
-import { collect, render as renderInfo } from '../../host/cli/commands/info.js';
-import { examine, render as renderRegion } from '../../host/cli/commands/region.js';
+import { render as renderInfo } from '../../host/cli/commands/info.js';
+import { render as renderRegion } from '../../host/cli/commands/region-show.js';
+import { examine } from '../../host/cli/support/region-report.js';
+import { survey } from '../../host/cli/support/survey.js';
 import type { Backing } from '../../host/device/backing.js';
 import { discoverPci } from '../../host/device/pci.js';
 import { discoverUio } from '../../host/device/uio.js';
@@ -333,7 +335,7 @@ test(
     tree.addPci('0000:00:06.0', { command: 0 });
     const runtime = await Runtime.create(tree.options({ name: 'listed' }));
 
-    const info = collect(tree.roots);
+    const info = survey(tree.roots);
     assert.equal(
       info.devices.map(({ kind, state, peers, refused: why }) => [kind, state, peers[0]?.name, why?.code]),
       [

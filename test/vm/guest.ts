@@ -132,7 +132,7 @@ export class Guest {
 
   /** Number of events so far: `since` for events that must come after this moment. */
   get told(): number {
-    return this.#qmp.told;
+    return this.#qmp.eventCount;
   }
 
   /** Waits until QEMU has sent the event, since the beginning or since then. */

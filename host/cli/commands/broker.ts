@@ -1,79 +1,45 @@
-/** `isthmus broker`: a small MQTT broker for those who have none; the demo uses it as well. */
-import { once } from 'node:events';
-import { createServer, type Socket } from 'node:net';
+/** `isthmus broker`: a small MQTT broker, to try the control of processes without installing one. */
 import { type Command, InvalidArgumentError } from 'commander';
-import { aborted, port as parsePort, stopSignal } from '../support/args.js';
-import { CliError, say } from '../support/output.js';
-
-export interface EmbeddedBroker {
-  readonly url: string;
-  readonly port: number;
-  close(): Promise<void>;
-}
-
-/**
- * Start a broker over TCP, without TLS and without passwords.
- * @param options.port default: a free one
- * @throws CliError if it cannot listen there
- */
-export async function startBroker({ port = 0, host = '127.0.0.1' } = {}): Promise<EmbeddedBroker> {
-  // Not with every command that starts.
-  const { Aedes } = await import('aedes');
-  const aedes = await Aedes.createBroker();
-  const sockets = new Set<Socket>();
-  const server = createServer((socket) => {
-    sockets.add(socket);
-    socket.on('close', () => sockets.delete(socket));
-    aedes.handle(socket);
-  });
-  try {
-    server.listen({ port, host });
-    await once(server, 'listening');
-  } catch (error) {
-    aedes.close();
-    throw new CliError((error as Error).message, 'Perhaps there is a broker already; choose another --port.');
-  }
-  const address = server.address() as { readonly port: number };
-  return {
-    url: `mqtt://${host.includes(':') ? `[${host}]` : host}:${address.port}`,
-    port: address.port,
-    async close() {
-      server.close();
-      await new Promise<void>((resolve) => aedes.close(() => resolve()));
-      for (const socket of sockets) socket.destroy();
-    },
-  };
-}
+import { port as parsePort } from '../support/args.js';
+import { startBroker } from '../support/embedded-broker.js';
+import { withExamples } from '../support/help.js';
+import { print } from '../support/output.js';
+import { aborted, stopSignal } from '../support/signals.js';
 
 function host(text: string): string {
-  if (!/^[\w.:%-]+$/.test(text)) throw new InvalidArgumentError('An address of this machine is wanted, as 127.0.0.1.');
+  if (!/^[\w.:%-]+$/.test(text)) {
+    throw new InvalidArgumentError('Expected an address of this machine, for example 127.0.0.1.');
+  }
   return text;
 }
 
 export function addBroker(program: Command): void {
-  program
+  const command = program
     .command('broker')
-    .summary('an MQTT broker, for those who have none')
+    .summary('serve MQTT, where no broker is installed')
     .description(
-      'Serve MQTT until the broker is stopped by SIGINT or SIGTERM, and print its URL when it is ready. It has no ' +
-        'passwords and forgets everything at its end: for trying things out. Elsewhere use mosquitto.',
+      'Serve MQTT until SIGINT or SIGTERM, and print the URL when the broker is ready. It has no passwords, and stores ' +
+        'nothing: use it for trials, and mosquitto elsewhere.',
     )
-    .option('--port <PORT>', '0: a free one', parsePort, 1883)
-    .option('--host <ADDRESS>', 'where it listens; whoever reaches it can suspend processes', host, '127.0.0.1')
-    .addHelpText(
-      'after',
-      `
-Example:
+    .option('--port <PORT>', 'port to listen at; 0: any free port', parsePort, 1883)
+    .option(
+      '--host <ADDRESS>',
+      'address to listen at; anyone who can connect to it can suspend processes',
+      host,
+      '127.0.0.1',
+    );
+  withExamples(
+    command,
+    `
   $ isthmus broker &
   $ PSP_SUSPEND_RESUME=1 isthmus pp --listen 7100 &
   $ isthmus suspend
   $ isthmus resume`,
-    )
-    .action(async (options: { port: number; host: string }) => {
-      const stop = stopSignal();
-      const broker = await startBroker(options);
-      say(`isthmus: broker at ${broker.url}, pid ${process.pid}\n`);
-      await aborted(stop);
-      await broker.close();
-    });
+  ).action(async (options: { port: number; host: string }) => {
+    const stop = stopSignal();
+    const broker = await startBroker(options);
+    print(`isthmus: broker at ${broker.url}, pid ${process.pid}\n`);
+    await aborted(stop);
+    await broker.close();
+  });
 }

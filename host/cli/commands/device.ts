@@ -1,27 +1,15 @@
-/**
- * `isthmus device`: an ivshmem device of a virtual machine, by libvirt. `virsh` is the way: there is no binding to maintain,
- * and what it does can be shown and repeated by hand (`--dry-run`).
- */
+/** `isthmus device`: attaches an ivshmem device to a virtual machine of libvirt, or detaches it. */
 import type { Command } from 'commander';
-import { powerOfTwo, seconds } from '../support/args.js';
-import { bytes, CliError, say } from '../support/output.js';
-import {
-  Domain,
-  deviceName,
-  deviceSize,
-  isElsewhere,
-  MIB,
-  type Scope,
-  shmemPath,
-  shmemXml,
-  toDetach,
-} from '../vm/virsh.js';
+import { mebibytes, seconds } from '../support/args.js';
+import { CliError } from '../support/errors.js';
+import { withExamples } from '../support/help.js';
+import { print } from '../support/output.js';
+import { bytes, MIB } from '../support/units.js';
+import { Domain, type Scope } from '../vm/domain.js';
+import { detachXml, deviceName, deviceSize, isRemote, shmemPath, shmemXml } from '../vm/shmem.js';
 
-/** How long the guest may take to let go, in seconds. */
-const WAIT = 30;
-const NAME = 'ivshmem0';
-
-// ─── arguments ───────────────────────────────────────────────────────────────────────────────────────────────────────
+const DEFAULT_WAIT_S = 30;
+const DEFAULT_NAME = 'ivshmem0';
 
 interface Options extends Scope {
   readonly name: string;
@@ -30,88 +18,113 @@ interface Options extends Scope {
   readonly dryRun?: true;
 }
 
-// ─── attach ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-async function attach(name: string, options: Options & { readonly force?: true }): Promise<void> {
-  const { name: device, size, connect, force, dryRun } = options;
-  const domain = new Domain(name, options);
-  const megabytes = deviceSize(shmemPath(device), size, { unseen: isElsewhere(connect), force });
-  const xml = shmemXml(device, String(megabytes));
-  if (dryRun) return say(domain.shown('attach-device', xml));
-  // A second one with the same memory would be no error.
-  if ((await domain.devices(device)).length > 0) throw new CliError(`domain '${name}' has ${device} already`);
+async function attach(domainName: string, options: Options & { readonly force?: true }): Promise<void> {
+  const { name, size, connect, force = false, dryRun } = options;
+  const domain = new Domain(domainName, options);
+  const megabytes = deviceSize(shmemPath(name), size, { remote: isRemote(connect), force });
+  const xml = shmemXml(name, megabytes);
+  if (dryRun) return print(domain.commandOf('attach-device', xml));
+  // libvirt would attach a second device with the same memory.
+  if ((await domain.devices(name)).length > 0) throw new CliError(`domain '${domainName}' has ${name} already`);
   await domain.change('attach-device', xml);
-  say(
-    `isthmus: ${device} (${bytes(megabytes * MIB)}) is attached to ${name}${domain.now ? '' : ' from its next start on'}\n`,
-  );
+  const when = domain.affectsRunning ? '' : ' from its next start on';
+  print(`isthmus: ${name} (${bytes(megabytes * MIB)}) is attached to ${domainName}${when}\n`);
 }
 
-// ─── detach ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-async function detach(name: string, options: Options & { readonly wait: number }): Promise<void> {
-  const { name: device, size, wait, dryRun } = options;
-  const domain = new Domain(name, options);
-  if (dryRun && size !== undefined) return say(domain.shown('detach-device', shmemXml(device, String(size))));
-  const [first] = await domain.devices(device);
+async function detach(domainName: string, options: Options & { readonly wait: number }): Promise<void> {
+  const { name, size, wait, dryRun } = options;
+  const domain = new Domain(domainName, options);
+  if (dryRun && size !== undefined) return print(domain.commandOf('detach-device', shmemXml(name, size)));
+  const [first] = await domain.devices(name);
   if (first === undefined) {
-    throw new CliError(`domain '${name}' has no device ${device}`, "'virsh dumpxml' shows what it has, as <shmem>.");
+    throw new CliError(
+      `domain '${domainName}' has no device ${name}`,
+      "'virsh dumpxml' prints its devices, as <shmem>.",
+    );
   }
-  const xml = size === undefined ? toDetach(first, device) : shmemXml(device, String(size));
-  if (dryRun) return say(domain.shown('detach-device', xml));
-  await domain.detach(device, xml, wait);
-  say(`isthmus: ${name} ${domain.now ? 'has let go of' : 'will start without'} ${device}\n`);
+  const xml = size === undefined ? detachXml(first, name) : shmemXml(name, size);
+  if (dryRun) return print(domain.commandOf('detach-device', xml));
+  await domain.detach(name, xml, wait);
+  print(`isthmus: ${domainName} ${domain.affectsRunning ? 'has released' : 'will start without'} ${name}\n`);
 }
 
 // ─── the commands ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+const withName = (command: Command): Command =>
+  command.option('--name <NAME>', 'name of the device and of its file in /dev/shm', deviceName, DEFAULT_NAME);
+
 function withDomain(command: Command): Command {
-  return command
-    .argument('<DOMAIN>', 'name, id or UUID of the domain')
-    .option('--name <NAME>', 'name of the device, and of its file in /dev/shm', deviceName, NAME)
-    .option('--live', 'change what runs; without this and the next, what runs, or the domain if it does not')
-    .option('--config', 'change what the domain starts from')
-    .option('--connect <URI>', 'which libvirtd, as virsh takes it (qemu:///system)')
-    .option('--dry-run', 'print the command for a shell, and do nothing');
+  return withName(command.argument('<DOMAIN>', 'name, id or UUID of the domain'))
+    .option('--live', 'change the running domain (default: the running domain, or the stored one if it does not run)')
+    .option('--config', 'change the stored domain, which the next start uses')
+    .option('--connect <URI>', 'the libvirtd, as virsh takes it (for example qemu:///system)')
+    .option('--dry-run', 'print the command for a shell, and change nothing');
+}
+
+function addXml(device: Command): void {
+  const command = withName(device.command('xml'))
+    .summary('print the XML of a device')
+    .description("Print the <shmem> element of an ivshmem device, for <devices> in 'virsh edit' or for a file.")
+    .requiredOption('--size <MB>', 'size in MiB, a power of two', mebibytes);
+  withExamples(
+    command,
+    `
+  $ isthmus device xml --name ivshmem0 --size 512 > ivshmem0.xml
+  $ virsh attach-device vm1 ivshmem0.xml`,
+  ).action(({ name, size }: { name: string; size: number }) => print(shmemXml(name, size)));
+}
+
+function addAttach(device: Command): void {
+  const command = withDomain(device.command('attach'))
+    .summary('attach a device to a domain')
+    .description(
+      'Attach an ivshmem device to a domain. Its memory is the file of that name in /dev/shm, which has to exist in the ' +
+        "right size: 'isthmus server' creates it.",
+    )
+    .option('--size <MB>', 'size in MiB, a power of two (default: that of the file)', mebibytes)
+    .option('--force', 'even if the file does not exist or has another size');
+  withExamples(
+    command,
+    `
+  $ isthmus server -s ivshmem0 -m 512 -c migration-framework &
+  $ isthmus device attach vm1 --name ivshmem0
+  $ isthmus device attach vm1 --name ivshmem0 --config    # from the next start on`,
+  ).action(attach);
+}
+
+function addDetach(device: Command): void {
+  const command = withDomain(device.command('detach'))
+    .summary('detach a device from a domain')
+    .description(
+      'Detach an ivshmem device from a domain, and wait until the guest has released it. Suspend the processes that use ' +
+        "it first: 'isthmus suspend'.",
+    )
+    .option(
+      '--size <MB>',
+      'size in MiB, if the domain has several devices of that name (default: the first)',
+      mebibytes,
+    )
+    .option('--wait <SECONDS>', 'how long to wait for the guest', seconds, DEFAULT_WAIT_S);
+  withExamples(
+    command,
+    `
+  $ isthmus device detach vm1 --name ivshmem0 --wait 60`,
+  ).action(detach);
 }
 
 export function addDevice(program: Command): void {
-  const example = `
-Example:
-  $ isthmus server -s ivshmem0 -m 512 -c migration-framework &
-  $ isthmus device xml --name ivshmem0 --size 512
-  $ isthmus device attach vm1 --name ivshmem0
-  $ isthmus device detach vm1 --name ivshmem0 --wait 60`;
   const device = program
     .command('device')
-    .summary("a virtual machine's ivshmem device, by libvirt")
-    .addHelpText('after', example);
-  device
-    .command('xml')
-    .summary('print the XML of a device')
-    .description(
-      "Print the <shmem> element of an ivshmem device, for 'virsh edit' (into <devices>) or a file of its own.",
-    )
-    .option('--name <NAME>', 'name of the device, and of its file in /dev/shm', deviceName, NAME)
-    .requiredOption('--size <MB>', 'size in MiB, a power of two', powerOfTwo)
-    .addHelpText('after', example)
-    .action(({ name, size }: { name: string; size: number }) => say(shmemXml(name, String(size))));
-  withDomain(device.command('attach'))
-    .summary('plug a device into a domain')
-    .description(
-      'Plug an ivshmem device into a domain. Its memory is the file of that name in /dev/shm, which has to be there ' +
-        'already, in the right size.',
-    )
-    .option('--size <MB>', 'size in MiB, a power of two (default: that of the file)', powerOfTwo)
-    .option('--force', 'also if the file is not there or has another size')
-    .addHelpText('after', example)
-    .action(attach);
-  withDomain(device.command('detach'))
-    .summary('pull a device out of a domain')
-    .description(
-      "Pull an ivshmem device out of a domain, and wait until the guest has let go of it. Suspend what uses it first: 'isthmus suspend'.",
-    )
-    .option('--size <MB>', 'size in MiB, where several have that name (default: that of the first)', powerOfTwo)
-    .option('--wait <SECONDS>', 'how long the guest may take', seconds, WAIT)
-    .addHelpText('after', example)
-    .action(detach);
+    .summary('attach an ivshmem device to a virtual machine of libvirt')
+    .description('Attach an ivshmem device to a virtual machine of libvirt, or detach it, with the program virsh.');
+  addXml(device);
+  addAttach(device);
+  addDetach(device);
+  withExamples(
+    device,
+    `
+  $ isthmus server -s ivshmem0 -m 512 -c migration-framework &
+  $ isthmus device attach vm1 --name ivshmem0
+  $ isthmus device detach vm1 --name ivshmem0 --wait 60`,
+  );
 }

@@ -1,38 +1,31 @@
-/** `isthmus inspect`: what can be seen of a running runtime and of each of its connections. */
+/** `isthmus inspect`: the state of a running runtime and of each of its connections. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import type { ConnectionSnapshot, RuntimeSnapshot } from '../../api/snapshots.js';
-import { exitCodeOf, interval, stopSignal } from '../support/args.js';
+import { interval } from '../support/args.js';
 import { askInspect, findRuntime, snapshotOf, TARGET, type Target } from '../support/find.js';
-import {
-  bytes,
-  clearScreen,
-  complain,
-  duration,
-  elapsed,
-  indent,
-  nobodyReads,
-  rate,
-  renderTable,
-  say,
-  showInPlace,
-} from '../support/output.js';
+import { type Exit, withExamples } from '../support/help.js';
+import { isOutputClosed, print, printError, printJson, printJsonLine } from '../support/output.js';
+import { clearScreen, showInPlace } from '../support/progress.js';
+import { exitCodeOf, stopSignal } from '../support/signals.js';
+import { indent, renderTable } from '../support/table.js';
+import { bytes, counted, duration, elapsed, hostAndPort, rate } from '../support/units.js';
 
 interface Options {
   readonly watch?: true | number;
   readonly json?: boolean;
 }
 
-/** An earlier look, for rates. */
+/** The snapshot before, for rates. */
 interface Before {
   readonly snapshot: RuntimeSnapshot;
-  /** Between the two, in seconds. */
+  /** Time between the two snapshots, in seconds. */
   readonly seconds: number;
 }
 
 const COUNTS = ['messagesSent', 'messagesReceived', 'bytesSent', 'bytesReceived'] as const;
 
-/** Counts as they are, or per second. */
+/** Totals; while watching, rates. */
 function counts(now: ConnectionSnapshot, watching: boolean, before: Before | undefined): string[] {
   if (!watching) {
     return [String(now.messagesSent), String(now.messagesReceived), bytes(now.bytesSent), bytes(now.bytesReceived)];
@@ -51,7 +44,7 @@ function connectionRow(now: ConnectionSnapshot, watching: boolean, before: Befor
     String(now.number),
     now.plugin,
     now.state,
-    `${name}[${pid}] ${address ? `${address.host}:${address.port}` : node}`,
+    `${name}[${pid}] ${address ? hostAndPort(address) : node}`,
     ...counts(now, watching, before),
     `${bytes(now.ringUsed)} of ${bytes(now.ringSize)}`,
     String(now.stalls),
@@ -72,13 +65,13 @@ function renderConnections(now: RuntimeSnapshot, watching: boolean, before: Befo
     { title: 'peer' },
     { title: watching ? 'sent/s' : 'sent', right },
     { title: watching ? 'received/s' : 'received', right },
-    { title: 'out', right },
-    { title: 'in', right },
+    { title: 'bytes out', right },
+    { title: 'bytes in', right },
     { title: 'ring', right },
     { title: 'stalls', right },
     { title: 'waiting', right },
     { title: 'unread', right },
-    { title: 'bytes', right },
+    { title: 'unread bytes', right },
     { title: 'oldest', right },
   ];
   const rows = now.connections.map((connection) => connectionRow(connection, watching, before));
@@ -101,7 +94,7 @@ function renderRegions({ regions, refused }: RuntimeSnapshot): string {
           [
             { title: 'path' },
             { title: 'size', right: true },
-            { title: 'our slot', right: true },
+            { title: 'own slot', right: true },
             { title: 'slots used', right: true },
             { title: 'frames free', right: true },
           ],
@@ -117,9 +110,20 @@ function renderRegions({ regions, refused }: RuntimeSnapshot): string {
   return `Regions\n${indent(table)}${why.join('')}`;
 }
 
+function renderHead(now: RuntimeSnapshot): string {
+  const { name, id, pid, thread, version, node, started, listeners, debug, stats } = now;
+  const at = listeners.map(hostAndPort).join(' ');
+  return (
+    `${name}, id ${id}, pid ${pid}${thread === 0 ? '' : `, thread ${thread}`}, Isthmus ${version}, Node.js ${node}\n` +
+    `up ${elapsed(Date.now() - Date.parse(started))}, ${at === '' ? 'does not listen' : `listens at ${at}`}, ` +
+    `log level ${debug}\n` +
+    `${counted(stats.connections, 'open connection')}, ${stats.connectionsEver} in total; ` +
+    `sent ${counted(stats.messagesSent, 'message')} (${bytes(stats.bytesSent)}), ` +
+    `received ${stats.messagesReceived} (${bytes(stats.bytesReceived)}), ${counted(stats.stalls, 'stall')}\n`
+  );
+}
+
 function render(now: RuntimeSnapshot, watching: boolean, before?: Before): string {
-  const { stats } = now;
-  const listeners = now.listeners.map(({ host, port }) => `${host}:${port}`).join(' ') || 'nowhere';
   const plugins = renderTable(
     [{ title: 'plugin' }, { title: 'priority', right: true }, { title: '' }],
     now.plugins.map(({ name, priority, unavailable }) => [
@@ -129,75 +133,68 @@ function render(now: RuntimeSnapshot, watching: boolean, before?: Before): strin
     ]),
   );
   return [
-    `${now.name}, id ${now.id}, pid ${now.pid}${now.thread === 0 ? '' : `, thread ${now.thread}`}, ` +
-      `Isthmus ${now.version}, Node.js ${now.node}\n` +
-      `up ${elapsed(Date.now() - Date.parse(now.started))}, listens at ${listeners}, log level ${now.debug}\n` +
-      `${stats.connections} connections of ${stats.connectionsEver}; sent ${stats.messagesSent} (${bytes(stats.bytesSent)}), ` +
-      `received ${stats.messagesReceived} (${bytes(stats.bytesReceived)}), ${stats.stalls} stalls\n`,
+    renderHead(now),
     `Plugins, best first\n${indent(plugins)}`,
     renderRegions(now),
     renderConnections(now, watching, before),
   ].join('\n');
 }
 
-/** Until the runtime ends, nobody reads, or a signal comes. @returns the exit code */
+/** Until the runtime ends, standard output is closed, or a signal comes. @returns the exit code */
 async function watch(target: Target, seconds: number, json: boolean): Promise<number> {
   const stop = stopSignal();
   if (!json) clearScreen();
   let before: { snapshot: RuntimeSnapshot; at: number } | undefined;
-  while (!stop.aborted && !nobodyReads()) {
+  while (!stop.aborted && !isOutputClosed()) {
     const answer = await askInspect(target);
     if (answer.kind === 'gone' && before) {
-      complain(`isthmus: ${target.id} has ended\n`);
+      printError(`isthmus: ${target.id} has ended\n`);
       return 0;
     }
     if (answer.kind === 'silent' && before) {
-      complain(`isthmus: ${target.id} does not answer\n`);
+      printError(`isthmus: ${target.id} does not answer\n`);
     } else {
       const snapshot = snapshotOf(target, answer);
       const at = performance.now();
-      if (json) say(`${JSON.stringify(snapshot)}\n`);
-      else
-        showInPlace(render(snapshot, true, before && { snapshot: before.snapshot, seconds: (at - before.at) / 1000 }));
+      if (json) printJsonLine(snapshot);
+      else {
+        const last = before && { snapshot: before.snapshot, seconds: (at - before.at) / 1000 };
+        showInPlace(render(snapshot, true, last));
+      }
       before = { snapshot, at };
     }
     await sleep(seconds * 1000, undefined, { signal: stop }).catch(() => {});
   }
-  return stop.aborted ? exitCodeOf(stop.reason) : 0;
+  return exitCodeOf(stop);
 }
 
-export function addInspect(program: Command, exit: (code: number) => void): void {
-  program
+export function addInspect(program: Command, exit: Exit): void {
+  const command = program
     .command('inspect')
-    .summary('what a running runtime is doing')
+    .summary('print the state of a running runtime')
     .description(
-      'Print what can be seen of a running runtime: plugins, regions, and for each connection its plugin and why not a ' +
-        'better one, its state, messages, bytes, what the peer has not consumed of the ring, stalls (how often the ring ' +
-        'was full), messages that wait for room, and what the application has not read yet, with the age of the oldest. ' +
-        'Connections of which the peer shows no sign of life are named as stalled.',
+      'Print the state of a running runtime: plugins, regions, and its connections. For each connection: its plugin, and ' +
+        'why it does not use a better one; its state; messages and bytes; how much of its ring the peer has not consumed; ' +
+        'stalls (how often the ring was full); messages that wait for room; and messages that the application has not ' +
+        'read, with the age of the oldest. A connection whose peer shows no sign of life is reported as stalled.',
     )
     .argument('<ID>', TARGET)
-    .option(
-      '--watch [SECONDS]',
-      'again and again, with messages and bytes per second (default: every second)',
-      interval,
-    )
-    .option('--json', 'print one JSON object, with --watch one in each line')
-    .addHelpText(
-      'after',
-      `
-Example:
+    .option('--watch [SECONDS]', 'repeat, with messages and bytes per second (default: every second)', interval)
+    .option('--json', 'print one JSON object; with --watch one per line');
+  withExamples(
+    command,
+    `
   $ isthmus pp --listen 7100 &
   $ isthmus inspect pp --watch
   $ isthmus inspect pp --json`,
-    )
-    .action(async (id: string, { watch: every, json = false }: Options) => {
-      const target = await findRuntime(id);
-      if (every !== undefined) {
-        exit(await watch(target, every === true ? 1 : every, json));
-        return;
-      }
-      const snapshot = snapshotOf(target, await askInspect(target));
-      say(json ? `${JSON.stringify(snapshot, null, 2)}\n` : render(snapshot, false));
-    });
+  ).action(async (id: string, { watch: every, json = false }: Options) => {
+    const target = await findRuntime(id);
+    if (every !== undefined) {
+      exit(await watch(target, every === true ? 1 : every, json));
+      return;
+    }
+    const snapshot = snapshotOf(target, await askInspect(target));
+    if (json) printJson(snapshot);
+    else print(render(snapshot, false));
+  });
 }

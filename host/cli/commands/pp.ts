@@ -1,26 +1,25 @@
-/** `isthmus pp`: ping-pong, both sides of it. C pscom's ping-pong can be at the other end, over tcp. */
+/** `isthmus pp`: ping-pong, both sides. The ping-pong of pscom can be the peer, over tcp. */
 import type { Command } from 'commander';
 import { type Connection, Runtime } from '../../index.js';
-import { aborted, address, exitCodeOf, integer, port, stopSignal } from '../support/args.js';
-import {
-  bytes,
-  type Column,
-  complain,
-  describeError,
-  duration,
-  nobodyReads,
-  rate,
-  renderRow,
-  say,
-  UsageError,
-} from '../support/output.js';
-import { Echo, Ping } from '../support/pingpong.js';
+import { integer, peerAddress, port } from '../support/args.js';
+import { Echo } from '../support/echo.js';
+import { describeError } from '../support/error-text.js';
+import { UsageError } from '../support/errors.js';
+import { type Exit, withExamples } from '../support/help.js';
+import { isOutputClosed, print, printError, printJsonLine } from '../support/output.js';
+import { Ping } from '../support/ping.js';
+import { aborted, stopSignal, untilStopped } from '../support/signals.js';
+import { type Column, renderRow } from '../support/table.js';
+import { bytes, duration, hostAndPort, rate } from '../support/units.js';
 
-/** How long a round may take when nobody says how many loops, in milliseconds. */
-const ROUND = 200;
-/** Messages that are verified when nobody says how many. */
-const VERIFIED = 200;
-const LARGEST = 2 ** 32 - 1;
+/** Length of a round without `--loops`. */
+const ROUND_MS = 200;
+/** Loops of `--verify` without `--loops`. */
+const VERIFIED_LOOPS = 200;
+const DEFAULT_TIMEOUT_S = 30;
+const MAX_SIZE = 2 ** 32 - 1;
+/** For a close after a signal: a peer that does not answer is not waited for. */
+const CLOSE_TIMEOUT_MS = 500;
 
 interface Options {
   readonly listen?: number;
@@ -35,19 +34,22 @@ interface Options {
   readonly json?: boolean;
 }
 
+/** Options of the side that listens, and of the side that connects. */
 const LISTENING = ['host', 'once'] as const;
 const CONNECTING = ['loops', 'minSize', 'maxSize', 'xheader', 'timeout', 'verify', 'json'] as const;
 
 const flag = (name: string) => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 
-function checkRole(to: string | undefined, options: Options): void {
+/** @throws UsageError for options of the other side */
+function checkOptions(to: string | undefined, options: Options): void {
   if ((to === undefined) === (options.listen === undefined)) {
-    throw new UsageError('either HOST:PORT or --listen PORT is wanted');
+    throw new UsageError('expected either HOST:PORT or --listen PORT');
   }
   const wrong = (to === undefined ? CONNECTING : LISTENING).find((name) => options[name] !== undefined);
-  if (wrong) throw new UsageError(`${flag(wrong)} does not go with ${to === undefined ? '--listen' : 'HOST:PORT'}`);
+  if (wrong) throw new UsageError(`${to === undefined ? '--listen' : 'HOST:PORT'} excludes ${flag(wrong)}`);
 }
 
+/** @returns the exit code */
 async function listen({ listen: at, host = '127.0.0.1', once = false }: Options & { listen: number }): Promise<number> {
   const stop = stopSignal();
   await using runtime = await Runtime.create({ name: 'pp' });
@@ -60,19 +62,16 @@ async function listen({ listen: at, host = '127.0.0.1', once = false }: Options 
     try {
       await echo.serve(connection);
     } catch (error) {
-      complain(describeError(error));
+      printError(describeError(error));
       if (once) code = 1;
     } finally {
       await connection.close().catch(() => {});
       if (once) ended.abort();
     }
   });
-  say(
-    `isthmus: echoing on ${listening.host.includes(':') ? `[${listening.host}]` : listening.host}:${listening.port}\n`,
-  );
+  print(`isthmus: echoing on ${hostAndPort(listening)}\n`);
   await aborted(ended.signal);
-  // Those who stop it by a signal want it gone, not to wait for peers that do not answer.
-  await runtime.close({ timeout: 500 });
+  await runtime.close({ timeout: CLOSE_TIMEOUT_MS });
   return code;
 }
 
@@ -96,7 +95,7 @@ function shape({ minSize = 1, maxSize = Math.max(minSize, 1 << 20), xheader = 12
   return { minSize, maxSize, xheader };
 }
 
-/** `from`, then doubling up to `to`. */
+/** `from`, and doubled up to `to`. */
 function sizes(from: number, to: number): number[] {
   const list: number[] = [];
   for (let size = from; size <= to; size = size === 0 ? 1 : size * 2) list.push(size);
@@ -105,7 +104,7 @@ function sizes(from: number, to: number): number[] {
 
 async function measure(connection: Connection, ping: Ping, size: number, { loops, verify }: Options): Promise<Row> {
   await ping.between();
-  const round = verify ? await ping.verify(size, loops ?? VERIFIED) : await ping.round(size, loops, ROUND);
+  const round = verify ? await ping.verify(size, loops ?? VERIFIED_LOOPS) : await ping.round(size, loops, ROUND_MS);
   const { halfRoundTripNs } = round;
   return {
     size,
@@ -116,22 +115,19 @@ async function measure(connection: Connection, ping: Ping, size: number, { loops
   };
 }
 
-async function connect(to: string, options: Options): Promise<number> {
-  const { timeout = 30 } = options;
+/** @returns the exit code */
+function connect(to: string, options: Options): Promise<number> {
+  const { timeout = DEFAULT_TIMEOUT_S } = options;
   const { minSize, maxSize, xheader } = shape(options);
-  if (minSize > maxSize) throw new UsageError(`--min-size ${minSize} is over --max-size ${maxSize}`);
+  if (minSize > maxSize) throw new UsageError(`--min-size ${minSize} is greater than --max-size ${maxSize}`);
   const stop = stopSignal();
-  try {
+  return untilStopped(stop, async () => {
     await using runtime = await Runtime.create({ name: 'pp' });
     const connection = await runtime.connect(to, { signal: stop });
     const ping = new Ping(runtime, connection, { xheader, timeout: timeout * 1000, signal: stop });
     await play(to, connection, ping, options);
     await connection.close();
-    return 0;
-  } catch (error) {
-    if (stop.aborted) return exitCodeOf(stop.reason);
-    throw error;
-  }
+  });
 }
 
 async function play(to: string, connection: Connection, ping: Ping, options: Options): Promise<void> {
@@ -140,66 +136,64 @@ async function play(to: string, connection: Connection, ping: Ping, options: Opt
   const rows: Row[] = [];
   if (!json) {
     const why = connection.why === undefined ? '' : `; ${connection.why}`;
-    say(`${to} over ${connection.plugin}, xheader ${xheader} B${options.verify ? ', verified' : ''}${why}\n`);
-    say(
-      renderRow(
-        COLUMNS,
-        COLUMNS.map(({ title }) => title),
-      ),
-    );
+    const titles = COLUMNS.map(({ title }) => title);
+    print(`${to} over ${connection.plugin}, xheader ${xheader} B${options.verify ? ', verified' : ''}${why}\n`);
+    print(renderRow(COLUMNS, titles));
   }
   for (const size of sizes(minSize, maxSize)) {
-    if (nobodyReads()) break;
+    if (isOutputClosed()) break;
     const row = await measure(connection, ping, size, options);
     rows.push(row);
     if (json) continue;
     const half = duration(row.halfRoundTripNs);
-    say(renderRow(COLUMNS, [bytes(size), String(row.loops), half, rate(row.bytesPerSecond), row.plugin]));
+    print(renderRow(COLUMNS, [bytes(size), String(row.loops), half, rate(row.bytesPerSecond), row.plugin]));
   }
-  if (json) say(`${JSON.stringify(rows)}\n`);
+  if (json) printJsonLine(rows);
 }
 
-export function addPp(program: Command, exit: (code: number) => void): void {
-  program
+export function addPp(program: Command, exit: Exit): void {
+  const command = program
     .command('pp')
-    .summary('ping-pong: how long a message takes')
+    .summary('measure how long a message takes (ping-pong)')
     .description(
-      'Measure the half round trip of messages, as the ping-pong of pscom does. One side listens and echoes every ' +
-        'message with its xheader; the other sends messages of growing size and prints a row for each size.',
+      'Measure the half round trip of messages, as the ping-pong of pscom does. One side listens, and echoes each message ' +
+        'with its xheader. The other side sends messages of growing size, and prints a row for each size.',
     )
-    .argument('[HOST:PORT]', 'where the other side listens', address)
+    .argument('[HOST:PORT]', 'where the other side listens', peerAddress)
     .option('--listen <PORT>', 'listen and echo; 0: any free port, which is printed', port)
-    .option('--host <HOST>', 'address to listen at (default 127.0.0.1: peers are not authenticated)')
+    .option('--host <HOST>', 'address to listen at (default: 127.0.0.1, because peers are not authenticated)')
     .option('--once', 'with --listen: end when the first connection has ended')
     .option(
       '--loops <N>',
-      `round trips for each size (default: as many as take ${ROUND} ms; from 100 on they are warmed up first)`,
-      integer(1, 1e9, 'A number of loops'),
+      `round trips for each size (default: as many as take ${ROUND_MS} ms); with 100 or more there is a warm-up`,
+      integer(1, 1e9),
     )
     .option(
       '--min-size <B>',
-      'smallest message in bytes; the size doubles from there (default 1)',
-      integer(0, LARGEST, 'A size'),
+      'smallest message in bytes, from which the size doubles (default: 1)',
+      integer(0, MAX_SIZE),
     )
-    .option('--max-size <B>', 'largest message in bytes (default 1048576)', integer(0, LARGEST, 'A size'))
-    .option('--xheader <B>', 'bytes of the header beside the data (default 12)', integer(0, 65535, 'A length'))
-    .option('--timeout <S>', 'how long to wait for an answer, in seconds (default 30)', integer(1, 86400, 'A time'))
+    .option('--max-size <B>', 'largest message in bytes (default: 1048576)', integer(0, MAX_SIZE))
+    .option('--xheader <B>', 'bytes of the xheader of each message (default: 12)', integer(0, 65535))
+    .option(
+      '--timeout <S>',
+      `how long to wait for an answer, in seconds (default: ${DEFAULT_TIMEOUT_S})`,
+      integer(1, 86400),
+    )
     .option(
       '--verify',
-      `change the content of every message and compare the answers (default ${VERIFIED} loops); the time includes that`,
+      `send other content in each message, and compare the answers (default: ${VERIFIED_LOOPS} loops); the time includes both`,
     )
-    .option('--json', 'print one JSON array of { size, loops, halfRoundTripNs, bytesPerSecond, plugin }')
-    .addHelpText(
-      'after',
-      `
-Example:
-  $ isthmus server -s demo -m 64 &          # without a region it goes over tcp
+    .option('--json', 'print one JSON array of { size, loops, halfRoundTripNs, bytesPerSecond, plugin }');
+  withExamples(
+    command,
+    `
   $ isthmus pp --listen 7100 &
-  $ isthmus pp 127.0.0.1:7100 --min-size 8 --max-size 65536`,
-    )
-    .action(async (to: string | undefined, options: Options) => {
-      checkRole(to, options);
-      if (to !== undefined) exit(await connect(to, options));
-      else if (options.listen !== undefined) exit(await listen({ ...options, listen: options.listen }));
-    });
+  $ isthmus pp 127.0.0.1:7100 --min-size 8 --max-size 65536
+  $ PSP_SHM=0 isthmus pp 127.0.0.1:7100     # through a region of 'isthmus server', otherwise over tcp`,
+  ).action(async (to: string | undefined, options: Options) => {
+    checkOptions(to, options);
+    if (to !== undefined) exit(await connect(to, options));
+    else if (options.listen !== undefined) exit(await listen({ ...options, listen: options.listen }));
+  });
 }

@@ -1,7 +1,10 @@
 /** `isthmus ps`: the runtimes of this user. */
 import type { Command } from 'commander';
 import { type Found, findRuntimes } from '../../control/client.js';
-import { bytes, elapsed, renderTable, say } from '../support/output.js';
+import { withExamples } from '../support/help.js';
+import { print, printJson } from '../support/output.js';
+import { renderTable } from '../support/table.js';
+import { bytes, elapsed, hostAndPort } from '../support/units.js';
 
 const COLUMNS = [
   { title: 'id' },
@@ -29,36 +32,28 @@ function row({ id, summary }: Found): string[] {
     bytes(stats.bytesSent),
     bytes(stats.bytesReceived),
     String(stats.unreadMessages),
-    listeners.map(({ host, port }) => (host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`)).join(' ') || '-',
+    listeners.map(hostAndPort).join(' ') || '-',
   ];
 }
 
 export function addPs(program: Command): void {
-  program
+  const command = program
     .command('ps')
-    .summary('the runtimes of this user')
+    .summary('list the runtimes of this user')
     .description(
-      'List the runtimes of this user, in whatever process, with what they have sent and received. The id is what ' +
-        "'isthmus inspect' and 'isthmus debug' take.",
+      "List the runtimes in all processes of this user, with the messages that they have sent and received. 'isthmus " +
+        "inspect' and 'isthmus debug' take the id of a runtime.",
     )
-    .option('--json', 'print one JSON array')
-    .addHelpText(
-      'after',
-      `
-Example:
+    .option('--json', 'print one JSON array');
+  withExamples(
+    command,
+    `
   $ isthmus pp --listen 7100 &
   $ isthmus ps
   $ isthmus inspect pp                      # more about one of them`,
-    )
-    .action(async ({ json }: { json?: true }) => {
-      const found = await findRuntimes();
-      if (json) {
-        const rows = found.map(({ id, summary }) => ({ id, answers: summary !== undefined, ...summary }));
-        say(`${JSON.stringify(rows, null, 2)}\n`);
-      } else if (found.length === 0) {
-        say('no runtimes\n');
-      } else {
-        say(renderTable(COLUMNS, found.map(row)));
-      }
-    });
+  ).action(async ({ json }: { json?: true }) => {
+    const found = await findRuntimes();
+    if (json) printJson(found.map(({ id, summary }) => ({ id, answers: summary !== undefined, ...summary })));
+    else print(found.length === 0 ? 'no runtimes\n' : renderTable(COLUMNS, found.map(row)));
+  });
 }

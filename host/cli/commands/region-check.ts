@@ -1,11 +1,16 @@
-/** What `isthmus region check` prints. */
+/** `isthmus region check`: verifies the structures of a region. */
+import type { Command } from 'commander';
 import type { Onlooker } from '../../region/inspection.js';
 import type { Counts } from '../../region/region-view.js';
 import { type Verification, verify } from '../../region/verification.js';
-import { bytes, complain, indent, renderTable } from '../support/output.js';
+import { type Exit, withExamples } from '../support/help.js';
+import { print, printError, printJson } from '../support/output.js';
+import { REGION_NAME, viewRegion } from '../support/region-names.js';
+import { indent, renderTable } from '../support/table.js';
+import { bytes, counted } from '../support/units.js';
 
-/** Findings that are printed for people; all of them with --json. */
-const SHOWN = 40;
+/** Findings that are printed as text; --json prints all. */
+const MAX_PRINTED = 40;
 
 export interface Verdict extends Verification {
   readonly path: string;
@@ -14,13 +19,13 @@ export interface Verdict extends Verification {
   readonly consistent: boolean;
 }
 
-export async function check(onlooker: Onlooker): Promise<Verdict> {
-  const { path, size } = onlooker;
-  let told = false;
-  const { state, looks, counts, findings } = await verify(onlooker, (_, left) => {
-    if (told || left === 0 || !process.stderr.isTTY) return;
-    told = true;
-    complain(`${left} findings at the first look; looking again for a second, whether they stay\n`);
+async function check(view: Onlooker): Promise<Verdict> {
+  const { path, size } = view;
+  let announced = false;
+  const { state, looks, counts, findings } = await verify(view, (_, left) => {
+    if (announced || left === 0 || !process.stderr.isTTY) return;
+    announced = true;
+    printError(`${counted(left, 'finding')} in the first pass; reading again for a second to see which of them stay\n`);
   });
   const consistent = findings.every(({ severity }) => severity !== 'error');
   return { path, size, state, consistent, looks, counts, findings };
@@ -33,33 +38,33 @@ function renderCounts({ slots, extents, frames, runs, records, grants }: Counts)
       .map(([what, count]) => `${count} ${what}`)
       .join(', ');
   return renderTable(
-    [{ title: 'structure' }, { title: 'there are', right: true }, { title: 'of these' }],
+    [{ title: 'structure' }, { title: 'total', right: true }, { title: 'of which' }],
     [
-      [
-        'slots',
-        slots.total,
-        parts({ alive: slots.alive, 'not to be told from here': slots.unknown, dead: slots.dead }),
-      ],
+      ['slots', slots.total, parts({ alive: slots.alive, unknown: slots.unknown, dead: slots.dead })],
       [
         'extents',
         extents.total,
         parts({
-          'under header and tables': extents.tables,
+          'header and tables': extents.tables,
           free: extents.free,
           taken: extents.held,
-          'of the dead': extents.dead,
-          'of those who left': extents.gone,
+          'of dead peers': extents.dead,
+          'of peers that left': extents.gone,
         }),
       ],
       [
         'frames',
         frames.total,
-        parts({ 'under header and tables': frames.tables, free: frames.free, 'in runs': frames.runs }),
+        parts({ 'header and tables': frames.tables, free: frames.free, 'in runs': frames.runs }),
       ],
       [
         'runs',
         runs.total,
-        parts({ rings: runs.rings, "of applications' memory": runs.memory, 'that one side has left': runs.loose }),
+        parts({
+          [runs.rings === 1 ? 'ring' : 'rings']: runs.rings,
+          'memory of applications': runs.memory,
+          'with one half released': runs.loose,
+        }),
       ],
       ['records', records.total, records.total > 0 ? `${bytes(records.bytes)} in rings` : ''],
       ['grants', grants.total, ''],
@@ -67,24 +72,53 @@ function renderCounts({ slots, extents, frames, runs, records, grants }: Counts)
   );
 }
 
-export function renderVerdict({ path, size, state, consistent, looks, counts, findings }: Verdict): string {
+function render({ path, size, state, consistent, looks, counts, findings }: Verdict): string {
   const lines = [`${path}: ${bytes(size)}, ${state}`];
   if (counts) lines.push('', indent(renderCounts(counts)));
   const ordered = findings.toSorted((a, b) => a.severity.localeCompare(b.severity));
-  for (const { severity, where, message } of ordered.slice(0, SHOWN)) lines.push(`${severity}: ${where}: ${message}`);
-  if (ordered.length > SHOWN) lines.push(`and ${ordered.length - SHOWN} more ('--json' prints all)`);
+  for (const { severity, where, message } of ordered.slice(0, MAX_PRINTED)) {
+    lines.push(`${severity}: ${where}: ${message}`);
+  }
+  if (ordered.length > MAX_PRINTED) lines.push(`and ${ordered.length - MAX_PRINTED} more ('--json' prints all)`);
   if (findings.length > 0) lines.push('');
   const errors = findings.filter(({ severity }) => severity === 'error').length;
   const notes = findings.length - errors;
-  const how = looks === 1 ? 'one look' : `${looks} looks`;
-  const verdict = consistent ? 'consistent' : `NOT CONSISTENT: ${errors} ${errors === 1 ? 'error' : 'errors'}`;
-  lines.push(`${verdict}${notes > 0 ? `, ${notes} ${notes === 1 ? 'note' : 'notes'}` : ''} (${how})`);
+  const passes = counted(looks, 'pass');
+  const verdict = consistent ? 'consistent' : `NOT CONSISTENT: ${counted(errors, 'error')}`;
+  lines.push(`${verdict}${notes > 0 ? `, ${counted(notes, 'note')}` : ''} (${passes})`);
   if (!consistent) lines.push(remedy(state));
   return `${lines.join('\n')}\n`;
 }
 
 function remedy(state: Verdict['state']): string {
   return state === 'refused'
-    ? "Leave it alone unless it is meant to be a region: then 'isthmus server --force' makes a new one of it."
-    : "End everybody who uses it ('isthmus region show' names them) and make it anew; keep a copy for a report of the fault.";
+    ? "If it is meant to be a region, 'isthmus server --force' formats it anew; otherwise leave it alone."
+    : "End all processes that use it ('isthmus region show' lists them) and create it anew. Keep a copy for a bug report.";
+}
+
+export function addCheck(region: Command, exit: Exit): void {
+  const command = region
+    .command('check')
+    .argument('<NAME>', REGION_NAME)
+    .summary('verify the structures of a region')
+    .description(
+      'Verify that the structures of a region agree: header, slots, the owners of extents and runs, the records of each ' +
+        'ring, granted memory. Takes no slot and writes nothing, so that other processes can go on using the region: a ' +
+        'finding is checked again for a second, and counts only if it stays. Exit code 0 if the region is consistent ' +
+        '(with or without notes, for example on dead peers whose frames were not taken back yet), 1 if it is not ' +
+        'consistent or not a region.',
+    )
+    .option('--json', 'print one JSON object');
+  withExamples(
+    command,
+    `
+  $ isthmus region check demo               # /dev/shm/demo
+  $ isthmus region check uio0 --json`,
+  ).action(async (name: string, { json }: { json?: true }) => {
+    using view = viewRegion(name).view;
+    const verdict = await check(view);
+    if (json) printJson(verdict);
+    else print(render(verdict));
+    if (!verdict.consistent) exit(1);
+  });
 }

@@ -1,9 +1,20 @@
 /**
- * How the processes of `isthmus demo` talk to it: they report in lines of JSON on standard output, take orders in such
- * lines on standard input, and end when their input ends.
+ * How the demo and its processes communicate: a process reports in lines of JSON on standard output, takes orders as lines
+ * of JSON on standard input, and ends when its standard input ends.
  */
 import { createInterface } from 'node:readline';
-import { say } from '../support/output.js';
+import { printJsonLine } from '../support/output.js';
+
+/** What a process of the demo does. */
+export type Role =
+  | 'region server'
+  | 'receiver'
+  | 'sender'
+  | 'streamer'
+  | 'region echo'
+  | 'region ping'
+  | 'socket echo'
+  | 'socket ping';
 
 export type Report =
   | { readonly kind: 'ready' }
@@ -12,7 +23,7 @@ export type Report =
   | { readonly kind: 'progress'; readonly bytes: number }
   | { readonly kind: 'sent'; readonly sha256: string; readonly milliseconds: number }
   | { readonly kind: 'received'; readonly sha256: string; readonly bytes: number; readonly written: number }
-  /** The first message after a migration, on the clock of the machine, in milliseconds. */
+  /** The first message after a migration; `at`: its time by {@link monotonicMs}. */
   | { readonly kind: 'back'; readonly plugin: string; readonly why: string | undefined; readonly at: number }
   | {
       readonly kind: 'streamed';
@@ -26,17 +37,22 @@ export type Report =
   | { readonly kind: 'error'; readonly code: string | undefined; readonly message: string };
 
 export function report(what: Report): void {
-  say(`${JSON.stringify(what)}\n`);
+  printJsonLine(what);
 }
 
-/** Orders, as they come; ends with the input. */
+/** Orders, as they arrive; ends when standard input ends. */
 export async function* orders<T>(): AsyncGenerator<T> {
   for await (const line of createInterface({ input: process.stdin })) yield JSON.parse(line) as T;
 }
 
-/** Aborted when the demo wants us to end, or has ended. */
+/** Aborted when the demo ends this process, or has ended itself. */
 export function endOfInput(): AbortSignal {
   const controller = new AbortController();
   process.stdin.on('close', () => controller.abort('end of input')).resume();
   return controller.signal;
+}
+
+/** Time in milliseconds, on a clock that all processes of this machine share. */
+export function monotonicMs(): number {
+  return Number(process.hrtime.bigint()) / 1e6;
 }

@@ -1,11 +1,11 @@
-/** Counts numbered messages as they come: which are there, doubled, or out of order. */
+/** Counts numbered messages as they arrive: lost, doubled, out of order. */
 export class Tally {
-  /** All that came, doubled ones included. */
+  /** All messages, doubled ones included. */
   received = 0;
   doubled = 0;
   disordered = 0;
   #next = 0;
-  /** Numbers that were passed over. */
+  /** Numbers below `#next` that have not arrived. */
   readonly #missing = new Set<number>();
 
   take(number: number): void {
@@ -20,7 +20,7 @@ export class Tally {
     }
   }
 
-  /** How many never came of so many, numbered from 0. */
+  /** Messages that never arrived of `sent` messages, numbered from 0. */
   lost(sent: number): number {
     return this.#missing.size + sent - this.#next;
   }

@@ -1,20 +1,22 @@
-/** From what people type to a runtime, and to what it answers. */
-
+/** Runtimes of this user: found by what the reader typed, and asked over their control sockets. */
 import type { RuntimeSnapshot } from '../../api/snapshots.js';
 import { type Answer, ask, findRuntimes, socketOf } from '../../control/client.js';
-import { CliError } from './output.js';
+import { CliError } from './errors.js';
 
+/** A runtime that can be asked. */
 export interface Target {
   readonly id: string;
+  /** Path of its control socket. */
   readonly path: string;
 }
 
-/** The argument of each command that takes a runtime. */
-export const TARGET = "id of a runtime, as 'isthmus ps' shows it; its name or pid will do where only one has it";
+/** Help text of the argument of each command that takes a runtime. */
+export const TARGET =
+  "id of a runtime, as 'isthmus ps' prints it; or its name or pid, if no other runtime has the same";
 
 /**
  * @param what an id; or a name or a pid that only one runtime has
- * @throws CliError if there is none, or more than one
+ * @throws CliError if no runtime matches, or more than one
  */
 export async function findRuntime(what: string): Promise<Target> {
   const path = socketOf(what);
@@ -25,7 +27,7 @@ export async function findRuntime(what: string): Promise<Target> {
   if (named.length === 0) {
     throw new CliError(`there is no runtime '${what}'`, "'isthmus ps' lists the runtimes of this user.");
   }
-  throw new CliError(`'${what}' may be any of ${named.map(({ id }) => id).join(', ')}`, 'Name one of these.');
+  throw new CliError(`'${what}' matches ${named.map(({ id }) => id).join(', ')}`, 'Give one of these ids.');
 }
 
 /** @throws CliError for an answer without a result */
@@ -36,19 +38,19 @@ export function resultOf({ id }: Target, answer: Answer): unknown {
     case 'error':
       throw new CliError(`${id}: ${answer.message}`);
     case 'gone':
-      throw new CliError(`${id} has ended`, "'isthmus ps' lists the runtimes that are there.");
+      throw new CliError(`${id} has ended`, "'isthmus ps' lists the runtimes that run now.");
     case 'silent':
-      throw new CliError(`${id} does not answer`, 'It is busy or stopped: try again.');
+      throw new CliError(`${id} does not answer`, 'The process is busy or stopped. Try again.');
   }
 }
 
-/** @throws CliError */
+/** @throws CliError for an answer without a result, or of another shape */
 export function snapshotOf(target: Target, answer: Answer): RuntimeSnapshot {
   const value = resultOf(target, answer) as Partial<RuntimeSnapshot> | null;
   if (!Array.isArray(value?.connections) || !value.stats) {
     throw new CliError(
-      `${target.id} answers in a way that is not understood`,
-      'Use the version of Isthmus that it uses.',
+      `the answer of ${target.id} has an unknown format`,
+      'Use the version of Isthmus that the process uses.',
     );
   }
   return value as RuntimeSnapshot;

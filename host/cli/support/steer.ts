@@ -1,148 +1,97 @@
-/** The processes of a host, by way of a broker: asked to suspend or to resume, and waited for. */
-
-import { readFileSync } from 'node:fs';
-import { type Command, InvalidArgumentError } from 'commander';
-import type { Log } from '../../base/log.js';
-import { BROKER_URL, readBroker } from '../../config/broker-url.js';
-import { explain } from '../../config/config.js';
-import { ANY_PROC, isControlId } from '../../config/control-id.js';
+/** Asks processes of a host to suspend or to resume, through an MQTT broker, and waits for their answers. */
+import { ANY_PROC } from '../../config/control-id.js';
 import type { MqttOptions } from '../../control/broker.js';
 import type { Feedback, Status } from '../../control/payload.js';
 import { Watcher } from '../../control/watcher.js';
-import { complain } from './output.js';
+import { brokerLog } from './broker-options.js';
+import { Waiter } from './waiter.js';
 
-export type Kind = 'suspend' | 'resume';
+export type RequestKind = 'suspend' | 'resume';
 
-/** Longer than the deadline of a suspension, so that its failure is heard, in seconds. */
-export const WAIT = 15;
-
-// ─── arguments ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-export interface BrokerOptions {
-  readonly pid?: readonly string[];
-  readonly broker?: string;
-  readonly ca?: string;
-  readonly cert?: string;
-  readonly key?: string;
-}
-
-function pids(text: string, before: readonly string[] = []): string[] {
-  if (!isControlId(text)) throw new InvalidArgumentError('A pid or a control id is wanted.');
-  if (before.length >= 1000) throw new InvalidArgumentError('These are too many.');
-  return [...before, text];
-}
-
-export function hostName(text: string): string {
-  if (!/^[^\s/+#\0]{1,255}$/.test(text)) throw new InvalidArgumentError('The name of a host is wanted.');
-  return text;
-}
-
-function broker(text: string): string {
-  if (!readBroker(text)) throw new InvalidArgumentError(`A broker is wanted: ${BROKER_URL}.`);
-  return text;
-}
-
-export function withBroker(command: Command): Command {
-  return command
-    .option('--pid <PID...>', 'these processes, by pid or control id; default: all that take part', pids)
-    .option('--broker <URL>', 'default: PSP_MQTT_BROKER', broker)
-    .option('--ca <FILE>', 'certificates that a broker with TLS is checked against (PEM)')
-    .option('--cert <FILE>', 'our certificate, for a broker that asks for it (PEM)')
-    .option('--key <FILE>', 'and its key (PEM)');
-}
-
-export function brokerOf(options: BrokerOptions): { broker: string; mqtt: MqttOptions } {
-  const configured = explain().find(({ name }) => name === 'broker')?.value;
-  const read = (path: string | undefined) => (path === undefined ? undefined : readFileSync(path));
-  const mqtt = { ca: read(options.ca), cert: read(options.cert), key: read(options.key) };
-  return { broker: options.broker ?? String(configured), mqtt };
-}
-
-/** What happens to the connection later on; that it cannot be made at all is an error. */
-export const brokerLog: Log = (level, line) => {
-  if (level === 'error' || level === 'warning') complain(`isthmus: ${line}\n`);
-};
-
-// ─── asking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+/** Default time to wait for answers: more than a suspension may take (10 s), so that its failure is reported. */
+export const DEFAULT_WAIT_S = 15;
 
 /** A process that is expected to answer. */
-export interface Row {
+export interface Participant {
   readonly id: string;
   name: string;
   state: string;
   answer: 'ALLOWED' | 'COMPLETED' | 'FAILED' | undefined;
-  /** Why it failed; or why nothing had to be done. */
+  /** Why it failed, or why nothing had to be done. */
   reason: string | undefined;
   good: boolean;
   milliseconds: number | undefined;
-  /** A resume stops its suspension, which is told as FAILED first: that is not the answer to us. */
-  stopping: boolean;
+  /** A resume that interrupts a suspension: the suspension reports FAILED first, which does not answer the resume. */
+  interrupted: boolean;
 }
 
-export const isSettled = ({ answer, reason }: Row): boolean => answer !== undefined || reason !== undefined;
+export const isSettled = ({ answer, reason }: Participant): boolean => answer !== undefined || reason !== undefined;
 
+/** Offline by its will message: the connection to the broker was lost, not closed. */
 const isLost = ({ state, since }: Status): boolean => state === 'offline' && since === null;
 
 export interface AskOptions {
-  /** Only these. */
+  /** Only these processes. */
   readonly pid?: readonly string[] | undefined;
   /**
-   * Resume those of a suspension, whatever became of it and of them: the machine may be moving, and who is gone from the
-   * broker may come back to it, and is asked again then.
+   * Resume the processes of this suspension, whatever the suspension and the processes have come to. The machine may be
+   * moving: a process that is away from the broker may come back, and is asked again then.
    */
-  readonly after?: readonly Row[];
+  readonly after?: readonly Participant[];
   /** In seconds. */
   readonly wait: number;
   readonly stop?: AbortSignal | undefined;
-  /** Shows the rows as they are now. */
-  show?(rows: readonly Row[]): void;
+  /** Called with all participants each time one of them changes. */
+  show?(participants: readonly Participant[]): void;
 }
 
-/** One question, to all at once, and the answers to it. */
+/** One request to several processes, and their answers. */
 class Round {
-  readonly rows = new Map<string, Row>();
+  readonly participants = new Map<string, Participant>();
   readonly #watcher: Watcher;
-  readonly #kind: Kind;
+  readonly #kind: RequestKind;
   readonly #options: AskOptions;
-  readonly #asked = performance.now();
-  /** Answers may be missing. */
-  #missed = false;
-  #wake = () => {};
+  readonly #askedAt = performance.now();
+  /** The connection to the broker was lost meanwhile: answers may be missing, and the statuses count instead. */
+  #reconnected = false;
+  readonly #waiter = new Waiter();
 
-  constructor(watcher: Watcher, kind: Kind, options: AskOptions) {
+  constructor(watcher: Watcher, kind: RequestKind, options: AskOptions) {
     this.#watcher = watcher;
     this.#kind = kind;
     this.#options = options;
     const { pid, after } = options;
-    for (const [id, status] of watcher.statuses) if (!pid && !after && status.state !== 'offline') this.#expect(id);
-    for (const id of pid ?? []) if (!after) this.#expect(id);
-    for (const row of after ?? []) this.#undo(row);
+    for (const participant of after ?? []) this.#expectResumed(participant);
+    if (after) return;
+    for (const [id, { state }] of watcher.statuses) if (!pid && state !== 'offline') this.#expect(id);
+    for (const id of pid ?? []) this.#expect(id);
   }
 
-  get #wanted(): 'ALLOWED' | 'COMPLETED' {
+  /** The answer that reports success. */
+  get #success(): 'ALLOWED' | 'COMPLETED' {
     return this.#kind === 'suspend' ? 'ALLOWED' : 'COMPLETED';
   }
 
-  get #open(): Row[] {
-    return [...this.rows.values()].filter((row) => !isSettled(row));
+  get #unsettled(): Participant[] {
+    return [...this.participants.values()].filter((participant) => !isSettled(participant));
   }
 
-  /** Why an offline one does not answer. */
-  #why(id: string): string {
+  /** Why an offline process does not answer. */
+  #offlineReason(id: string): string {
     const status = this.#watcher.statuses.get(id);
-    return status && isLost(status) ? 'has left the broker without a word' : 'has ended';
+    return status && isLost(status) ? 'has lost its connection to the broker' : 'has ended';
   }
 
-  #settle(row: Row, good: boolean, answer: Row['answer'], reason?: string): void {
-    if (isSettled(row)) return;
-    Object.assign(row, { good, answer, reason });
-    if (answer !== undefined) row.milliseconds = Math.round(performance.now() - this.#asked);
-    this.#wake();
+  #settle(participant: Participant, good: boolean, answer: Participant['answer'], reason?: string): void {
+    if (isSettled(participant)) return;
+    Object.assign(participant, { good, answer, reason });
+    if (answer !== undefined) participant.milliseconds = Math.round(performance.now() - this.#askedAt);
+    this.#waiter.wake();
   }
 
-  #add(id: string, stopping: boolean): Row {
+  #add(id: string, interrupted: boolean): Participant {
     const status = this.#watcher.statuses.get(id);
-    const row: Row = {
+    const participant: Participant = {
       id,
       name: status?.name ?? '',
       state: status?.state ?? 'unknown',
@@ -150,129 +99,132 @@ class Round {
       reason: undefined,
       good: false,
       milliseconds: undefined,
-      stopping,
+      interrupted,
     };
-    this.rows.set(id, row);
-    return row;
+    this.participants.set(id, participant);
+    return participant;
   }
 
-  #expect(id: string): Row {
+  #expect(id: string): Participant {
     const state = this.#watcher.statuses.get(id)?.state;
-    const row = this.#add(id, this.#kind === 'resume' && (state === 'requested' || state === 'preparing'));
-    if (state === 'offline') this.#settle(row, false, undefined, this.#why(id));
-    else if (this.#kind === 'resume' && state === 'inactive') this.#settle(row, true, undefined, 'is not suspended');
-    return row;
+    const participant = this.#add(id, this.#kind === 'resume' && (state === 'requested' || state === 'preparing'));
+    if (state === 'offline') this.#settle(participant, false, undefined, this.#offlineReason(id));
+    else if (this.#kind === 'resume' && state === 'inactive') {
+      this.#settle(participant, true, undefined, 'is not suspended');
+    }
+    return participant;
   }
 
-  /** What the broker has told of it last may be from before it was asked to suspend. */
-  #undo({ id, name, answer }: Row): void {
-    const row = this.#add(id, answer === undefined);
-    if (row.name === '') row.name = name;
-    if (answer === 'FAILED') this.#settle(row, true, undefined, 'is not suspended');
+  /** The last status that the broker has of it may be older than the request to suspend, and does not count. */
+  #expectResumed({ id, name, answer }: Participant): void {
+    const participant = this.#add(id, answer === undefined);
+    if (participant.name === '') participant.name = name;
+    if (answer === 'FAILED') this.#settle(participant, true, undefined, 'is not suspended');
   }
 
-  /** @returns when all have answered, or will not */
-  async run(): Promise<readonly Row[]> {
+  /** @returns all participants, once each has answered or is not expected to answer any more */
+  async run(): Promise<readonly Participant[]> {
     const { pid, after, wait, stop, show = () => {} } = this.#options;
-    const rows = () => [...this.rows.values()];
-    const aborted = () => this.#wake();
-    stop?.addEventListener('abort', aborted, { once: true });
-    if (pid || after) for (const { id } of this.#open) void this.#watcher.request(id, this.#kind);
-    else if (this.#open.length > 0) void this.#watcher.request(ANY_PROC, this.#kind);
-    const end = this.#asked + wait * 1000;
-    for (show(rows()); this.#open.length > 0 && !stop?.aborted && performance.now() < end; show(rows())) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, Math.max(1, end - performance.now()));
-        this.#wake = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
+    const all = () => [...this.participants.values()];
+    const onAbort = () => this.#waiter.wake();
+    stop?.addEventListener('abort', onAbort, { once: true });
+    if (pid || after) for (const { id } of this.#unsettled) void this.#watcher.request(id, this.#kind);
+    else if (this.#unsettled.length > 0) void this.#watcher.request(ANY_PROC, this.#kind);
+    const end = this.#askedAt + wait * 1000;
+    for (show(all()); this.#unsettled.length > 0 && !stop?.aborted && performance.now() < end; show(all())) {
+      await this.#waiter.wait(end - performance.now());
     }
-    stop?.removeEventListener('abort', aborted);
-    for (const row of this.#open) {
-      if (stop?.aborted) this.#settle(row, false, undefined, 'not waited for');
-      else if (after && row.state === 'inactive') this.#settle(row, true, undefined, 'is not suspended');
-      else if (after && row.state === 'offline') this.#settle(row, false, undefined, `not at the broker for ${wait} s`);
-      else this.#settle(row, false, undefined, `no answer in ${wait} s`);
-    }
-    show(rows());
-    return rows();
+    stop?.removeEventListener('abort', onAbort);
+    for (const participant of this.#unsettled) this.#giveUp(participant);
+    show(all());
+    return all();
   }
 
-  status(id: string, status: Status, first: boolean): void {
+  #giveUp(participant: Participant): void {
+    const { after, wait, stop } = this.#options;
+    const unanswered = (reason: string) => this.#settle(participant, false, undefined, reason);
+    if (stop?.aborted) unanswered('no answer before the interruption');
+    else if (after && participant.state === 'inactive') this.#settle(participant, true, undefined, 'is not suspended');
+    else if (after && participant.state === 'offline') unanswered(`not connected to the broker within ${wait} s`);
+    else unanswered(`no answer within ${wait} s`);
+  }
+
+  /** @param first whether the broker had this status before it was asked */
+  onStatus(id: string, status: Status, first: boolean): void {
     const { pid, after } = this.#options;
-    const row = this.rows.get(id);
+    const participant = this.participants.get(id);
     const { state } = status;
-    if (!row) {
-      // One that the broker was slow to tell us of; who starts only now was not asked.
+    if (!participant) {
+      // A status that the broker sent late. A process that starts only now was not asked.
       if (first && !pid && !after && state !== 'offline') this.#expect(id);
     } else {
-      // Named, and nobody had heard of it: it may have come to the broker after the request. So may one that was away.
-      const unheard = after ? state === 'allowed' : row.state === 'unknown' && state !== 'offline';
-      if (unheard && !isSettled(row)) void this.#watcher.request(id, this.#kind);
-      row.state = state;
-      if (status.name !== '') row.name = status.name;
+      // A process that connects to the broker only now has missed the request.
+      const missed = after ? state === 'allowed' : participant.state === 'unknown' && state !== 'offline';
+      if (missed && !isSettled(participant)) void this.#watcher.request(id, this.#kind);
+      participant.state = state;
+      if (status.name !== '') participant.name = status.name;
       const reached = this.#kind === 'suspend' ? 'allowed' : 'inactive';
-      if (state === 'offline' && !after) this.#settle(row, false, undefined, this.#why(id));
-      else if (state === reached && (this.#missed || after)) {
-        this.#settle(row, true, this.#wanted, 'as its status says');
+      if (state === 'offline' && !after) this.#settle(participant, false, undefined, this.#offlineReason(id));
+      else if (state === reached && (this.#reconnected || after)) {
+        this.#settle(participant, true, this.#success, 'according to its status');
       }
     }
-    this.#wake();
+    this.#waiter.wake();
   }
 
-  answer(id: string, { outcome, reason }: Feedback): void {
+  onAnswer(id: string, { outcome, reason }: Feedback): void {
     const { pid, after } = this.#options;
-    // One without a status, as a C pscom: it is shown, and counts.
-    const row = this.rows.get(id) ?? (pid || after ? undefined : this.#expect(id));
-    if (row && outcome === this.#wanted) this.#settle(row, true, outcome);
-    else if (row?.stopping && outcome === 'FAILED') row.stopping = false;
-    else if (row && outcome === 'FAILED') this.#settle(row, false, outcome, reason ?? 'no reason given');
+    // A process without a status, such as a C pscom, is added when it answers.
+    const participant = this.participants.get(id) ?? (pid || after ? undefined : this.#expect(id));
+    if (!participant) return;
+    if (outcome === this.#success) this.#settle(participant, true, outcome);
+    else if (participant.interrupted && outcome === 'FAILED') participant.interrupted = false;
+    else if (outcome === 'FAILED') this.#settle(participant, false, outcome, reason ?? 'no reason given');
   }
 
-  back(): void {
-    this.#missed = true;
+  onReconnect(): void {
+    this.#reconnected = true;
   }
 }
 
+/** The processes of a host that accept requests over MQTT. */
 export class Processes implements AsyncDisposable {
   readonly #watcher: Watcher;
-  /** The question that is under way. */
-  readonly #now: { round?: Round };
+  /** The request that is under way. */
+  readonly #current: { round?: Round };
 
-  private constructor(watcher: Watcher, now: { round?: Round }) {
+  private constructor(watcher: Watcher, current: { round?: Round }) {
     this.#watcher = watcher;
-    this.#now = now;
+    this.#current = current;
   }
 
   /** @throws ERR_ISTHMUS_BROKER if the broker cannot be reached */
   static async open(options: { broker: string; mqtt: MqttOptions; host: string }): Promise<Processes> {
-    const now: { round?: Round } = {};
+    const current: { round?: Round } = {};
     const watcher = await Watcher.open({
       ...options,
       log: brokerLog,
-      status: (id, status, first) => now.round?.status(id, status, first),
-      answer: (id, answer) => now.round?.answer(id, answer),
-      back: () => now.round?.back(),
+      status: (id, status, first) => current.round?.onStatus(id, status, first),
+      answer: (id, answer) => current.round?.onAnswer(id, answer),
+      back: () => current.round?.onReconnect(),
     });
-    return new Processes(watcher, now);
+    return new Processes(watcher, current);
   }
 
-  /** Ids of those that take part. */
-  get there(): string[] {
+  /** Ids of the processes that are connected to the broker. */
+  get online(): string[] {
     return [...this.#watcher.statuses].filter(([, { state }]) => state !== 'offline').map(([id]) => id);
   }
 
-  /** Ids of those that have left the broker without a word: ended in an instant, paused, or cut off from it. */
+  /** Ids of the processes that disappeared from the broker: killed, paused, or cut off from it. */
   get lost(): string[] {
     return [...this.#watcher.statuses].filter(([, status]) => isLost(status)).map(([id]) => id);
   }
 
-  /** One question at a time. @returns a row for each that was asked; none if nobody is there */
-  ask(kind: Kind, options: AskOptions): Promise<readonly Row[]> {
-    this.#now.round = new Round(this.#watcher, kind, options);
-    return this.#now.round.run();
+  /** One request at a time. @returns a row for each process that was asked; none if no process takes part */
+  ask(kind: RequestKind, options: AskOptions): Promise<readonly Participant[]> {
+    this.#current.round = new Round(this.#watcher, kind, options);
+    return this.#current.round.run();
   }
 
   close(): Promise<void> {

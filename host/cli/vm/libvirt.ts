@@ -1,8 +1,10 @@
-/** A machine that libvirt moves from one of its daemons to another. */
-
-import { CliError } from '../support/output.js';
-import type { Device, Limits, Machine, Wanted } from './machine.js';
-import { Domain, MIB, nameOf, shellLine, shmemXml, toDetach, virsh } from './virsh.js';
+/** A machine that libvirt moves from one libvirtd to another. */
+import { CliError } from '../support/errors.js';
+import { MIB } from '../support/units.js';
+import { Domain } from './domain.js';
+import type { Device, Machine, MigrateOptions, NewDevice, Place } from './machine.js';
+import { detachXml, shmemName, shmemXml } from './shmem.js';
+import { shellLine, virsh } from './virsh.js';
 
 const UNITS: Readonly<Record<string, number>> = {
   KiB: 1024,
@@ -14,11 +16,11 @@ const UNITS: Readonly<Record<string, number>> = {
   G: 1024 * MIB,
 };
 
-/** What a guest gets that has been asked to let go, and has not yet, in seconds. */
-const RELENTING = 5;
+/** How much longer a guest gets that was asked to release a device and has not done so. */
+const RELEASE_GRACE_S = 5;
 
-interface Plugged extends Device {
-  /** As libvirt finds it. */
+interface LibvirtDevice extends Device {
+  /** The element by which libvirt finds it. */
   readonly xml: string;
 }
 
@@ -26,16 +28,18 @@ export interface LibvirtOptions {
   readonly connect?: string;
   /** URI of the libvirtd of the destination. */
   readonly to: string;
-  /** More arguments for `virsh migrate`. */
+  /** More arguments of `virsh migrate`. */
   readonly more: readonly string[];
 }
+
+const isRunning = (state: string | undefined): boolean => state === 'running' || state === 'idle';
 
 export class LibvirtMachine implements Machine {
   readonly name: string;
   readonly #source: Domain;
   readonly #destination: Domain;
   readonly #args: readonly string[];
-  #devices: readonly Plugged[] = [];
+  #devices: readonly LibvirtDevice[] = [];
   #moved = false;
 
   constructor(name: string, { connect, to, more }: LibvirtOptions) {
@@ -46,15 +50,15 @@ export class LibvirtMachine implements Machine {
     this.#args = [...this.#source.connect, 'migrate', '--live', ...more, '--domain', name, '--desturi', to];
   }
 
-  async look(): Promise<readonly Device[]> {
+  async inspect(): Promise<readonly Device[]> {
     const state = await this.#source.state();
-    if (state !== 'running' && state !== 'idle') {
-      throw new CliError(`domain '${this.name}' is ${state}`, 'A guest that does not run cannot let go of a device.');
+    if (!isRunning(state)) {
+      throw new CliError(`domain '${this.name}' is ${state}`, 'A guest that does not run cannot release a device.');
     }
     await virsh([...this.#destination.connect, 'hostname']);
-    this.#devices = (await this.#source.running()).map((element) => {
-      const name = nameOf(element) ?? '';
-      const xml = toDetach(element, name);
+    this.#devices = (await this.#source.runningDevices()).map((element) => {
+      const name = shmemName(element) ?? '';
+      const xml = detachXml(element, name);
       const [, unit = '', size = ''] = /<size unit='(\w+)'>(\d+)</.exec(xml) ?? [];
       return { name, xml, size: Number(size) * (UNITS[unit] ?? 1) };
     });
@@ -65,28 +69,28 @@ export class LibvirtMachine implements Machine {
     await this.#source.detach(device.name, this.#xml(device), wait);
   }
 
-  async restore(device: Device): Promise<boolean> {
-    if (!(await this.#source.gone(device.name, 0, RELENTING))) return false;
+  async reattach(device: Device): Promise<boolean> {
+    if (!(await this.#source.released(device.name, 0, RELEASE_GRACE_S))) return false;
     await this.#source.change('attach-device', this.#xml(device));
     return true;
   }
 
-  async attach(device: Wanted): Promise<void> {
-    await this.#destination.change('attach-device', xmlOf(device));
+  async attach(device: NewDevice): Promise<void> {
+    await this.#destination.change('attach-device', attachXml(device));
   }
 
-  async migrate({ wait, signal }: Limits): Promise<void> {
-    await virsh(this.#args, { limit: wait * 1000, signal });
+  async migrate({ limit, signal }: MigrateOptions): Promise<void> {
+    await virsh(this.#args, { limit: limit * 1000, signal });
     this.#moved = true;
   }
 
-  async whereabouts(): Promise<'source' | 'destination'> {
+  async locate(): Promise<Place> {
     if (this.#moved) return 'destination';
     const here = await stateOf(this.#source);
-    if (here === 'running' || here === 'idle') return 'source';
+    if (isRunning(here)) return 'source';
     const there = await stateOf(this.#destination);
-    if (there === 'running' || there === 'idle') return 'destination';
-    // Nowhere else: libvirt has left it as it was in the last moment of the migration.
+    if (isRunning(there)) return 'destination';
+    // It runs nowhere: libvirt has left it as it was in the last moment of the migration.
     if (here !== 'paused' || there !== undefined) {
       throw new CliError(`'${this.name}' is ${here ?? 'not'} at the source and ${there ?? 'not'} at the destination`);
     }
@@ -94,28 +98,33 @@ export class LibvirtMachine implements Machine {
     return 'source';
   }
 
-  async finish(): Promise<undefined> {}
+  /** libvirt ends the QEMU at the source itself. */
+  readonly finishes = false;
+
+  async finish(): Promise<string> {
+    return '';
+  }
 
   async [Symbol.asyncDispose](): Promise<void> {}
 
-  readonly shown = {
-    detach: (device: Device) => this.#source.shown('detach-device', this.#xml(device)),
+  readonly commands = {
+    detach: (device: Device) => this.#source.commandOf('detach-device', this.#xml(device)),
     migrate: () => `${shellLine(['virsh', ...this.#args])}\n`,
-    attach: (device: Wanted) => this.#destination.shown('attach-device', xmlOf(device)),
-    finish: () => undefined,
+    attach: (device: NewDevice) => this.#destination.commandOf('attach-device', attachXml(device)),
+    finish: () => '',
   };
 
-  byHand({ name, megabytes }: Wanted): string {
+  attachByHand({ name, megabytes }: NewDevice): string {
     const where = ['--name', name, '--size', String(megabytes), ...this.#destination.connect];
     return shellLine(['isthmus', 'device', 'attach', this.#destination.name, ...where]);
   }
 
   #xml(device: Device): string {
-    return (this.#devices.find((plugged) => plugged === device) as Plugged).xml;
+    return (this.#devices.find((own) => own === device) as LibvirtDevice).xml;
   }
 }
 
-const xmlOf = ({ name, megabytes }: Wanted) => shmemXml(name, String(megabytes));
+const attachXml = ({ name, megabytes }: NewDevice) => shmemXml(name, megabytes);
 
 /** @returns undefined: there is no such domain */
 async function stateOf(domain: Domain): Promise<string | undefined> {

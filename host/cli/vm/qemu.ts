@@ -1,27 +1,30 @@
-/** A machine that moves from one QEMU to another, by their control channels. */
+/** A machine that moves from one QEMU to another, driven through their control channels. */
 import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { bytes, CliError } from '../support/output.js';
-import type { Device, Limits, Machine, Wanted } from './machine.js';
+import { CliError } from '../support/errors.js';
+import { bytes, MIB } from '../support/units.js';
+import { type Device, type Machine, type MigrateOptions, type NewDevice, notReleased, type Place } from './machine.js';
 import { Qmp, QmpError } from './qmp.js';
-import { MIB, notLetGo } from './virsh.js';
 
-/** Between two looks at the migration, in milliseconds. */
-const PAUSE = 50;
-/** For the end of a migration that was cancelled, and for the destination to run, in milliseconds. */
-const SETTLING = 30_000;
+/** Between two queries of the migration. */
+const POLL_MS = 50;
+/** For a cancelled migration to end, and for the machine to run at the destination. */
+const SETTLE_LIMIT_MS = 30_000;
+/** How much longer a guest gets that was asked to release a device and has not done so. */
+const RELEASE_GRACE_MS = 5000;
+const CONNECT_LIMIT_MS = 10_000;
 
-/** What a guest gets that has been asked to let go, and has not yet, in milliseconds. */
-const RELENTING = 5000;
+/** Where QEMU keeps devices with an id, and devices without one. */
+const NAMED = '/machine/peripheral';
+const ANONYMOUS = '/machine/peripheral-anon';
 
-/** Where QEMU keeps the devices that have an id, and those that have none. */
-const PLACES = ['/machine/peripheral', '/machine/peripheral-anon'];
+type Arguments = Readonly<Record<string, unknown>>;
 
-interface Plugged extends Device {
-  /** Its id, or its place. */
+interface QemuDevice extends Device {
+  /** Its id; without one its path in QEMU's object tree. */
   readonly id: string;
   readonly anonymous: boolean;
-  /** The object that is its memory. */
+  /** Id of the object that is its memory. */
   readonly memory: string;
   readonly path: string;
   readonly bus: string;
@@ -29,6 +32,7 @@ interface Plugged extends Device {
   readonly addr: string;
 }
 
+/** What `query-migrate` returns. */
 interface Migration {
   readonly status?: string;
   readonly 'error-desc'?: string;
@@ -36,16 +40,17 @@ interface Migration {
   readonly ram?: { readonly remaining?: number; readonly total?: number };
 }
 
-/** No more of it: what comes next is another migration. */
-const ENDS: readonly (string | undefined)[] = ['completed', 'failed', 'cancelled'];
+/** States in which a migration is over. */
+const OVER: readonly (string | undefined)[] = ['completed', 'failed', 'cancelled'];
 
 export interface QemuOptions {
   readonly name: string;
-  /** Sockets of the two. */
+  /** Control sockets of the QEMU at the source and of the one at the destination. */
   readonly qmp: string;
   readonly toQmp: string;
-  /** Where the destination waits, or is to wait. */
+  /** Where the destination waits for the migration, or will wait. */
   readonly uri: string;
+  /** Leave the QEMU at the source running, without the machine. */
   readonly keepSource: boolean;
 }
 
@@ -54,14 +59,14 @@ export class QemuMachine implements Machine {
   readonly #options: QemuOptions;
   #source!: Qmp;
   #destination!: Qmp;
-  #devices: readonly Plugged[] = [];
+  #devices: readonly QemuDevice[] = [];
 
   constructor(options: QemuOptions) {
     this.name = options.name;
     this.#options = options;
   }
 
-  async look(): Promise<readonly Device[]> {
+  async inspect(): Promise<readonly Device[]> {
     const { qmp, toQmp, uri } = this.#options;
     this.#source = await open(qmp, '--qmp');
     this.#destination = await open(toQmp, '--to-qmp');
@@ -69,31 +74,31 @@ export class QemuMachine implements Machine {
     if (here !== 'running') {
       throw new CliError(
         `the machine is ${here} at ${qmp}`,
-        "A guest that does not run cannot let go of a device: 'cont'.",
+        "A guest that does not run cannot release a device. Resume it ('cont').",
       );
     }
     const there = await statusOf(this.#destination);
     if (there !== 'inmigrate') {
       throw new CliError(
         `the QEMU at ${toQmp} does not wait for a migration: it is ${there}`,
-        `Start it with the arguments of the first one, and -incoming defer or -incoming ${uri}.`,
+        `Start it with the arguments of the QEMU at the source, and with -incoming defer or -incoming ${uri}.`,
       );
     }
-    this.#devices = await this.#found();
+    this.#devices = await this.#findDevices();
     return this.#devices;
   }
 
-  async #found(): Promise<Plugged[]> {
+  async #findDevices(): Promise<QemuDevice[]> {
     const get = (path: string, property: string) => this.#source.execute('qom-get', { path, property });
-    const found: Plugged[] = [];
-    for (const place of PLACES) {
+    const found: QemuDevice[] = [];
+    for (const place of [NAMED, ANONYMOUS]) {
       const children = (await this.#source.execute('qom-list', { path: place })) as { name: string; type: string }[];
       for (const { name } of children.filter(({ type }) => type === 'child<ivshmem-plain>')) {
         const at = `${place}/${name}`;
         const memory = String(await get(at, 'memdev'));
         const devfn = Number(await get(at, 'addr'));
         const path = String(await get(memory, 'mem-path'));
-        const anonymous = place !== PLACES[0];
+        const anonymous = place === ANONYMOUS;
         found.push({
           name: basename(path),
           id: anonymous ? at : name,
@@ -110,26 +115,24 @@ export class QemuMachine implements Machine {
   }
 
   async detach(device: Device, wait: number): Promise<void> {
-    const { id, memory } = this.#plugged(device);
-    const since = this.#source.told;
+    const { id, memory } = this.#own(device);
+    const since = this.#source.eventCount;
     try {
       await this.#source.execute('device_del', { id });
     } catch (error) {
-      // Somebody has asked the guest before.
+      // The guest was asked before, by another client.
       if (!(error instanceof QmpError && /already in the process of unplug/.test(error.message))) throw error;
     }
-    if (!(await this.#gone(device, since, wait * 1000))) throw notLetGo(this.name, device.name, wait);
+    if (!(await this.#released(device, since, wait * 1000))) throw notReleased(this.name, device.name, wait);
     await this.#source.execute('object-del', { id: memory });
   }
 
   /** @param limit in milliseconds */
-  async #gone(device: Device, since: number, limit: number): Promise<boolean> {
-    const { id, anonymous } = this.#plugged(device);
+  async #released(device: Device, since: number, limit: number): Promise<boolean> {
+    const { id, anonymous } = this.#own(device);
+    const isDevice = (data: Arguments) => data[anonymous ? 'path' : 'device'] === id;
     try {
-      await this.#source.event('DEVICE_DELETED', (data) => data[anonymous ? 'path' : 'device'] === id, {
-        since,
-        limit,
-      });
+      await this.#source.event('DEVICE_DELETED', isDevice, { since, limit });
       return true;
     } catch (error) {
       if (error instanceof QmpError && error.failure === 'late') return false;
@@ -137,21 +140,21 @@ export class QemuMachine implements Machine {
     }
   }
 
-  async restore(device: Device): Promise<boolean> {
-    const { id, anonymous, memory, path, size, bus, addr } = this.#plugged(device);
-    const since = this.#source.told;
-    const there = (await this.#found()).some((other) => other.id === id && other.path === path);
-    if (there && !(await this.#gone(device, since, RELENTING))) return false;
+  async reattach(device: Device): Promise<boolean> {
+    const { id, anonymous, memory, path, size, bus, addr } = this.#own(device);
+    const since = this.#source.eventCount;
+    const held = (await this.#findDevices()).some((other) => other.id === id && other.path === path);
+    if (held && !(await this.#released(device, since, RELEASE_GRACE_MS))) return false;
     const objects = (await this.#source.execute('qom-list', { path: '/objects' })) as { name: string }[];
     const kept = objects.some(({ name }) => name === memory);
-    if (!kept) await this.#source.execute('object-add', objectOf(memory, path, size));
+    if (!kept) await this.#source.execute('object-add', memoryObject(memory, path, size));
     const place = { bus, addr, ...(anonymous ? {} : { id }) };
     await this.#source.execute('device_add', { driver: 'ivshmem-plain', memdev: memory, ...place });
     return true;
   }
 
-  async attach(device: Wanted): Promise<void> {
-    const [object, plug] = this.#toAttach(device);
+  async attach(device: NewDevice): Promise<void> {
+    const [object, plug] = this.#attachArguments(device);
     await this.#destination.execute('object-add', object);
     try {
       await this.#destination.execute('device_add', plug);
@@ -161,53 +164,53 @@ export class QemuMachine implements Machine {
     }
   }
 
-  async migrate({ wait, signal, told }: Limits & { told(text: string): void }): Promise<void> {
+  async migrate({ limit, signal, progress }: MigrateOptions): Promise<void> {
     const { uri } = this.#options;
-    if (await this.#deferred()) await this.#destination.execute('migrate-incoming', { uri }, { signal });
-    // Not cut short by a signal: QEMU would go on with it. Once it has begun, the signal cancels it.
+    if (await this.#isDeferred()) await this.#destination.execute('migrate-incoming', { uri }, { signal });
+    // Without the signal: QEMU would go on with the command. The loop below cancels the migration instead.
     await this.#source.execute('migrate', { uri });
-    const end = performance.now() + wait * 1000;
+    const end = performance.now() + limit * 1000;
     let cancelled: string | undefined;
-    for (let until = end; ; await sleep(PAUSE)) {
-      const { status, ram, 'error-desc': why } = await this.#migration();
+    for (let until = end; ; await sleep(POLL_MS)) {
+      const { status, ram, 'error-desc': why } = await this.#queryMigration();
       if (status === 'completed') return;
-      if (ENDS.includes(status)) throw new CliError(cancelled ?? why ?? `the migration has ${status}`);
-      if (ram?.remaining !== undefined) told(`${bytes(ram.remaining)} left`);
+      if (OVER.includes(status)) throw new CliError(cancelled ?? why ?? `the migration has ${status}`);
+      if (ram?.remaining !== undefined) progress(`${bytes(ram.remaining)} left`);
       if (cancelled === undefined && (signal?.aborted || performance.now() > end)) {
-        cancelled = signal?.aborted ? 'cancelled' : `the migration has not ended within ${wait} s, and was cancelled`;
-        until = performance.now() + SETTLING;
+        cancelled = signal?.aborted ? 'cancelled' : `the migration has not ended within ${limit} s, and was cancelled`;
+        until = performance.now() + SETTLE_LIMIT_MS;
         await this.#source.execute('migrate_cancel');
       } else if (performance.now() > until) {
-        throw new CliError(`${cancelled ?? ''}: it has not stopped`);
+        throw new CliError(`${cancelled ?? ''}: the migration has not stopped`);
       }
     }
   }
 
-  /** Started with `-incoming defer`, and not told yet where to wait. */
-  async #deferred(): Promise<boolean> {
+  /** Whether the destination was started with `-incoming defer`, and waits nowhere yet. */
+  async #isDeferred(): Promise<boolean> {
     const { status, 'socket-address': address } = (await this.#destination.execute('query-migrate')) as Migration;
     return status === undefined && address === undefined;
   }
 
-  async #migration(): Promise<Migration> {
+  async #queryMigration(): Promise<Migration> {
     return (await this.#source.execute('query-migrate')) as Migration;
   }
 
-  /** One that may run at the destination is not made to run at the source as well. */
-  async whereabouts(): Promise<'source' | 'destination'> {
-    const here = await statusOf(this.#source).catch(ended);
+  /** A machine that may run at the destination is never made to run at the source as well. */
+  async locate(): Promise<Place> {
+    const here = await statusOf(this.#source).catch(ignoreEnd);
     if (here === 'running') return 'source';
-    const completed = here !== undefined && (await this.#migration()).status === 'completed';
-    for (const end = performance.now() + SETTLING; ; await sleep(PAUSE)) {
-      const there = await statusOf(this.#destination).catch(ended);
+    const completed = here !== undefined && (await this.#queryMigration()).status === 'completed';
+    for (const end = performance.now() + SETTLE_LIMIT_MS; ; await sleep(POLL_MS)) {
+      const there = await statusOf(this.#destination).catch(ignoreEnd);
       if (there === 'running') return 'destination';
-      // Started with -S.
+      // It was started with -S.
       if (completed && (there === 'paused' || there === 'prelaunch')) {
         await this.#destination.execute('cont');
         return 'destination';
       }
       if (here === undefined) throw new CliError('the QEMU at the source has ended');
-      // The other one has ended, or has not got everything.
+      // The destination has ended, or has not received everything.
       if (there === undefined || !completed) {
         await this.#source.execute('cont');
         return 'source';
@@ -216,9 +219,12 @@ export class QemuMachine implements Machine {
     }
   }
 
-  async finish(): Promise<string | undefined> {
-    if (this.#options.keepSource) return undefined;
-    await this.#source.execute('quit').catch(ended);
+  get finishes(): boolean {
+    return !this.#options.keepSource;
+  }
+
+  async finish(): Promise<string> {
+    await this.#source.execute('quit').catch(ignoreEnd);
     return 'the QEMU at the source has ended';
   }
 
@@ -227,50 +233,50 @@ export class QemuMachine implements Machine {
     await this.#destination?.close();
   }
 
-  readonly shown = {
+  readonly commands = {
     detach: (device: Device) => {
-      const { id, memory } = this.#plugged(device);
+      const { id, memory } = this.#own(device);
       return (
-        this.#shown(true, 'device_del', { id }) +
-        `# until DEVICE_DELETED\n${this.#shown(true, 'object-del', { id: memory })}`
+        this.#commandOf('source', 'device_del', { id }) +
+        `# wait for DEVICE_DELETED\n${this.#commandOf('source', 'object-del', { id: memory })}`
       );
     },
     migrate: () => {
       const { uri } = this.#options;
       return (
-        `# if it was started with -incoming defer\n${this.#shown(false, 'migrate-incoming', { uri })}` +
-        `${this.#shown(true, 'migrate', { uri })}# until query-migrate says: completed\n`
+        `# if the destination was started with -incoming defer\n${this.#commandOf('destination', 'migrate-incoming', { uri })}` +
+        `${this.#commandOf('source', 'migrate', { uri })}# wait until query-migrate returns completed\n`
       );
     },
-    attach: (device: Wanted) => this.byHand(device),
-    finish: () => (this.#options.keepSource ? undefined : this.#shown(true, 'quit')),
+    attach: (device: NewDevice) => this.attachByHand(device),
+    finish: () => this.#commandOf('source', 'quit'),
   };
 
-  byHand(device: Wanted): string {
-    const [object, plug] = this.#toAttach(device);
-    return this.#shown(false, 'object-add', object) + this.#shown(false, 'device_add', plug);
+  attachByHand(device: NewDevice): string {
+    const [object, plug] = this.#attachArguments(device);
+    return this.#commandOf('destination', 'object-add', object) + this.#commandOf('destination', 'device_add', plug);
   }
 
-  #shown(source: boolean, execute: string, args?: Readonly<Record<string, unknown>>): string {
+  #commandOf(place: Place, execute: string, args?: Arguments): string {
     const { qmp, toQmp } = this.#options;
-    return `${source ? qmp : toQmp} ${JSON.stringify({ execute, ...(args ? { arguments: args } : {}) })}\n`;
+    return `${place === 'source' ? qmp : toQmp} ${JSON.stringify({ execute, ...(args ? { arguments: args } : {}) })}\n`;
   }
 
-  #plugged(device: Device): Plugged {
-    return this.#devices.find((plugged) => plugged === device) as Plugged;
+  #own(device: Device): QemuDevice {
+    return this.#devices.find((own) => own === device) as QemuDevice;
   }
 
-  /** The machine at the destination is laid out as that at the source: what has taken a device there takes one here. */
-  #toAttach({ name, path, megabytes }: Wanted): [Readonly<Record<string, unknown>>, Readonly<Record<string, unknown>>] {
-    // An id begins with a letter.
+  /** Both machines have the same buses: the bus of a device at the source takes the new one at the destination. */
+  #attachArguments({ name, path, megabytes }: NewDevice): [Arguments, Arguments] {
+    // An id has to begin with a letter.
     const id = `isthmus-${name.replace(/[^\w.-]/g, '-')}`;
     const [first] = this.#devices;
     const place = first ? { bus: first.bus } : {};
-    return [objectOf(id, path, megabytes * MIB), { driver: 'ivshmem-plain', id, memdev: id, ...place }];
+    return [memoryObject(id, path, megabytes * MIB), { driver: 'ivshmem-plain', id, memdev: id, ...place }];
   }
 }
 
-function objectOf(id: string, path: string, size: number): Readonly<Record<string, unknown>> {
+function memoryObject(id: string, path: string, size: number): Arguments {
   return { 'qom-type': 'memory-backend-file', id, share: true, 'mem-path': path, size };
 }
 
@@ -278,18 +284,18 @@ async function statusOf(qmp: Qmp): Promise<string> {
   return ((await qmp.execute('query-status')) as { status: string }).status;
 }
 
-/** That a QEMU has ended is no answer, and no failure. */
-function ended(error: unknown): undefined {
+/** For `catch`: a QEMU that has ended gives no answer, which is not a failure. */
+function ignoreEnd(error: unknown): undefined {
   if (!(error instanceof QmpError && error.failure === 'closed')) throw error;
 }
 
 async function open(address: string, option: string): Promise<Qmp> {
   try {
-    return await Qmp.open(address, { limit: 10_000 });
+    return await Qmp.open(address, { limit: CONNECT_LIMIT_MS });
   } catch (error) {
     throw new CliError(
       `${option}: ${(error as Error).message}`,
-      'Start QEMU with -qmp unix:PATH,server=on,wait=off. It talks to one at a time.',
+      'Start QEMU with -qmp unix:PATH,server=on,wait=off. It serves one client at a time.',
     );
   }
 }

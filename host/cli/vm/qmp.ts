@@ -1,18 +1,18 @@
 /**
- * QEMU's control channel (QMP): commands and their answers, and what QEMU tells of its own accord. One who talks at a time:
- * QEMU greets the next one when the one before has left.
+ * QEMU's control channel (QMP): commands with their answers, and events that QEMU sends on its own. QEMU serves one client
+ * at a time: it greets the next one when the one before has disconnected.
  */
 import { connect, type Socket } from 'node:net';
 
-/** For the greeting and for each answer, in milliseconds, unless told otherwise. */
-const LIMIT = 30_000;
-/** Characters of one message: a whole machine described is not nearly as long. */
+/** For the greeting and for each answer, unless a limit is given. */
+const DEFAULT_LIMIT_MS = 30_000;
+/** Characters of one message: far more than the description of a whole machine. */
 const MAX_MESSAGE = 16 << 20;
-/** Events that are kept for those who ask later. */
+/** Events that are kept for later calls of {@link Qmp.event}. */
 const MAX_EVENTS = 10_000;
 
-/** Refused by QEMU; not answered in time; the channel is closed; or whoever is there is no QEMU. */
-export type QmpFailure = 'refused' | 'late' | 'closed' | 'strange';
+/** QEMU refused; did not answer in time; the channel is closed; the other end does not speak QMP. */
+export type QmpFailure = 'refused' | 'late' | 'closed' | 'notQmp';
 
 export class QmpError extends Error {
   readonly failure: QmpFailure;
@@ -46,34 +46,39 @@ interface Message extends Partial<QmpEvent> {
 export class Qmp implements AsyncDisposable {
   readonly #socket: Socket;
   readonly #address: string;
+  /** Received text that is not a whole line yet. */
   #text = '';
   #greeted = false;
   #commands = 0;
-  /** Commands that are waited for, with what came. Answers to others came too late. */
+  /** The answer, once there is one, of each command whose answer is awaited. Other answers came too late. */
   readonly #answers = new Map<number, Message | undefined>();
   readonly #events: QmpEvent[] = [];
-  /** Events that are not kept any more. */
-  #forgotten = 0;
+  /** Events that were dropped from the front of `#events`. */
+  #dropped = 0;
+  /** Each checks again whether what it waits for is there. */
   readonly #waiting = new Set<() => void>();
   #end: QmpError | undefined;
 
   private constructor(socket: Socket, address: string) {
     this.#socket = socket;
     this.#address = address;
+    const checkAll = () => {
+      for (const check of [...this.#waiting]) check();
+    };
     const end = (error: QmpError) => {
       this.#end ??= error;
-      for (const look of [...this.#waiting]) look();
+      checkAll();
     };
     socket
       .setEncoding('utf8')
       .on('data', (text: string) => {
         try {
-          this.#take(text);
+          this.#receive(text);
         } catch (error) {
-          end(error instanceof QmpError ? error : new QmpError('strange', `${address}: this is not QMP`));
+          end(error instanceof QmpError ? error : new QmpError('notQmp', `${address}: this is not QMP`));
           socket.destroy();
         }
-        for (const look of [...this.#waiting]) look();
+        checkAll();
       })
       .on('error', ({ message }) => end(new QmpError('closed', `${address}: ${message}`)))
       .on('close', () => end(new QmpError('closed', `${address}: QEMU has closed its control channel`)));
@@ -81,18 +86,19 @@ export class Qmp implements AsyncDisposable {
 
   /**
    * @param address path of a unix socket, or HOST:PORT
-   * @throws what the system says if nobody listens there
+   * @throws QmpError; or the error of the socket if it cannot connect
    */
   static async open(address: string, options: WaitOptions = {}): Promise<Qmp> {
     const [, host, port] = address.includes('/') ? [] : (/^\[?([^\]]*)\]?:(\d+)$/.exec(address) ?? []);
     const socket = port === undefined ? connect(address) : connect(Number(port), host || '127.0.0.1');
-    // A failure to connect is told as such; from then on the channel minds its errors.
+    // A failure to connect rejects here; the constructor handles later errors of the socket.
     await new Promise<void>((resolve, reject) => {
       socket.once('connect', resolve).once('error', reject);
     });
     const qmp = new Qmp(socket, address);
     try {
-      await qmp.#until('has not greeted us: does somebody else talk to it?', () => qmp.#greeted || undefined, options);
+      const late = 'has not sent its greeting: is another client connected?';
+      await qmp.#until(late, () => qmp.#greeted || undefined, options);
       await qmp.execute('qmp_capabilities', {}, options);
       return qmp;
     } catch (error) {
@@ -102,8 +108,8 @@ export class Qmp implements AsyncDisposable {
   }
 
   /**
-   * @returns what QEMU returns
-   * @throws QmpError; or the reason of the signal. QEMU may carry it out all the same.
+   * @returns the return value of QEMU
+   * @throws QmpError; or the reason of the signal, and QEMU may carry out the command nevertheless
    */
   async execute(command: string, args: Data = {}, options: WaitOptions = {}): Promise<unknown> {
     options.signal?.throwIfAborted();
@@ -123,20 +129,20 @@ export class Qmp implements AsyncDisposable {
     }
   }
 
-  /** How many events there were: what {@link event} is told, so that it takes none from before. */
-  get told(): number {
-    return this.#forgotten + this.#events.length;
+  /** Events received so far: passed to {@link event} as `since`, it excludes them. */
+  get eventCount(): number {
+    return this.#dropped + this.#events.length;
   }
 
-  /** Waits for an event. One that came already will do, unless it came before `since`. */
+  /** Wait for an event that fits, received earlier or from now on. @throws QmpError; or the reason of the signal */
   event(
     name: string,
     fits: (data: Data) => boolean = () => true,
     { since = 0, ...options }: WaitOptions & { readonly since?: number } = {},
   ): Promise<QmpEvent> {
-    const look = () =>
-      this.#events.slice(Math.max(0, since - this.#forgotten)).find(({ event, data }) => event === name && fits(data));
-    return this.#until(`has not told of ${name}`, look, options);
+    const find = () =>
+      this.#events.slice(Math.max(0, since - this.#dropped)).find(({ event, data }) => event === name && fits(data));
+    return this.#until(`has not sent ${name}`, find, options);
   }
 
   /** Idempotent. */
@@ -152,39 +158,40 @@ export class Qmp implements AsyncDisposable {
     return this.close();
   }
 
-  #take(text: string): void {
+  #receive(text: string): void {
     this.#text += text;
     for (let end = this.#text.indexOf('\n'); end >= 0; end = this.#text.indexOf('\n')) {
       const line = this.#text.slice(0, end);
       this.#text = this.#text.slice(end + 1);
-      if (line.trim() !== '') this.#message(JSON.parse(line) as Message);
+      if (line.trim() !== '') this.#dispatch(JSON.parse(line) as Message);
     }
     if (this.#text.length > MAX_MESSAGE) {
-      throw new QmpError('strange', `${this.#address}: a message of more than ${MAX_MESSAGE} characters`);
+      throw new QmpError('notQmp', `${this.#address}: a message of more than ${MAX_MESSAGE} characters`);
     }
   }
 
-  #message(message: Message): void {
+  #dispatch(message: Message): void {
     const { QMP, event, data = {}, id } = message;
     if (QMP) this.#greeted = true;
     else if (event !== undefined) this.#events.push({ event, data });
     else if (this.#answers.has(id as number)) this.#answers.set(id as number, message);
     if (this.#events.length <= MAX_EVENTS) return;
     this.#events.shift();
-    this.#forgotten++;
+    this.#dropped++;
   }
 
-  /** Until `find` finds something in what has come. */
-  #until<T>(late: string, find: () => T | undefined, { limit = LIMIT, signal }: WaitOptions): Promise<T> {
+  /** Wait until `find` finds something in what was received. @param late what to say of QEMU if it does not in time */
+  #until<T>(late: string, find: () => T | undefined, options: WaitOptions): Promise<T> {
+    const { limit = DEFAULT_LIMIT_MS, signal } = options;
     return new Promise((resolve, reject) => {
       const done = (settle: () => void) => {
         clearTimeout(timer);
         signal?.removeEventListener('abort', stop);
-        this.#waiting.delete(look);
+        this.#waiting.delete(check);
         settle();
       };
       const stop = () => done(() => reject(signal?.reason));
-      const look = () => {
+      const check = () => {
         const found = find();
         if (found !== undefined) done(() => resolve(found));
         else if (this.#end) done(() => reject(this.#end));
@@ -192,10 +199,10 @@ export class Qmp implements AsyncDisposable {
       const timer = setTimeout(() => {
         done(() => reject(new QmpError('late', `${this.#address}: QEMU ${late} (${limit / 1000} s)`)));
       }, limit);
-      this.#waiting.add(look);
+      this.#waiting.add(check);
       signal?.addEventListener('abort', stop, { once: true });
       if (signal?.aborted) stop();
-      else look();
+      else check();
     });
   }
 }

@@ -1,70 +1,70 @@
-/** The processes of `isthmus demo`, as the demo sees them. */
+/** A process of `isthmus demo`, as the demo sees it. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { ERRORS, type ErrorCode, IsthmusError } from '../../base/errors.js';
-import { CliError } from '../support/output.js';
-import type { Report } from './reports.js';
-import type { Role } from './roles.js';
+import { CliError } from '../support/errors.js';
+import type { Report, Role } from './reports.js';
 
-/** How long a process may take to end when it is asked to, in milliseconds. */
-const GRACE = 3000;
+/** From the request to end to SIGKILL. */
+const END_LIMIT_MS = 3000;
+/** Characters of standard error that are kept for an error message. */
+const MAX_ERROR_OUTPUT = 2000;
 
-/** A process with a role, and what it reports. */
-export class Actor {
+/** This program in another process, with a role. */
+export class RoleProcess {
   readonly role: Role;
   readonly #process: ChildProcess;
   readonly #reports: Report[] = [];
-  readonly #gone: Promise<string>;
-  #waiting: (() => void) | undefined;
+  /** How it ended. */
+  readonly #ended: Promise<string>;
+  #wake: (() => void) | undefined;
+  /** Received text that is not a whole line yet. */
   #rest = '';
-  #complaints = '';
+  #errorOutput = '';
 
   constructor(role: Role, args: Record<string, string | number>, env: NodeJS.ProcessEnv) {
     this.role = role;
     const program = process.argv[1] as string;
+    // Its standard input is a pipe, which ends when the demo ends in any way: then the process ends too.
     this.#process = spawn(
       process.execPath,
       [...process.execArgv, program, 'demo', '--role', role, JSON.stringify(args)],
-      {
-        // Its input ends when we do, whatever ends us: then it ends too.
-        stdio: ['pipe', 'pipe', 'pipe'],
-        env,
-      },
+      { stdio: ['pipe', 'pipe', 'pipe'], env },
     );
     this.#process.stdin?.on('error', () => {});
-    this.#process.stdout?.setEncoding('utf8').on('data', (text: string) => this.#hear(text));
+    this.#process.stdout?.setEncoding('utf8').on('data', (text: string) => this.#receive(text));
     this.#process.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      this.#complaints = (this.#complaints + text).slice(-2000);
+      this.#errorOutput = (this.#errorOutput + text).slice(-MAX_ERROR_OUTPUT);
     });
-    this.#gone = new Promise((resolve) => {
+    this.#ended = new Promise((resolve) => {
       this.#process.on('error', (error) => resolve(error.message));
       this.#process.on('close', (code, signal) => resolve(signal ? `ended by ${signal}` : `ended with code ${code}`));
     });
-    void this.#gone.then(() => this.#waiting?.());
+    void this.#ended.then(() => this.#wake?.());
   }
 
-  #hear(text: string): void {
+  #receive(text: string): void {
     const lines = (this.#rest + text).split('\n');
     this.#rest = lines.pop() ?? '';
     for (const line of lines) if (line !== '') this.#reports.push(JSON.parse(line) as Report);
-    this.#waiting?.();
+    this.#wake?.();
   }
 
   get pid(): number {
     return this.#process.pid as number;
   }
 
-  tell(order: object): void {
+  order(order: object): void {
     this.#process.stdin?.write(`${JSON.stringify(order)}\n`);
   }
 
-  /** The next report of a kind; those before it go to `other`. @throws what the process reported as its error */
+  /** Wait for a report of that kind; reports before it go to `other`. @throws the error that the process reported */
   async report<K extends Report['kind']>(
     kind: K,
     signal: AbortSignal,
     other?: (report: Report) => void,
   ): Promise<Extract<Report, { kind: K }>> {
     let end: string | undefined;
-    void this.#gone.then((how) => {
+    void this.#ended.then((how) => {
       end = how;
     });
     for (;;) {
@@ -75,15 +75,15 @@ export class Actor {
       }
       signal.throwIfAborted();
       if (end !== undefined) {
-        throw new CliError(`the ${this.role} process ${end}${this.#complaints ? `: ${this.#complaints}` : ''}`);
+        throw new CliError(`the ${this.role} process ${end}${this.#errorOutput ? `: ${this.#errorOutput}` : ''}`);
       }
       await new Promise<void>((resolve) => {
         const wake = () => {
           signal.removeEventListener('abort', wake);
-          this.#waiting = undefined;
+          this.#wake = undefined;
           resolve();
         };
-        this.#waiting = wake;
+        this.#wake = wake;
         signal.addEventListener('abort', wake, { once: true });
       });
     }
@@ -94,21 +94,22 @@ export class Actor {
     return code !== undefined && code in ERRORS ? new IsthmusError(code as ErrorCode, text) : new CliError(text);
   }
 
-  /** End it: by asking, then by force. Idempotent. */
+  /** Ask it to end, and kill it if it does not. Idempotent. */
   async end(): Promise<void> {
     this.#process.stdin?.end();
-    const force = setTimeout(() => this.#process.kill('SIGKILL'), GRACE);
-    await this.#gone;
+    const force = setTimeout(() => this.#process.kill('SIGKILL'), END_LIMIT_MS);
+    await this.#ended;
     clearTimeout(force);
   }
 }
 
-export interface Stage {
-  /** Start a process; it is ended with the stage. */
-  readonly start: (role: Role, args: Record<string, string | number>, env?: NodeJS.ProcessEnv) => Actor;
+/** One run of the demo: what its parts share. */
+export interface DemoRun {
+  /** Start a process, which ends with the run at the latest. */
+  readonly start: (role: Role, args: Record<string, string | number>, env?: NodeJS.ProcessEnv) => RoleProcess;
   readonly signal: AbortSignal;
-  /** The file of its region; those whose names begin with this one are removed with the stage. */
+  /** Path of the region file. Files whose paths begin like this are removed at the end. */
   readonly region: string;
-  /** A folder of its own, removed with the stage. */
+  /** A temporary folder, removed at the end. */
   readonly folder: string;
 }

@@ -1,0 +1,109 @@
+/** `isthmus suspend` and `isthmus resume`: all processes of a host through a broker, or one runtime of this user without. */
+import { hostname } from 'node:os';
+import type { Command } from 'commander';
+import { ask } from '../../control/client.js';
+import { hostName, seconds } from '../support/args.js';
+import { type BrokerOptions, brokerOf, withBroker } from '../support/broker-options.js';
+import { CliError, UsageError } from '../support/errors.js';
+import { findRuntime, resultOf, TARGET } from '../support/find.js';
+import { type Exit, withExamples } from '../support/help.js';
+import { print, printJson, printJsonLine } from '../support/output.js';
+import { ProgressTable } from '../support/progress.js';
+import { exitCodeOf, stopSignal } from '../support/signals.js';
+import { DEFAULT_WAIT_S, isSettled, type Participant, Processes, type RequestKind } from '../support/steer.js';
+
+/** After the time limit of the request the runtime answers that it was exceeded. */
+const ANSWER_MARGIN_MS = 2000;
+
+export interface HostOptions extends BrokerOptions {
+  readonly host: string;
+  readonly wait?: number;
+  readonly json?: true;
+}
+
+/** The options of each command that reaches the processes of one host. */
+export function withHost(command: Command): Command {
+  return withBroker(
+    command.option('--host <HOST>', 'the host name, as the processes on that host see it', hostName, hostname()),
+  );
+}
+
+const COLUMNS = [
+  { title: 'process' },
+  { title: 'name' },
+  { title: 'state' },
+  { title: 'answer' },
+  { title: 'after', right: true },
+  { title: '' },
+];
+
+function cells({ id, name, state, answer, reason = '', milliseconds }: Participant): string[] {
+  return [id, name, state, answer ?? '…', milliseconds === undefined ? '' : `${milliseconds} ms`, reason];
+}
+
+function line({ id, name, answer, reason, milliseconds }: Participant): string {
+  const process = name === '' ? id : `${id} ${name}`;
+  const result = [answer, reason].filter((part) => part !== undefined).join(' ');
+  return `${process}: ${result}${milliseconds === undefined ? '' : ` after ${milliseconds} ms`}\n`;
+}
+
+/** @returns the exit code */
+async function steerHost(kind: RequestKind, options: HostOptions): Promise<number> {
+  const { pid, host, json = false, wait = DEFAULT_WAIT_S } = options;
+  const stop = stopSignal();
+  const table = new ProgressTable<Participant>({ columns: COLUMNS, cells, line, done: isSettled, silent: json });
+  await using processes = await Processes.open({ ...brokerOf(options), host });
+  const all = await processes.ask(kind, { pid, wait, stop, show: (rows) => table.show(rows) });
+  if (all.length === 0) {
+    throw new CliError(
+      `no process on ${host} takes part`,
+      "Start the process with PSP_SUSPEND_RESUME=1 and this broker; 'isthmus status' lists the processes that take part.",
+    );
+  }
+  const good = all.filter((participant) => participant.good).length;
+  if (json) {
+    const plain = all.map(({ id, name, state, answer = null, reason = null, milliseconds = null, good: ok }) => {
+      return { id, name, state, answer, reason, milliseconds, good: ok };
+    });
+    printJson(plain);
+  } else {
+    print(`isthmus: ${good} of ${all.length} ${kind === 'suspend' ? 'suspended' : 'running'}\n`);
+  }
+  if (stop.aborted) return exitCodeOf(stop);
+  return good === all.length ? 0 : 1;
+}
+
+/** One runtime of this user, over its control socket. */
+async function steerLocal(kind: RequestKind, id: string, { wait, json }: HostOptions): Promise<void> {
+  const target = await findRuntime(id);
+  const fields = kind === 'suspend' && wait !== undefined ? { timeout: Math.max(1, Math.round(wait * 1000)) } : {};
+  const limit = (wait ?? DEFAULT_WAIT_S) * 1000 + ANSWER_MARGIN_MS;
+  const start = performance.now();
+  const answer = await ask(target.path, kind, fields, limit);
+  if (answer.kind === 'silent') throw new CliError(`${target.id} has not answered within ${limit / 1000} s`);
+  const { migration } = resultOf(target, answer) as { readonly migration: string };
+  const milliseconds = Math.round(performance.now() - start);
+  if (json) printJsonLine({ id: target.id, migration, milliseconds });
+  else print(`isthmus: ${target.id} is ${migration} after ${milliseconds} ms\n`);
+}
+
+export function addSteering(program: Command, kind: RequestKind, exit: Exit, summary: string, text: string): void {
+  const command = withHost(program.command(kind).summary(summary).description(text))
+    .option('--local <ID>', `without a broker: ${TARGET}`)
+    .option('--wait <SECONDS>', `how long to wait for the answers (default: ${DEFAULT_WAIT_S})`, seconds)
+    .option('--json', 'print one JSON array at the end');
+  withExamples(
+    command,
+    `
+  $ isthmus ${kind}                         # all processes of this host
+  $ isthmus ${kind} --host vm-1 --broker mqtt://user:password@10.0.0.1 --wait 30
+  $ isthmus ${kind} --local pp              # one runtime of this user, without a broker`,
+  ).action(async (options: HostOptions & { readonly local?: string }) => {
+    if (options.local === undefined) {
+      exit(await steerHost(kind, options));
+      return;
+    }
+    if (options.pid || options.broker) throw new UsageError("'--local' excludes '--pid' and '--broker'");
+    await steerLocal(kind, options.local, options);
+  });
+}

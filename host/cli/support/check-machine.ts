@@ -1,0 +1,105 @@
+/** What `isthmus doctor` checks of the machine: processors, the native part, addresses, /dev/shm, the broker. */
+import { statfsSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { maskBroker } from '../../config/broker-url.js';
+import { Watcher } from '../../control/watcher.js';
+import { Core } from '../../core/core.js';
+import { SHM } from '../../device/posix.js';
+import { mapperMissing } from '../../native/native.js';
+import { shmPath, whyNotShm } from '../../region/shm-file.js';
+import { bad, type Finding, failed, good, none, note, readSystemFile, type Setting } from './findings.js';
+import { bytes, counted, GIB, MIB } from './units.js';
+
+/** The default of Docker for /dev/shm; less hardly holds two regions of the default size. */
+const SMALL_SHM_BYTES = 64 * MIB;
+/** Addresses of one region: V8 reserves guards around the window, as for every WebAssembly memory. */
+const RESERVED_BYTES = 10 * GIB;
+/** Addresses for V8 itself and two regions. */
+const MIN_ADDRESS_SPACE_BYTES = 32 * GIB;
+
+/** From /proc/cpuinfo, which a test can replace, not from `os.availableParallelism()`. */
+export function checkProcessors(proc: string): Finding {
+  const count = readSystemFile(proc, 'cpuinfo')?.match(/^processor\s*:/gm)?.length ?? 0;
+  if (count !== 1) return good('processors', count === 0 ? 'unknown' : String(count));
+  return note(
+    'processors',
+    '1: a process that polls takes the processor from the peer that has to answer',
+    'Give a VM two processors (-smp 2): QEMU without KVM may emulate atomic instructions by plain ones in a VM with one.',
+  );
+}
+
+export function checkNative(): Finding {
+  const missing = mapperMissing();
+  return missing ? failed('native part', missing) : good('native part', 'loaded');
+}
+
+/** Whether the process has enough addresses for a region, and what limits them. */
+export function checkAddresses(proc: string): Finding[] {
+  const limit = /^Max address space +(\S+)/m.exec(readSystemFile(proc, 'self/limits') ?? '')?.[1];
+  const mode = readSystemFile(proc, 'sys/vm/overcommit_memory')?.trim();
+  const findings: Finding[] = [];
+  if (limit !== undefined && limit !== 'unlimited' && Number(limit) < MIN_ADDRESS_SPACE_BYTES) {
+    const finding = `limited to ${bytes(Number(limit))} (RLIMIT_AS); each region takes ${bytes(RESERVED_BYTES)} of addresses`;
+    findings.push(note('address space', finding, "Use 'ulimit -v unlimited', or LimitAS=infinity in a unit file."));
+  }
+  if (mode === '2') {
+    const left = commitLeft(proc);
+    findings.push(
+      note(
+        'overcommit',
+        `mode 2: the kernel commits no more memory than it has${left === undefined ? '' : `; ${bytes(left)} are left`}`,
+        "The window of a region, even of a small one, may be refused. Use 'sysctl vm.overcommit_memory=0', or a higher " +
+          'vm.overcommit_ratio.',
+      ),
+    );
+  }
+  try {
+    new Core(128 * MIB);
+  } catch (error) {
+    const finding = `a window of 128 MiB is refused: ${(error as Error).message}`;
+    findings.push(bad('window', finding, 'See RLIMIT_AS and overcommit above.'));
+    return findings;
+  }
+  if (findings.length === 0) findings.push(good('address space', `unlimited, overcommit mode ${mode ?? 'unknown'}`));
+  return findings;
+}
+
+function commitLeft(proc: string): number | undefined {
+  const info = readSystemFile(proc, 'meminfo') ?? '';
+  const [limit, used] = ['CommitLimit', 'Committed_AS'].map((name) =>
+    Number(new RegExp(`^${name}: +(\\d+) kB`, 'm').exec(info)?.[1]),
+  );
+  const left = ((limit as number) - (used as number)) * 1024;
+  return Number.isNaN(left) ? undefined : Math.max(0, left);
+}
+
+export function checkSharedMemory(setting: Setting): Finding[] {
+  let findings: Finding[];
+  try {
+    const { blocks, bavail, bsize } = statfsSync(SHM);
+    const text = `${bytes(blocks * bsize)}, ${bytes(bavail * bsize)} free`;
+    const action = "Use 'mount -o remount,size=1G /dev/shm'; for a container 'docker run --shm-size=1g'.";
+    findings = [blocks * bsize <= SMALL_SHM_BYTES ? note(SHM, text, action) : good(SHM, text)];
+  } catch (error) {
+    return [bad(SHM, (error as Error).message, "Use 'mount -t tmpfs tmpfs /dev/shm'.")];
+  }
+  if (setting('shm') === 0) return findings;
+  const path = shmPath(String(setting('shmName')));
+  const why = whyNotShm(path);
+  return [...findings, why ? failed('region of shm', why) : good('region of shm', path)];
+}
+
+export async function checkBroker(setting: Setting): Promise<Finding> {
+  const what = 'broker';
+  if (!setting('suspendResume')) return none(what, 'not used: requests over MQTT are off (PSP_SUSPEND_RESUME)');
+  const url = String(setting('broker'));
+  try {
+    // Bounded: both connecting and reading the statuses have limits.
+    const watcher = await Watcher.open({ broker: url, host: hostname(), log: () => {} });
+    const online = [...watcher.statuses.values()].filter(({ state }) => state !== 'offline').length;
+    await watcher.close();
+    return good(what, `${maskBroker(url)}, ${counted(online, 'process')} of this host`);
+  } catch (error) {
+    return failed(what, error);
+  }
+}

@@ -1,0 +1,24 @@
+/** How errors are printed. */
+import { IsthmusError, messageOf } from '../../base/errors.js';
+import { actionFor, CliError } from './errors.js';
+import { printable } from './table.js';
+
+const oneLine = (text: string): string => printable(text.replace(/\s*\n\s*/g, ' ').trim());
+
+/** The message of an error, in one line. */
+export const lineOf = (error: unknown): string => oneLine(messageOf(error));
+
+/** `isthmus: MESSAGE (CODE)`, and in a second line what the reader can do about it. */
+export function describeError(error: unknown): string {
+  if (error instanceof IsthmusError) {
+    return `isthmus: ${oneLine(error.message)} (${error.code})\n  ${actionFor(error.code)}\n`;
+  }
+  if (error instanceof CliError) {
+    return `isthmus: ${oneLine(error.message)}\n${error.action === undefined ? '' : `  ${error.action}\n`}`;
+  }
+  if (error instanceof Error && 'code' in error && 'syscall' in error) {
+    return `isthmus: ${oneLine(error.message)}\n`;
+  }
+  // A defect of the program: a report of it needs the stack.
+  return `isthmus: internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`;
+}

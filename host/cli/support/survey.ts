@@ -1,0 +1,151 @@
+/** The devices, regions, plugins and settings of this machine. Attaches nothing, and writes nothing into a region. */
+import { statSync } from 'node:fs';
+import { type ErrorCode, IsthmusError } from '../../base/errors.js';
+import { type ConfigRow, explain, masked } from '../../config/config.js';
+import type { Backing } from '../../device/backing.js';
+import { discoverPci } from '../../device/pci.js';
+import { type Candidate, discoverPosix } from '../../device/posix.js';
+import { discoverUio, type UioRoots } from '../../device/uio.js';
+import { mapperMissing } from '../../native/native.js';
+import { ARCH } from '../../plugins/plugin.js';
+import { Onlooker } from '../../region/inspection.js';
+import { shmPath, whyNotShm } from '../../region/shm-file.js';
+
+interface Peer {
+  readonly slot: number;
+  readonly name: string;
+  readonly host: string;
+  readonly pid: number;
+}
+
+/** A device or a file that may hold a region. */
+export interface Found {
+  readonly path: string;
+  readonly kind: Backing['kind'];
+  readonly size: number | undefined;
+  readonly state: 'formatted' | 'blank' | 'being formatted' | 'refused';
+  readonly uuid: string | undefined;
+  /** The host that formatted it. */
+  readonly host: string | undefined;
+  readonly peers: readonly Peer[];
+  readonly refused: { readonly code: ErrorCode; readonly message: string } | undefined;
+}
+
+export interface FoundPlugin {
+  readonly name: string;
+  readonly archId: number;
+  readonly priority: number;
+  readonly unavailable: string | undefined;
+  /** The region file of `shm`, whether it exists or not. */
+  readonly path: string | undefined;
+}
+
+export interface Survey {
+  readonly native: { readonly loaded: boolean; readonly reason: string | undefined };
+  readonly devices: readonly Found[];
+  readonly regions: readonly Found[];
+  /** Undefined: the file does not exist now. */
+  readonly shm: Found | undefined;
+  readonly plugins: readonly FoundPlugin[];
+  readonly configuration: readonly ConfigRow[];
+}
+
+/** What the first frames of a region say. */
+function read(view: Onlooker, mayFormat: boolean): Omit<Found, 'path' | 'kind' | 'size'> {
+  const { state, uuid, host, refused } = view.overview();
+  const unformatted =
+    state === 'blank' && !mayFormat
+      ? new IsthmusError(
+          'ERR_ISTHMUS_REGION_CORRUPT',
+          `${view.path}: it is not formatted, and only a region that is named without a pattern is formatted`,
+        )
+      : undefined;
+  const why = refused ?? unformatted;
+  const peers = state === 'formatted' ? view.peers().filter((peer) => peer.state === 'attached') : [];
+  return {
+    state: why ? 'refused' : state,
+    uuid,
+    host,
+    peers: peers.map(({ slot, name, host: where, pid }) => ({ slot, name, host: where, pid })),
+    refused: why && { code: why.code, message: why.message },
+  };
+}
+
+/** @param contents reads the region; what it throws is the reason why the region is not used */
+function describe(
+  kind: Found['kind'],
+  path: string,
+  size: number | undefined,
+  contents: () => ReturnType<typeof read>,
+): Found {
+  const base = { path, kind, size };
+  try {
+    return { ...base, ...contents() };
+  } catch (error) {
+    const { code, message } =
+      error instanceof IsthmusError
+        ? error
+        : new IsthmusError('ERR_ISTHMUS_SYSCALL', `${path}: ${(error as Error).message}`);
+    return { ...base, state: 'refused', uuid: undefined, host: undefined, peers: [], refused: { code, message } };
+  }
+}
+
+function describeCandidate(kind: Found['kind'], { path, backing, refused }: Candidate): Found {
+  return describe(kind, path, backing?.size, () => {
+    if (!backing) throw refused ?? new IsthmusError('ERR_ISTHMUS_REGION_NOT_FOUND', path);
+    using view = Onlooker.of(backing);
+    return read(view, backing.mayFormat);
+  });
+}
+
+/** The region file of `shm`: the first process that uses it creates it, the last one removes it. */
+function describeShm(path: string): Found | undefined {
+  const size = statSync(path, { throwIfNoEntry: false })?.size;
+  if (size === undefined) return undefined;
+  return describe('posix', path, size, () => {
+    const why = whyNotShm(path);
+    if (why) throw why;
+    using view = Onlooker.ofFile(path);
+    return read(view, true);
+  });
+}
+
+/** @param roots other places than `/sys` and `/dev`, for tests */
+export function survey(roots?: UioRoots): Survey {
+  const configuration = explain();
+  const setting = (name: string) => configuration.find((row) => row.name === name)?.value;
+  const missing = mapperMissing();
+  const devices = [
+    ...discoverUio(roots).map((candidate) => describeCandidate('uio', candidate)),
+    ...(setting('pci') ? discoverPci(roots) : []).map((candidate) => describeCandidate('pci', candidate)),
+  ];
+  const regions = discoverPosix(String(setting('regions'))).map((candidate) => describeCandidate('posix', candidate));
+  const shmFile = shmPath(String(setting('shmName')));
+  const usable = [...devices, ...regions].filter(({ state }) => state !== 'refused');
+
+  const unavailable = (name: string): string | undefined => {
+    if (setting(name) === 0) return 'disabled';
+    if (name !== 'ivshmem' && name !== 'shm') return undefined;
+    if (missing) return missing.message;
+    if (name === 'shm') return whyNotShm(shmFile)?.message;
+    return usable.length > 0 ? undefined : 'no region';
+  };
+  const plugins = Object.entries(ARCH)
+    .filter(([name]) => typeof setting(name) === 'number')
+    .map(([name, archId]) => ({
+      name,
+      archId,
+      priority: setting(name) as number,
+      unavailable: unavailable(name),
+      path: name === 'shm' ? shmFile : undefined,
+    }))
+    .sort((a, b) => b.priority - a.priority);
+  return {
+    native: { loaded: missing === undefined, reason: missing?.message },
+    devices,
+    regions,
+    shm: describeShm(shmFile),
+    plugins,
+    configuration: masked(configuration),
+  };
+}

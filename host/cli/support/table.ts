@@ -1,0 +1,43 @@
+/** Text for a terminal: columns, indentation, and no control characters. */
+import { getBorderCharacters, table } from 'table';
+
+export interface Column {
+  readonly title: string;
+  /** In characters; longer cells are wrapped. Without it the column is as wide as its widest cell. */
+  readonly width?: number;
+  readonly right?: boolean;
+}
+
+/** Replace control characters: names come from other processes and may hold any byte. */
+export function printable(text: string): string {
+  return text.replace(/\p{Cc}/gu, '?');
+}
+
+/** Two spaces before each line that is not empty. */
+export const indent = (text: string): string => text.replace(/^(?=.)/gm, '  ');
+
+function layOut(columns: readonly Column[], rows: readonly (readonly string[])[]): string {
+  const text = table(
+    rows.map((row) => row.map(printable)),
+    {
+      border: getBorderCharacters('void'),
+      columnDefault: { paddingLeft: 0, paddingRight: 2, wrapWord: true },
+      columns: columns.map(({ width, right }) => ({
+        alignment: right ? 'right' : 'left',
+        ...(width === undefined ? {} : { width }),
+      })),
+      drawHorizontalLine: () => false,
+    },
+  );
+  return text.replace(/ +$/gm, '');
+}
+
+/** All rows under their titles. */
+export function renderTable(columns: readonly Column[], rows: readonly (readonly string[])[]): string {
+  return layOut(columns, [columns.map(({ title }) => title), ...rows]);
+}
+
+/** One row of a table whose rows are printed one by one; each column needs a width. */
+export function renderRow(columns: readonly Column[], row: readonly string[]): string {
+  return layOut(columns, [row]);
+}
