@@ -167,7 +167,7 @@ export function entry(index: u32): u32 {
 
 // ─── migration ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-export { migration, suspension } from './migration';
+export { migration } from './migration';
 
 // ─── memory of an application ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -391,30 +391,6 @@ export const EVENT_EOF_RECEIVED: u32 = 2;
 export const EVENT_FAIL: u32 = 3;
 export const EVENTS: u32 = 4;
 
-// States of the suspension of a connection (migration.ts). The host keeps the state.
-export const SUSPENSION_NONE: u32 = 0;
-/** This side suspends; the message being sent is finished first. */
-export const SUSPENSION_SUSPENDING: u32 = 1;
-/** This side's REQ is in the ring. */
-export const SUSPENSION_SENT: u32 = 2;
-/** The peer's REQ has arrived; the answer is not in the ring yet. */
-export const SUSPENSION_RECEIVED: u32 = 3;
-/** Both sides have sent their last message of the suspension: there is no link any more. */
-export const SUSPENSION_SUSPENDED: u32 = 4;
-/** A new link is being set up. */
-export const SUSPENSION_RESUMING: u32 = 5;
-export const SUSPENSION_STATES: u32 = 6;
-
-export const SUSPENSION_EVENT_SUSPEND: u32 = 0;
-/** This side's REQ or ACK is in the ring. */
-export const SUSPENSION_EVENT_SENT: u32 = 1;
-export const SUSPENSION_EVENT_REQ: u32 = 2;
-export const SUSPENSION_EVENT_ACK: u32 = 3;
-export const SUSPENSION_EVENT_RESUME: u32 = 4;
-/** The connection has a link again. */
-export const SUSPENSION_EVENT_UP: u32 = 5;
-export const SUSPENSION_EVENTS: u32 = 6;
-
 // States of a process in a migration, as in pscom.
 export const MIGRATION_INACTIVE: u32 = 0;
 export const MIGRATION_REQUESTED: u32 = 1;

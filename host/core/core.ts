@@ -132,7 +132,7 @@ export function coreLayout(): Layout {
   return layout;
 }
 
-/** @returns the state machines of `assembly/migration.ts`, which access no memory */
-export function machines(): Pick<CoreExports, 'suspension' | 'migration'> {
+/** The state machine of `assembly/migration.ts`, which accesses no memory. */
+export function stateMachine(): Pick<CoreExports, 'migration'> {
   return pureCore() as unknown as CoreExports;
 }

@@ -188,8 +188,6 @@ export interface CoreExports {
   peekSpin(index: number, rounds: number): number;
 
   // assembly/migration.ts
-  /** @returns the suspension state of a connection after the event; the same state if the event has no meaning there */
-  suspension(state: number, event: number): number;
   /** @returns the migration state of a process after the event; the same state if the event has no meaning there */
   migration(state: number, event: number): number;
 

@@ -206,27 +206,6 @@ export interface Layout {
   readonly EVENT_EOF_RECEIVED: number;
   readonly EVENT_FAIL: number;
   readonly EVENTS: number;
-  readonly SUSPENSION_NONE: number;
-  /** This side suspends; the message being sent is finished first. */
-  readonly SUSPENSION_SUSPENDING: number;
-  /** This side's REQ is in the ring. */
-  readonly SUSPENSION_SENT: number;
-  /** The peer's REQ has arrived; the answer is not in the ring yet. */
-  readonly SUSPENSION_RECEIVED: number;
-  /** Both sides have sent their last message of the suspension: there is no link any more. */
-  readonly SUSPENSION_SUSPENDED: number;
-  /** A new link is being set up. */
-  readonly SUSPENSION_RESUMING: number;
-  readonly SUSPENSION_STATES: number;
-  readonly SUSPENSION_EVENT_SUSPEND: number;
-  /** This side's REQ or ACK is in the ring. */
-  readonly SUSPENSION_EVENT_SENT: number;
-  readonly SUSPENSION_EVENT_REQ: number;
-  readonly SUSPENSION_EVENT_ACK: number;
-  readonly SUSPENSION_EVENT_RESUME: number;
-  /** The connection has a link again. */
-  readonly SUSPENSION_EVENT_UP: number;
-  readonly SUSPENSION_EVENTS: number;
   readonly MIGRATION_INACTIVE: number;
   readonly MIGRATION_REQUESTED: number;
   /** Connections are being suspended. */

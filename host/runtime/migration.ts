@@ -11,7 +11,7 @@ import type { Migratable, MigrationState } from '../api/migratable.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import type { RuntimeConnection } from '../connection/connection.js';
-import { coreLayout, machines } from '../core/core.js';
+import { coreLayout, stateMachine } from '../core/core.js';
 import type { Endpoint } from '../endpoint/endpoint.js';
 
 /** What a runtime does for its migration. */
@@ -181,7 +181,7 @@ export class Migration implements Migratable {
   }
 
   #handle(event: Event): void {
-    const next = machines().migration(this.#state, coreLayout()[`MIGRATION_EVENT_${event}`]);
+    const next = stateMachine().migration(this.#state, coreLayout()[`MIGRATION_EVENT_${event}`]);
     if (next === this.#state) {
       this.ignored++;
       this.#host.log('info', `migration: ${event} means nothing in state ${this.migration}; ignored`);
