@@ -676,7 +676,7 @@ function main(seed: number): void {
         // It has neither attached nor changed anything.
         assert.is(statSync(path).ino, ino);
         const text = (await isthmus('region', 'show', path)).stdout;
-        for (const word of ['Slots: 2 of', 'the second', 'holds its lock', 'Rings: 2', 'Frames of 4 KiB']) {
+        for (const word of ['Slots: 2 of', 'the second', 'its lock is held', 'Rings: 2', 'Frames of 4 KiB']) {
           assert.ok(text.includes(word), `${word} in\n${text}`);
         }
 

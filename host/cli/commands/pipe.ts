@@ -1,5 +1,6 @@
 /** `isthmus pipe`: joins standard input and output of two processes. */
 import type { Command } from 'commander';
+import { unlessAborted } from '../../base/abortable.js';
 import { type Connection, Runtime } from '../../index.js';
 import { peerAddress, port } from '../support/args.js';
 import { UsageError } from '../support/errors.js';
@@ -45,13 +46,7 @@ async function accept(runtime: Runtime, at: number, host: string, stop: AbortSig
   });
   // To standard error: standard output carries the data.
   if (at === 0) printError(`isthmus: listening on ${hostAndPort(listening)}\n`);
-  let refuse: (() => void) | undefined;
-  const stopped = new Promise<never>((_, reject) => {
-    refuse = () => reject(stop.reason);
-    stop.addEventListener('abort', refuse, { once: true });
-  });
-  const connection = await Promise.race([first, stopped]);
-  if (refuse) stop.removeEventListener('abort', refuse);
+  const connection = await unlessAborted(stop, first);
   await listening.close();
   return connection;
 }

@@ -1,5 +1,6 @@
 /** A process of `isthmus demo`, as the demo sees it. */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { unlessAborted } from '../../base/abortable.js';
 import { ERRORS, type ErrorCode, IsthmusError } from '../../base/errors.js';
 import { CliError } from '../support/errors.js';
 import type { Report, Role } from './reports.js';
@@ -14,8 +15,9 @@ export class RoleProcess {
   readonly role: Role;
   readonly #process: ChildProcess;
   readonly #reports: Report[] = [];
-  /** How it ended. */
+  /** How it ended: as a promise, and once it has. */
   readonly #ended: Promise<string>;
+  #end: string | undefined;
   #wake: (() => void) | undefined;
   /** Received text that is not a whole line yet. */
   #rest = '';
@@ -39,7 +41,10 @@ export class RoleProcess {
       this.#process.on('error', (error) => resolve(error.message));
       this.#process.on('close', (code, signal) => resolve(signal ? `ended by ${signal}` : `ended with code ${code}`));
     });
-    void this.#ended.then(() => this.#wake?.());
+    void this.#ended.then((how) => {
+      this.#end = how;
+      this.#wake?.();
+    });
   }
 
   #receive(text: string): void {
@@ -63,10 +68,6 @@ export class RoleProcess {
     signal: AbortSignal,
     other?: (report: Report) => void,
   ): Promise<Extract<Report, { kind: K }>> {
-    let end: string | undefined;
-    void this.#ended.then((how) => {
-      end = how;
-    });
     for (;;) {
       for (let report = this.#reports.shift(); report; report = this.#reports.shift()) {
         if (report.kind === kind) return report as Extract<Report, { kind: K }>;
@@ -74,18 +75,15 @@ export class RoleProcess {
         other?.(report);
       }
       signal.throwIfAborted();
-      if (end !== undefined) {
-        throw new CliError(`the ${this.role} process ${end}${this.#errorOutput ? `: ${this.#errorOutput}` : ''}`);
+      if (this.#end !== undefined) {
+        throw new CliError(`the ${this.role} process ${this.#end}${this.#errorOutput ? `: ${this.#errorOutput}` : ''}`);
       }
-      await new Promise<void>((resolve) => {
-        const wake = () => {
-          signal.removeEventListener('abort', wake);
-          this.#wake = undefined;
-          resolve();
-        };
-        this.#wake = wake;
-        signal.addEventListener('abort', wake, { once: true });
-      });
+      await unlessAborted(
+        signal,
+        new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        }),
+      );
     }
   }
 

@@ -1,4 +1,5 @@
 /** SIGINT, SIGTERM and SIGHUP: how a command that runs for a while ends. */
+import { onAbort } from '../../base/abortable.js';
 
 /** Aborted by the first of these signals; a second one ends the process as if there were no handler. */
 export function stopSignal(): AbortSignal {
@@ -14,17 +15,12 @@ export function stopSignal(): AbortSignal {
 
 /** Resolves when the signal is aborted, and keeps the process alive until then. */
 export function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
   return new Promise((resolve) => {
     const keepAlive = setInterval(() => {}, 2 ** 30);
-    signal.addEventListener(
-      'abort',
-      () => {
-        clearInterval(keepAlive);
-        resolve();
-      },
-      { once: true },
-    );
+    onAbort(signal, () => {
+      clearInterval(keepAlive);
+      resolve();
+    });
   });
 }
 

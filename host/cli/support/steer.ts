@@ -1,4 +1,5 @@
 /** Asks processes of a host to suspend or to resume, through an MQTT broker, and waits for their answers. */
+import { onAbort } from '../../base/abortable.js';
 import { ANY_PROC } from '../../config/control-id.js';
 import type { MqttOptions } from '../../control/broker.js';
 import type { Feedback, Status } from '../../control/payload.js';
@@ -126,15 +127,14 @@ class Round {
   async run(): Promise<readonly Participant[]> {
     const { pid, after, wait, stop, show = () => {} } = this.#options;
     const all = () => [...this.participants.values()];
-    const onAbort = () => this.#waiter.wake();
-    stop?.addEventListener('abort', onAbort, { once: true });
+    const removeListener = onAbort(stop, () => this.#waiter.wake());
     if (pid || after) for (const { id } of this.#unsettled) void this.#watcher.request(id, this.#kind);
     else if (this.#unsettled.length > 0) void this.#watcher.request(ANY_PROC, this.#kind);
     const end = this.#askedAt + wait * 1000;
     for (show(all()); this.#unsettled.length > 0 && !stop?.aborted && performance.now() < end; show(all())) {
       await this.#waiter.wait(end - performance.now());
     }
-    stop?.removeEventListener('abort', onAbort);
+    removeListener();
     for (const participant of this.#unsettled) this.#giveUp(participant);
     show(all());
     return all();

@@ -3,6 +3,7 @@
  * at a time: it greets the next one when the one before has disconnected.
  */
 import { connect, type Socket } from 'node:net';
+import { abortable } from '../../base/abortable.js';
 
 /** For the greeting and for each answer, unless a limit is given. */
 const DEFAULT_LIMIT_MS = 30_000;
@@ -183,26 +184,25 @@ export class Qmp implements AsyncDisposable {
   /** Wait until `find` finds something in what was received. @param late what to say of QEMU if it does not in time */
   #until<T>(late: string, find: () => T | undefined, options: WaitOptions): Promise<T> {
     const { limit = DEFAULT_LIMIT_MS, signal } = options;
-    return new Promise((resolve, reject) => {
-      const done = (settle: () => void) => {
+    return abortable(signal, (resolve, reject) => {
+      const done = () => {
         clearTimeout(timer);
-        signal?.removeEventListener('abort', stop);
         this.#waiting.delete(check);
-        settle();
       };
-      const stop = () => done(() => reject(signal?.reason));
       const check = () => {
         const found = find();
-        if (found !== undefined) done(() => resolve(found));
-        else if (this.#end) done(() => reject(this.#end));
+        if (found === undefined && !this.#end) return;
+        done();
+        if (found !== undefined) resolve(found);
+        else reject(this.#end);
       };
       const timer = setTimeout(() => {
-        done(() => reject(new QmpError('late', `${this.#address}: QEMU ${late} (${limit / 1000} s)`)));
+        done();
+        reject(new QmpError('late', `${this.#address}: QEMU ${late} (${limit / 1000} s)`));
       }, limit);
       this.#waiting.add(check);
-      signal?.addEventListener('abort', stop, { once: true });
-      if (signal?.aborted) stop();
-      else check();
+      check();
+      return done;
     });
   }
 }

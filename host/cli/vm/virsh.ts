@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { onAbort } from '../../base/abortable.js';
 import { SHM } from '../../device/posix.js';
 import { CliError } from '../support/errors.js';
 
@@ -90,7 +91,7 @@ export async function virsh(args: readonly string[], options: VirshOptions = {})
     late = true;
     stop();
   }, limit);
-  signal?.addEventListener('abort', stop, { once: true });
+  const removeListener = onAbort(signal, stop);
   let ended: [code: number | null, signal: NodeJS.Signals | null];
   try {
     ended = (await once(child, 'close')) as typeof ended;
@@ -104,7 +105,7 @@ export async function virsh(args: readonly string[], options: VirshOptions = {})
   } finally {
     clearTimeout(timer);
     clearTimeout(kill);
-    signal?.removeEventListener('abort', stop);
+    removeListener();
   }
   const [code, killed] = ended;
   if (code === 0) return output;
