@@ -25,6 +25,7 @@ export const suites = {
   'integration/death.slow.test.ts': { limitSeconds: 900, onlyWithAll: true },
   'integration/death.test.ts': { limitSeconds: 300, onlyWithAll: true },
   'integration/demo.test.ts': { alone: true, limitSeconds: 600, onlyWithAll: true },
+  'integration/dev.test.ts': { limitSeconds: 400, onlyWithAll: true },
   'integration/device.slow.test.ts': { limitSeconds: 300, onlyWithAll: true },
   'integration/endpoint.test.ts': { limitSeconds: 200 },
   'integration/groups.test.ts': { limitSeconds: 200 },
