@@ -22,6 +22,7 @@ export const suites = {
   'integration/chaos.slow.test.ts': { alone: true, limitSeconds: 900, onlyWithAll: true },
   'integration/cli.test.ts': { limitSeconds: 300, onlyWithAll: true },
   'integration/control.test.ts': { limitSeconds: 300, onlyWithAll: true },
+  'integration/coverage.test.ts': { limitSeconds: 300, onlyWithAll: true },
   'integration/death.slow.test.ts': { limitSeconds: 900, onlyWithAll: true },
   'integration/death.test.ts': { limitSeconds: 300, onlyWithAll: true },
   'integration/demo.test.ts': { alone: true, limitSeconds: 600, onlyWithAll: true },
