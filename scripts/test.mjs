@@ -1,13 +1,14 @@
 /**
  * Runs the uvu suites: bundles every test file, runs each in a Node process of its own, and adds up the results.
  *
- *   node scripts/test.mjs [FILTER…] [--all | --rest] [--again] [--node PATH] [--keep] [--list]
+ *   node scripts/test.mjs [FILTER…] [--all | --rest] [--again] [--node PATH] [--keep] [--list] [--brief]
  *
  * FILTER is a part of a file's path (`unit/ring`). test/suites.mjs declares what steers the runner for each file: whether
  * it runs alone, how long it may take, whether it runs only with `--all`. A mistake there ends the run with exit code 1
  * before any test. `--rest` runs the files that need `--all`, without the others. `--again` runs what failed a second
  * time, alone, at the end: what passes then counts as passed and is named. `--node` runs the files with another binary.
- * `--keep` keeps the bundles. `--list` prints the files that would run, with their settings.
+ * `--keep` keeps the bundles. `--list` prints the files that would run, with their settings. `--brief` prints only the files
+ * that failed, and the sum.
  *
  * Two files run at a time (ISTHMUS_TEST_JOBS); the `alone` ones follow, one by one. Environment: ISTHMUS_TEST_TIMEOUT
  * (seconds per file, 120; the limit that a file declares applies if it is longer), ISTHMUS_TEST_BUDGET (seconds for all
@@ -36,6 +37,7 @@ const { values: options, positionals: filters } = parseArgs({
     again: { type: 'boolean', default: false },
     keep: { type: 'boolean', default: false },
     list: { type: 'boolean', default: false },
+    brief: { type: 'boolean', default: false },
     node: { type: 'string', default: process.execPath },
   },
 });
@@ -240,6 +242,7 @@ const escaped = (name) => name.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&');
 
 function report(result, width) {
   const { path, output, total, passed, skipped, failed, trouble, behind, seconds } = result;
+  if (options.brief && !failed) return;
   const mark = failed ? '✘' : total ? '✔' : '–';
   const note = [skipped ? `${skipped} skipped` : '', trouble, behind ? 'left processes behind' : '']
     .filter(Boolean)
