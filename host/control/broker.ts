@@ -1,21 +1,23 @@
 /**
- * A connection to an MQTT broker that comes back by itself, for the control side and for the command line.
+ * A connection to an MQTT broker that reconnects by itself, for the control of a process (mqtt.ts) and for the command line (watcher.ts).
  *
- * Each attempt has a client of its own, so that nothing of the one before is left: no queue, no timer. It keeps no process
- * alive unless told to: socket and timers are not waited for. (A TCP connect under way is, by libuv: CONNECT_TIME.)
+ * Each attempt has a client of its own, so that nothing of the previous one is left: no queue, no timer. Without `ref` it
+ * does not keep the process alive: socket and timers are not waited for. (libuv waits for a TCP connect under way, up to
+ * CONNECT_TIMEOUT_MS.)
  */
 import { connect as connectTcp } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import type { IClientOptions, MqttClient } from 'mqtt';
+import { bounded } from '../base/bounded.js';
 import type { Log } from '../base/log.js';
 import { type BrokerAddress, maskBroker } from '../config/broker-url.js';
 
-/** How to reach a broker, besides its URL. */
+/** Options of a broker besides its URL. */
 export interface MqttOptions {
-  /** Instead of the one in the URL. */
+  /** Instead of the user name in the URL. */
   readonly username?: string | undefined;
   readonly password?: string | undefined;
-  /** For `mqtts`, as `node:tls` takes them (PEM). */
+  /** For `mqtts`, in the formats of `node:tls` (PEM). */
   readonly ca?: string | Uint8Array | undefined;
   readonly cert?: string | Uint8Array | undefined;
   readonly key?: string | Uint8Array | undefined;
@@ -25,45 +27,46 @@ export interface MqttOptions {
 }
 
 /**
- * A message as the broker delivered it. Not the client's type for it: the declarations of that package need those of
- * browsers, and whoever compiles against ours has none.
+ * A message as the broker delivered it. Not the type of the `mqtt` package: its declarations need those of browsers, which
+ * a program that compiles against the declarations of this package need not have.
  */
 export interface Delivery {
   readonly qos: 0 | 1 | 2;
   /** With qos 1 and 2. */
   readonly messageId?: number | undefined;
-  /** Perhaps delivered before. */
+  /** It may have been delivered before. */
   readonly dup: boolean;
-  /** Kept by the broker, from whenever. */
+  /** The broker has kept it, for an unknown time. */
   readonly retain: boolean;
   readonly payload: string | Buffer;
 }
 
-/** For one attempt, in milliseconds; longer where the keep-alive is longer. */
-const CONNECT_TIME = 10_000;
-/** Between two attempts, in milliseconds: from the first to the second, each time twice as much. */
-const BACK_OFF = { first: 200, most: 5000 };
-/** A connection that held so long was a good one: the back-off starts anew, in milliseconds. */
-const HELD = 5000;
-/** Without a word in this time the broker takes us for dead (half as much again), and we it, in seconds. */
-const KEEPALIVE = 15;
+/** Time for one attempt; the keep-alive, where that is longer. */
+const CONNECT_TIMEOUT_MS = 10_000;
+/** Pauses between attempts: the first one, and the longest. Each is twice as long as the one before. */
+const MIN_PAUSE_MS = 200;
+const MAX_PAUSE_MS = 5000;
+/** After a connection that lasted so long, the pauses begin at the shortest again. */
+const STABLE_MS = 5000;
+/** Default keep-alive. After 1.5 times as long without a packet, client and broker each take the other for dead. */
+const KEEPALIVE_S = 15;
 
 export interface LinkOptions {
   readonly address: BrokerAddress;
   readonly options: MqttOptions;
   readonly clientId: string;
-  /** Retained when we are gone without a word. */
+  /** Published and retained by the broker when this process ends without disconnecting. */
   readonly will?: { readonly topic: string; readonly payload: string } | undefined;
-  /** Topics with the quality of service that is wanted. */
+  /** Topics, each with its quality of service. */
   readonly subscribe: Readonly<Record<string, 0 | 1>>;
-  /** In seconds; default 15. */
+  /** In seconds, default 15. */
   readonly keepalive?: number | undefined;
-  /** Keeps the process alive. */
+  /** Keep the process alive. */
   readonly ref?: boolean | undefined;
   readonly log: Log;
-  /** Connected and subscribed, each time anew. */
+  /** Connected and subscribed; called after each reconnect. */
   up(): void;
-  /** An attempt failed, or the connection broke. It is tried again unless the link is closed. */
+  /** An attempt failed, or the connection broke. Unless the link is closed, there will be another attempt. */
   down?(why: string): void;
   message(topic: string, payload: Uint8Array, delivery: Delivery): void;
 }
@@ -73,11 +76,11 @@ export class BrokerLink {
   #client: MqttClient | undefined;
   #up = false;
   #closed = false;
-  /** What the broker has not confirmed: the client does not tell when the connection breaks. */
-  readonly #underWay = new Set<(taken: boolean) => void>();
-  #wait = BACK_OFF.first;
+  /** Publications that the broker has not confirmed: the client does not report them when the connection breaks. */
+  readonly #unconfirmed = new Set<(taken: boolean) => void>();
+  #pause = MIN_PAUSE_MS;
   #timer: NodeJS.Timeout | undefined;
-  /** Why the last attempt failed; the same is not logged again and again. */
+  /** Reason of the last failure. The same reason is logged as a warning once. */
   #why: string | undefined;
 
   constructor(options: LinkOptions) {
@@ -85,28 +88,28 @@ export class BrokerLink {
     void this.#attempt();
   }
 
-  /** @returns whether the broker has it; false as well if that is not known */
+  /** @returns whether the broker has confirmed it; false also if that is unknown */
   publish(topic: string, payload: string, { retain = false }: { retain?: boolean } = {}): Promise<boolean> {
     const client = this.#client;
     if (!client || !this.#up) return Promise.resolve(false);
     return new Promise((resolve) => {
       const done = (taken: boolean) => {
-        this.#underWay.delete(done);
+        this.#unconfirmed.delete(done);
         resolve(taken);
       };
-      this.#underWay.add(done);
+      this.#unconfirmed.add(done);
       client.publish(topic, payload, { qos: 1, retain }, (error) => done(!error));
     });
   }
 
-  /** Resolves when all is here that the broker has sent so far: it answers in order. */
+  /** Resolves when all messages that the broker has sent so far have arrived: it answers in order. */
   async caughtUp(): Promise<void> {
-    // Of the questions that it answers this one changes nothing.
+    // A request that the broker answers and that changes nothing.
     await this.#client?.unsubscribeAsync('isthmus/caught-up').catch(() => {});
   }
 
-  /** In order, and within that time at most. Idempotent. */
-  async close(limit = 1000): Promise<void> {
+  /** Disconnect in order, within `limitMs`. Idempotent. */
+  async close(limitMs = 1000): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
     clearTimeout(this.#timer);
@@ -114,36 +117,36 @@ export class BrokerLink {
     this.#client = undefined;
     if (!client) return;
     if (this.#up) {
-      await bounded(new Promise<void>((resolve) => client.end(false, () => resolve())), limit);
+      await bounded(new Promise<void>((resolve) => client.end(false, () => resolve())), limitMs);
     }
     client.end(true);
-    for (const done of this.#underWay) done(false);
+    for (const done of this.#unconfirmed) done(false);
   }
 
   async #attempt(): Promise<void> {
     try {
       const { MqttClient } = await import('mqtt');
       if (this.#closed) return;
-      this.#watch(new MqttClient(() => this.#open(), this.#clientOptions()));
+      this.#use(new MqttClient(() => this.#open(), this.#clientOptions()));
     } catch (error) {
-      this.#again((error as Error).message);
+      this.#failed((error as Error).message);
     }
   }
 
   #clientOptions(): IClientOptions {
-    const { address, options, clientId, will, keepalive = KEEPALIVE } = this.#options;
+    const { address, options, clientId, will, keepalive = KEEPALIVE_S } = this.#options;
     const username = options.username ?? address.username;
     const password = options.password ?? address.password;
     return {
       clientId,
-      // What a broker has kept for us while we were away would come too late.
+      // Messages that a broker has kept while the client was away would come too late.
       clean: true,
       keepalive,
-      connectTimeout: Math.max(CONNECT_TIME, keepalive * 1000),
+      connectTimeout: Math.max(CONNECT_TIMEOUT_MS, keepalive * 1000),
       reconnectPeriod: 0,
       resubscribe: false,
       timerVariant: {
-        // Typed for browsers.
+        // The type is that of browsers.
         set: (task, milliseconds) => setInterval(() => task(), milliseconds).unref() as unknown as number,
         clear: (timer) => clearInterval(timer),
       },
@@ -177,16 +180,16 @@ export class BrokerLink {
     return socket;
   }
 
-  #watch(client: MqttClient): void {
+  #use(client: MqttClient): void {
     this.#client = client;
-    // Its timer for the answer of the broker is the only one that cannot be given to it.
+    // The timer for the broker's CONNACK is the only one that `timerVariant` does not replace.
     if (!this.#options.ref) (client as unknown as { connackTimer?: NodeJS.Timeout }).connackTimer?.unref?.();
     let why = 'the broker closed the connection';
     let since = Number.POSITIVE_INFINITY;
     client
       .on('error', (error) => {
         why = describe(error);
-        // Refused by the broker: nobody else closes it then.
+        // A refusal of the broker does not close the client.
         if (!this.#up) client.end(true);
       })
       .on('connect', () => {
@@ -201,9 +204,9 @@ export class BrokerLink {
         this.#client = undefined;
         this.#up = false;
         client.end(true);
-        for (const done of this.#underWay) done(false);
-        if (performance.now() - since > HELD) this.#wait = BACK_OFF.first;
-        this.#again(why);
+        for (const done of this.#unconfirmed) done(false);
+        if (performance.now() - since > STABLE_MS) this.#pause = MIN_PAUSE_MS;
+        this.#failed(why);
       });
   }
 
@@ -212,9 +215,10 @@ export class BrokerLink {
     try {
       const wanted = Object.entries(subscribe).map(([topic, qos]) => [topic, { qos }] as const);
       const granted = await client.subscribeAsync(Object.fromEntries(wanted));
-      for (const { topic, qos } of granted) if (qos > 2) log('warning', `the broker refuses to tell us of ${topic}`);
+      for (const { topic, qos } of granted)
+        if (qos > 2) log('warning', `the broker refuses the subscription to ${topic}`);
     } catch (error) {
-      // Gone again, or refused; then we say what we are all the same.
+      // The connection broke, or the broker refused: the status is published all the same.
       log('warning', `not subscribed: ${(error as Error).message}`);
     }
     if (this.#client !== client || !client.connected) return;
@@ -224,15 +228,15 @@ export class BrokerLink {
     up.call(this.#options);
   }
 
-  #again(why: string): void {
+  #failed(why: string): void {
     if (this.#closed) return;
     const { log, down, ref } = this.#options;
-    const wait = this.#wait * (0.75 + Math.random() / 2);
-    // Once is enough for a broker that stays away.
-    log(why === this.#why ? 'debug' : 'warning', `no broker at ${this.#place()}: ${why}; it is tried again`);
+    const pause = this.#pause * (0.75 + Math.random() / 2);
+    // One warning is enough for a broker that stays away.
+    log(why === this.#why ? 'debug' : 'warning', `no broker at ${this.#place()}: ${why}; another attempt follows`);
     this.#why = why;
-    this.#wait = Math.min(this.#wait * 2, BACK_OFF.most);
-    this.#timer = setTimeout(() => void this.#attempt(), wait);
+    this.#pause = Math.min(this.#pause * 2, MAX_PAUSE_MS);
+    this.#timer = setTimeout(() => void this.#attempt(), pause);
     if (!ref) this.#timer.unref();
     down?.call(this.#options, why);
   }
@@ -243,18 +247,8 @@ export class BrokerLink {
   }
 }
 
-/** Several addresses that were tried are one error without a message. */
+/** The error of several addresses has no message of its own: that of the first address. */
 function describe(error: Error): string {
   const first = error instanceof AggregateError ? (error.errors[0] as Error | undefined) : undefined;
   return (first ?? error).message || (error as NodeJS.ErrnoException).code || error.name;
-}
-
-/** Wait, but no longer than that. */
-export async function bounded(task: Promise<unknown>, limit: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, limit);
-  });
-  await Promise.race([task, late]);
-  clearTimeout(timer);
 }

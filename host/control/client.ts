@@ -1,34 +1,33 @@
-/** The other side of the control socket: who is there, and what they answer. */
+/** The client of control sockets: finds the runtimes of a user, and sends them requests. */
 import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
 import type { RuntimeSummary } from '../api/snapshots.js';
 import { checkFolder, controlFolder, idOf, isId, pathOf } from './folder.js';
 
-/** How long one runtime may take to answer, in milliseconds: it may be busy, or stopped. */
-export const ANSWER_TIME = 5000;
-/** Largest answer that is taken, in bytes. */
-const MAX_ANSWER = 64 << 20;
-/** A socket that nobody listens on may be one that is not listened on yet, if it is younger than this (milliseconds). */
-const NEWBORN = 1000;
+/** Time for a runtime to answer: it may be busy, or stopped. */
+const MAX_ANSWER_MS = 5000;
+const MAX_ANSWER_BYTES = 64 << 20;
+/** Age below which a socket without a listener may be one whose runtime does not listen yet. */
+const MIN_STALE_MS = 1000;
 
 export type Answer =
   | { readonly kind: 'result'; readonly value: unknown }
-  /** The runtime did not like the question. */
+  /** The runtime refused the request. */
   | { readonly kind: 'error'; readonly message: string }
-  /** Nobody is there (any more). */
+  /** No process listens there. */
   | { readonly kind: 'gone' }
-  /** Somebody is there and does not answer: busy, stopped, asked by too many, or just closing. */
+  /** A process listens and does not answer: busy, stopped, with too many clients, or about to close. */
   | { readonly kind: 'silent' };
 
 /**
- * Ask one runtime. Always settles, and rejects only for what cannot happen to a user.
- * @param limit for the answer, in milliseconds: what is asked for may take longer than to answer
+ * Send a request to one runtime. It always settles, and rejects only for faults of the program.
+ * @param limitMs time for the answer, which comes when the request is done
  */
 export function ask(
   path: string,
   request: string,
   fields: Record<string, unknown> = {},
-  limit = ANSWER_TIME,
+  limitMs = MAX_ANSWER_MS,
 ): Promise<Answer> {
   return new Promise((resolve) => {
     const chunks: Buffer[] = [];
@@ -39,16 +38,18 @@ export function ask(
       socket.destroy();
       resolve(answer);
     };
-    const timer = setTimeout(() => done({ kind: 'silent' }), limit);
+    const timer = setTimeout(() => done({ kind: 'silent' }), limitMs);
     socket
       .on('connect', () => socket.write(`${JSON.stringify({ request, ...fields })}\n`))
       .on('data', (chunk: Buffer) => {
         chunks.push(chunk);
         length += chunk.length;
-        if (length > MAX_ANSWER) done({ kind: 'error', message: `an answer of more than ${MAX_ANSWER} bytes` });
+        if (length > MAX_ANSWER_BYTES) {
+          done({ kind: 'error', message: `an answer of more than ${MAX_ANSWER_BYTES} bytes` });
+        }
       })
       .on('error', (error: NodeJS.ErrnoException) => {
-        // Only these prove that nobody listens. EAGAIN, for one: so many wait already that the kernel takes no more.
+        // Only these prove that no process listens. EAGAIN, for example, means that the queue of the listener is full.
         const gone = error.code === 'ECONNREFUSED' || error.code === 'ENOENT';
         done({ kind: gone ? 'gone' : 'silent' });
       })
@@ -63,7 +64,7 @@ function read(text: string): Answer {
     if (error) return { kind: 'error', message: String(error.message) };
     return { kind: 'result', value: result };
   } catch {
-    return { kind: 'error', message: 'an answer that is no JSON' };
+    return { kind: 'error', message: 'an answer that is not JSON' };
   }
 }
 
@@ -71,13 +72,13 @@ function read(text: string): Answer {
 export interface Found {
   readonly id: string;
   readonly path: string;
-  /** Undefined: it does not answer. */
+  /** Undefined: the runtime does not answer. */
   readonly summary: RuntimeSummary | undefined;
 }
 
 /**
- * The runtimes of this user, by their ids. Sockets of which the process is dead are removed on the way.
- * @throws ERR_ISTHMUS_SYSCALL if the folder is somebody else's or open to others
+ * The runtimes of this user, ordered by their ids. It removes the sockets of dead processes.
+ * @throws ERR_ISTHMUS_SYSCALL: the folder belongs to another user, or is open to others
  */
 export async function findRuntimes(): Promise<Found[]> {
   const folder = controlFolder();
@@ -101,7 +102,7 @@ export async function findRuntimes(): Promise<Found[]> {
   return found.flat();
 }
 
-/** Path of the socket of that very id, if there is one: others need not be asked. */
+/** Path of the socket with exactly that id, if there is one: no other runtime need be asked. */
 export function socketOf(id: string): string | undefined {
   const folder = controlFolder();
   const path = pathOf(folder, id);
@@ -110,8 +111,8 @@ export function socketOf(id: string): string | undefined {
 
 function removeStale(path: string): void {
   try {
-    if (Date.now() - statSync(path).ctimeMs > NEWBORN) rmSync(path);
+    if (Date.now() - statSync(path).ctimeMs > MIN_STALE_MS) rmSync(path);
   } catch {
-    // Somebody else was faster.
+    // Another process was faster.
   }
 }

@@ -1,8 +1,8 @@
 /**
- * Where the control sockets of a user lie: `$XDG_RUNTIME_DIR/isthmus/`, else `isthmus-UID` in the temporary directory.
+ * The folder of a user's control sockets: `$XDG_RUNTIME_DIR/isthmus/`, or `isthmus-UID` in the temporary directory.
  *
- * The folder is what protects them: mode 0700, ours, no link. So a socket in it cannot be reached by others, not even in
- * the moment between bind(2) and chmod(2).
+ * The folder protects them: it has mode 0700, belongs to the user, and is no link. So other users cannot reach a socket in
+ * it, not even between bind(2) and chmod(2).
  */
 import { lstatSync, mkdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -10,16 +10,16 @@ import { isAbsolute, join } from 'node:path';
 import { IsthmusError } from '../base/errors.js';
 
 /** Bytes of a path that fit into sockaddr_un, without the final NUL (unix(7)). */
-export const MAX_PATH = process.platform === 'linux' ? 107 : 103;
+export const MAX_PATH_BYTES = process.platform === 'linux' ? 107 : 103;
 
 const SUFFIX = '.sock';
 
-/** @throws ERR_ISTHMUS_SYSCALL where users have no number */
+/** @throws ERR_ISTHMUS_SYSCALL: users have no number on this platform */
 export function controlFolder(environment: NodeJS.ProcessEnv = process.env): string {
   const uid = process.geteuid?.();
   if (uid === undefined) throw new IsthmusError('ERR_ISTHMUS_SYSCALL', 'there are no control sockets on this platform');
   const base = environment['XDG_RUNTIME_DIR'];
-  // The specification says that a relative one is to be ignored.
+  // The XDG specification says: ignore a relative path.
   return base && isAbsolute(base) ? join(base, 'isthmus') : join(tmpdir(), `isthmus-${uid}`);
 }
 
@@ -32,16 +32,16 @@ export function isId(text: string): boolean {
   return /^\d+(?:\.\d+)?-\d+$/.test(text);
 }
 
-/** @returns undefined if that is not the name of a control socket */
+/** @returns undefined: not the name of a control socket */
 export function idOf(file: string): string | undefined {
   const id = file.endsWith(SUFFIX) ? file.slice(0, -SUFFIX.length) : '';
   return isId(id) ? id : undefined;
 }
 
 /**
- * Make sure that nobody else can put anything there.
- * @returns false if it does not exist
- * @throws ERR_ISTHMUS_SYSCALL if it is a link, somebody else's, or open to others
+ * Make sure that no other user can create files there.
+ * @returns false: it does not exist
+ * @throws ERR_ISTHMUS_SYSCALL: it is a link, belongs to another user, or is open to others
  */
 export function checkFolder(folder: string): boolean {
   const found = lstatSync(folder, { throwIfNoEntry: false });
@@ -57,7 +57,7 @@ export function checkFolder(folder: string): boolean {
   return true;
 }
 
-/** Make the folder if it is not there. @throws ERR_ISTHMUS_SYSCALL, or what `mkdir` throws */
+/** Create the folder if it does not exist. @throws ERR_ISTHMUS_SYSCALL, or what `mkdir` throws */
 export function makeFolder(folder: string): void {
   try {
     mkdirSync(folder, { mode: 0o700 });

@@ -1,24 +1,27 @@
 /**
- * The control side over MQTT: one client per process and broker, shared by the runtimes that join it in whatever thread
- * (threads.ts), so that a process of several runtimes answers once. The data path never waits for it.
+ * Control over MQTT. Each process has one client for each broker; the runtimes that join it, in whatever thread
+ * (threads.ts), share it, so that a process with several runtimes answers once. The data path never waits for it.
  *
- * It takes requests from topics of every process of the host and of this one, and publishes answers and a retained status
- * (payload.ts); what a request does is steering.ts's matter. Whatever comes from the broker is checked, and nothing of it
- * can throw into the runtime.
+ * It takes requests from the topics of this process and of all processes of the host (request-filter.ts), and publishes
+ * answers (answers.ts) and a retained status (status.ts). steering.ts decides what a request does. Payloads from the broker
+ * are checked, and no payload can make the runtime throw.
  */
 
 import { createHash, randomBytes } from 'node:crypto';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { hostname } from 'node:os';
-import type { Migratable, MigrationState } from '../api/migratable.js';
+import type { Migratable } from '../api/migratable.js';
+import { bounded } from '../base/bounded.js';
 import type { Log } from '../base/log.js';
 import { brokerAddress } from '../config/broker-url.js';
-import { ANY_PROC } from '../config/control-id.js';
-import { BrokerLink, bounded, type Delivery, type MqttOptions } from './broker.js';
-import type { StatusConnection } from './payload.js';
-import { feedback, idOfTopic, MAX_PLUGINS, parseRequest, type Status, topics } from './payload.js';
+import { AnswerQueue } from './answers.js';
+import { BrokerLink, type MqttOptions } from './broker.js';
+import { feedback, MAX_PLUGINS, type Status, type StatusConnection, topics } from './payload.js';
+import type { Described, RemoteRuntime } from './remote-runtime.js';
+import { RequestFilter } from './request-filter.js';
+import { type StatusMember, StatusPublisher } from './status.js';
 import { type Member, Steering } from './steering.js';
-import { type Described, type RemoteRuntime, Threads } from './threads.js';
+import { Threads } from './threads.js';
 
 export interface JoinOptions {
   readonly broker: string;
@@ -33,46 +36,39 @@ export interface JoinOptions {
   readonly name: string;
   readonly connections: () => readonly StatusConnection[];
   readonly log: Log;
-  /** Default: that of this machine. */
+  /** Default: the name of this machine. */
   readonly host?: string | undefined;
 }
 
-/** A runtime's part in it. */
+/** The membership of one runtime. */
 export interface Membership {
-  /** The application has done what it had to after the migration: COMPLETED is held back no longer. */
+  /** The application has completed its own part of the migration: COMPLETED is held back no longer. */
   complete(): void;
-  /** Bounded; the last one says that the process is gone. Idempotent. */
+  /** Bounded. When the last member leaves, the process is announced as offline. Idempotent. */
   leave(): Promise<void>;
 }
 
 /** A runtime of this thread or of another one. */
-interface Participant extends Member {
-  about(): Pick<Described, 'id' | 'name' | 'connections'>;
-}
+interface Participant extends Member, StatusMember {}
 
+/** A runtime of this thread. */
 interface Local extends Participant {
   readonly options: JoinOptions;
-  /** No longer be told of its migration. */
-  readonly forget: () => void;
+  /** Stop listening to its migration. */
+  readonly unsubscribe: () => void;
 }
 
-/** What is published when connections come and go, in milliseconds after the first of them. */
-const SETTLE = 500;
-/** Answers that wait for a broker that is away. */
-const MAX_UNSENT = 16;
-/** Requests that are remembered, to know one that is delivered again. */
-const MAX_SEEN = 64;
-/** For the last words, in milliseconds. */
-const LAST_WORDS = 1000;
+/** Time to publish the last status and to leave the broker. */
+const MAX_LEAVE_MS = 1000;
 
-/** What changes the plugin of a connection. */
+/** Events that change the plugin of a connection. */
 const CHANNELS = ['open', 'close', 'suspend', 'resume'].map((event) => `isthmus:connection:${event}`);
 
 const controls = new Map<string, MqttControl>();
 
 /**
- * Let requests over MQTT steer a runtime. Waits for nothing.
- * @throws ERR_ISTHMUS_INVALID_ARGUMENT for a URL that is none
+ * Let requests over MQTT steer a runtime. It does not wait for the broker.
+ * @throws ERR_ISTHMUS_INVALID_ARGUMENT: not the URL of a broker
  */
 export function joinMqtt(runtime: Migratable, options: JoinOptions): Membership {
   const { broker, mqtt = {}, keepalive, host = hostname() } = options;
@@ -92,25 +88,20 @@ class MqttControl {
   readonly #mqtt: MqttOptions & Pick<JoinOptions, 'keepalive'>;
   readonly #host: string;
   readonly #id: string;
-  readonly #ended: () => void;
+  readonly #onEnd: () => void;
   readonly #steering: Steering;
   readonly #threads: Threads;
+  readonly #filter: RequestFilter;
+  readonly #answers: AnswerQueue;
+  readonly #status: StatusPublisher;
   /** Undefined: another thread leads. */
   #link: BrokerLink | undefined;
-  /** Those of this thread. */
+  /** Runtimes of this thread, by number. */
   readonly #locals = new Map<number, Local>();
   readonly #remotes = new Map<RemoteRuntime, Participant>();
-  /** Those that this thread speaks for. */
+  /** Runtimes that this thread leads. */
   readonly #members = new Set<Participant>();
   #next = 1;
-  #state: MigrationState = 'inactive';
-  #since = new Date();
-  /** Answers that no broker has yet, the oldest first. */
-  readonly #unsent: string[] = [];
-  #sending = false;
-  #settling: NodeJS.Timeout | undefined;
-  /** Deliveries that were acted on. */
-  readonly #seen: string[] = [];
 
   constructor(
     key: string,
@@ -118,25 +109,34 @@ class MqttControl {
     mqtt: MqttOptions & Pick<JoinOptions, 'keepalive'>,
     host: string,
     id: string,
-    ended: () => void,
+    onEnd: () => void,
   ) {
     this.#broker = broker;
     this.#mqtt = mqtt;
     this.#host = host;
     this.#id = id;
-    this.#ended = ended;
-    this.#steering = new Steering({
-      answer: (said) => this.#answer(feedback(id, said)),
-      changed: () => this.#changed(),
-      log: (level, line) => this.#log(level, line),
+    this.#onEnd = onEnd;
+    const log: Log = (level, line) => this.#log(level, line);
+    this.#filter = new RequestFilter(id, log);
+    this.#answers = new AnswerQueue(
+      async (text) => (await this.#link?.publish(topics.response(host, id), text)) ?? false,
+    );
+    this.#status = new StatusPublisher(this.#members, (status) => {
+      // When another thread leads, it publishes the status of these runtimes.
+      void this.#link?.publish(this.#topic, JSON.stringify(status), { retain: true });
     });
-    // Hashed: it may hold a password.
+    this.#steering = new Steering({
+      answer: (outcome) => this.#answer(feedback(id, outcome)),
+      changed: () => this.#status.setState(this.#steering.state),
+      log,
+    });
+    // Hashed: the key may contain a password.
     this.#threads = new Threads(createHash('sha256').update(key).digest('hex'), {
       describe: () => [...this.#locals].map(([number, local]) => describe(number, local)),
       act: async (number, act) => this.#locals.get(number)?.runtime[act](),
-      lead: (leading) => this.#lead(leading),
+      lead: (leading) => (leading ? this.#lead() : this.#follow()),
       joined: (runtime) => this.#joined(runtime),
-      changed: () => this.#settle(),
+      changed: () => this.#status.publishSoon(),
       left: (runtime) => {
         const participant = this.#remotes.get(runtime);
         this.#remotes.delete(runtime);
@@ -147,7 +147,7 @@ class MqttControl {
         if (participant) this.#steering.complete(participant);
       },
     });
-    for (const channel of CHANNELS) subscribe(channel, this.#connections);
+    for (const channel of CHANNELS) subscribe(channel, this.#onConnectionEvent);
     this.#threads.start();
   }
 
@@ -158,11 +158,11 @@ class MqttControl {
       postpone: options.postpone ?? false,
       options,
       about: () => ({ id: options.id, name: options.name, connections: options.connections() }),
-      forget: runtime.onMigration(() => this.#threads.tell()),
+      unsubscribe: runtime.onMigration(() => this.#threads.report()),
     };
     this.#locals.set(number, local);
     if (this.#link) this.#admit(local);
-    else this.#threads.tell();
+    else this.#threads.report();
     let left: Promise<void> | undefined;
     return {
       complete: () => {
@@ -177,60 +177,63 @@ class MqttControl {
   }
 
   async #leave(number: number, local: Local): Promise<void> {
-    local.forget();
+    local.unsubscribe();
     this.#locals.delete(number);
     if (this.#locals.size > 0) {
       this.#dismiss(local);
-      this.#threads.tell();
+      this.#threads.report();
       return;
     }
-    // Whoever joins from here on gets a control of its own.
-    this.#ended();
-    for (const channel of CHANNELS) unsubscribe(channel, this.#connections);
-    clearTimeout(this.#settling);
+    // A runtime that joins from here on gets a control of its own.
+    this.#onEnd();
+    for (const channel of CHANNELS) unsubscribe(channel, this.#onConnectionEvent);
+    this.#status.stop();
     const link = this.#link;
-    const offline: Status = { ...this.#status(), state: 'offline', since: new Date().toISOString(), plugins: {} };
-    // Another thread leads from here on, or has led all the time; the process is still there.
+    const { offline } = this.#status;
+    // Another thread leads from here on, or has led all the time: the process is not offline.
     const others = this.#remotes.size > 0;
     this.#dismiss(local);
-    // What was asked of the process is answered before it says that it is gone.
+    // A request to the process is answered before its last status.
     await Promise.resolve();
     this.#threads.close();
     const start = performance.now();
     if (link && !others)
-      await bounded(link.publish(this.#topic, JSON.stringify(offline), { retain: true }), LAST_WORDS);
-    await link?.close(Math.max(0, LAST_WORDS - (performance.now() - start)));
+      await bounded(link.publish(this.#topic, JSON.stringify(offline), { retain: true }), MAX_LEAVE_MS);
+    await link?.close(Math.max(0, MAX_LEAVE_MS - (performance.now() - start)));
   }
 
   // ─── threads ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  #lead(leading: boolean): void {
-    if (!leading) {
-      const link = this.#link;
-      this.#link = undefined;
-      for (const member of [...this.#members]) this.#dismiss(member);
-      this.#unsent.length = 0;
-      void link?.close();
-      return;
-    }
+  #lead(): void {
     const gone: Status = { state: 'offline', since: null, name: '', pid: process.pid, plugins: {} };
     this.#link = new BrokerLink({
       address: brokerAddress(this.#broker),
       options: this.#mqtt,
       keepalive: this.#mqtt.keepalive,
-      // Not the pid alone: a broker has room for one client of a name.
+      // Not the pid alone: a broker accepts one client of a name.
       clientId: `isthmus_${this.#host}_${this.#id}_${randomBytes(4).toString('hex')}`,
       will: { topic: this.#topic, payload: JSON.stringify(gone) },
       subscribe: { [topics.requests(this.#host)]: 1 },
       log: (level, line) => this.#log(level, line),
       up: () => {
-        // The first thing: whoever looks for us looks for this.
-        this.#tell();
-        void this.#send();
+        // The status first: a tool that looks for this process looks for its status.
+        this.#status.publish();
+        void this.#answers.send();
       },
-      message: (topic, payload, packet) => this.#heard(topic, payload, packet),
+      message: (topic, payload, packet) => {
+        const request = this.#filter.request(topic, payload, packet);
+        if (request) this.#steering.request(request);
+      },
     });
     for (const local of this.#locals.values()) this.#admit(local);
+  }
+
+  #follow(): void {
+    const link = this.#link;
+    this.#link = undefined;
+    for (const member of [...this.#members]) this.#dismiss(member);
+    this.#answers.clear();
+    void link?.close();
   }
 
   #joined(runtime: RemoteRuntime): void {
@@ -246,14 +249,28 @@ class MqttControl {
   #admit(participant: Participant): void {
     this.#members.add(participant);
     this.#steering.join(participant);
-    this.#settle();
+    this.#status.publishSoon();
   }
 
   #dismiss(participant: Participant): void {
     if (!this.#members.delete(participant)) return;
     this.#steering.leave(participant);
-    if (this.#members.size > 0) this.#settle();
+    if (this.#members.size > 0) this.#status.publishSoon();
   }
+
+  // ─── parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #answer(text: string): void {
+    // An operation that began before another thread came to lead.
+    if (!this.#link) return;
+    this.#log('info', `answers '${text}'`);
+    this.#answers.add(text);
+  }
+
+  readonly #onConnectionEvent = (event: unknown): void => {
+    const { runtime } = event as { runtime?: unknown };
+    for (const local of this.#locals.values()) if (local.runtime === runtime) this.#status.publishSoon();
+  };
 
   get #topic(): string {
     return topics.status(this.#host, this.#id);
@@ -263,112 +280,11 @@ class MqttControl {
     const [first] = this.#locals.values();
     first?.options.log(level, line);
   }
-
-  // ─── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #heard(topic: string, payload: Uint8Array, delivery: Delivery): void {
-    const to = idOfTopic(topic);
-    if (to !== ANY_PROC && to !== this.#id) return;
-    if (delivery.retain) {
-      this.#log('warning', `a retained request at ${topic} is ignored: nobody knows how old it is`);
-      return;
-    }
-    const request = parseRequest(payload, this.#id);
-    if (request.kind === 'others') {
-      this.#log('debug', `a request at ${topic} is meant for others`);
-    } else if (request.kind === 'unknown') {
-      this.#log('warning', `a request at ${topic} is ignored, not understood: ${request.why}`);
-    } else if (this.#again(topic, delivery)) {
-      this.#log('info', `a request at ${topic} is ignored: it was delivered before`);
-    } else {
-      this.#steering.request(request.kind);
-    }
-  }
-
-  /** Whether it has been acted on; remembered from here on. */
-  #again(topic: string, { qos, messageId, dup, payload }: Delivery): boolean {
-    if (qos === 0) return false;
-    const key = `${messageId} ${topic} ${payload.toString('latin1')}`;
-    if (dup && this.#seen.includes(key)) return true;
-    this.#seen.push(key);
-    if (this.#seen.length > MAX_SEEN) this.#seen.shift();
-    return false;
-  }
-
-  // ─── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #answer(text: string): void {
-    // Begun before another thread came to lead.
-    if (!this.#link) return;
-    this.#log('info', `answers '${text}'`);
-    this.#unsent.push(text);
-    if (this.#unsent.length > MAX_UNSENT) this.#unsent.shift();
-    void this.#send();
-  }
-
-  /** In order; what the broker has not confirmed stays, until it is back. */
-  async #send(): Promise<void> {
-    if (this.#sending) return;
-    this.#sending = true;
-    for (let text = this.#unsent[0]; text !== undefined; text = this.#unsent[0]) {
-      if (!(await this.#link?.publish(topics.response(this.#host, this.#id), text))) break;
-      if (this.#unsent[0] === text) this.#unsent.shift();
-    }
-    this.#sending = false;
-  }
-
-  // ─── the status ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  readonly #connections = (event: unknown): void => {
-    const { runtime } = event as { runtime?: unknown };
-    for (const local of this.#locals.values()) if (local.runtime === runtime) this.#settle();
-  };
-
-  #changed(): void {
-    const { state } = this.#steering;
-    if (state === this.#state) return;
-    this.#state = state;
-    this.#since = new Date();
-    this.#tell();
-  }
-
-  /** Connections come and go by the hundred: they are published together. */
-  #settle(): void {
-    this.#settling ??= setTimeout(() => this.#tell(), SETTLE).unref();
-  }
-
-  #tell(): void {
-    clearTimeout(this.#settling);
-    this.#settling = undefined;
-    // Another thread tells what becomes of ours.
-    void this.#link?.publish(this.#topic, JSON.stringify(this.#status()), { retain: true });
-  }
-
-  #status(): Status {
-    const names = new Set<string>();
-    const plugins: Record<string, string> = {};
-    let count = 0;
-    for (const member of this.#members) {
-      const { id, name, connections } = member.about();
-      names.add(name);
-      for (const { number, plugin } of connections) {
-        if (count++ < MAX_PLUGINS) plugins[`${id}#${number}`] = plugin;
-      }
-    }
-    return {
-      state: this.#state,
-      since: this.#since.toISOString(),
-      name: [...names].join(' '),
-      pid: process.pid,
-      plugins,
-      ...(count > MAX_PLUGINS ? { more: count - MAX_PLUGINS } : {}),
-    };
-  }
 }
 
 function describe(number: number, { runtime, postpone, about }: Local): Described {
   const { id, name, connections } = about();
-  // What goes over the channel is copied: nothing but what is needed.
+  // The channel between threads copies its messages: only what is needed.
   return {
     number,
     id,

@@ -1,6 +1,6 @@
 /**
- * Topics and payloads of the control side: those of the C fork, so that its migration framework can drive Isthmus
- * unchanged. Nothing here talks to anybody.
+ * Topics and payloads of control over MQTT: those of the C fork, so that its migration framework can drive Isthmus
+ * unchanged. Encoding and decoding only.
  *
  * ```
  * fast/pscom/<hostname>/<pid>/request    → suspend, resume, or a toggle; <pid> may be any_proc
@@ -11,24 +11,24 @@
 import type { MigrationState } from '../api/migratable.js';
 import { isControlId } from '../config/control-id.js';
 
-/** Bytes of a request: some thousand pids. */
-export const MAX_PAYLOAD = 16_384;
-/** Bytes of a status or an answer that are read. */
-export const MAX_STATUS = 65_536;
+/** Bytes of a request: enough for some thousand pids. */
+export const MAX_REQUEST_BYTES = 16_384;
+/** Bytes of a status or an answer. */
+export const MAX_STATUS_BYTES = 65_536;
 /** Connections that a status lists. */
 export const MAX_PLUGINS = 256;
 /** Characters of a reason. */
-const MAX_REASON = 400;
+const MAX_REASON_LENGTH = 400;
 
 export const topics = {
-  /** What a process subscribes to, as the C fork does. */
+  /** The subscription of a process, as in the C fork. */
   requests: (host: string): string => `fast/pscom/${host}/+/request`,
   request: (host: string, id: string): string => `fast/pscom/${host}/${id}/request`,
   response: (host: string, id: string): string => `fast/pscom/${host}/${id}/response`,
   status: (host: string, id: string): string => `fast/pscom/${host}/${id}/status`,
 } as const;
 
-/** Whose topic that is: the level before the last. */
+/** The id of the process that a topic belongs to: the last level but one. */
 export function idOfTopic(topic: string): string | undefined {
   const levels = topic.split('/');
   return levels.length === 5 ? levels[3] : undefined;
@@ -36,11 +36,11 @@ export function idOfTopic(topic: string): string | undefined {
 
 export type Request =
   | { readonly kind: 'suspend' | 'resume' | 'toggle' }
-  /** A list that does not hold our id. */
+  /** A list of pids without the own one. */
   | { readonly kind: 'others' }
   | { readonly kind: 'unknown'; readonly why: string };
 
-/** Without the NULs and blanks that the C side pads with; what follows a NUL is not part of a C string. */
+/** Without the padding of the C side, NULs and blanks. What follows a NUL is not part of a C string. */
 function trimmed(payload: Uint8Array): string {
   const text = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString('latin1');
   const start = text.search(/[^\0\s]/);
@@ -50,26 +50,26 @@ function trimmed(payload: Uint8Array): string {
 }
 
 const TASK = /^(["']?)task\1\s*:\s+(["']?)([a-z]+)\2\s*(?:#.*)?$/;
-/** Other lines that simple YAML may have: comments, the ends of a document, nested lines, other keys. */
-const BESIDES = /^(?:\s*|\s*#.*|---.*|\.\.\.|\s+.*|["']?[\w-]+["']?\s*:(?:\s.*)?)$/;
+/** Other lines of simple YAML: comments, document markers, nested lines, other keys. */
+const OTHER_LINE = /^(?:\s*|\s*#.*|---.*|\.\.\.|\s+.*|["']?[\w-]+["']?\s*:(?:\s.*)?)$/;
 
-/** @returns undefined unless it says `task: …` once, at top level */
+/** @returns undefined unless there is one `task: …` at top level */
 function taskOf(text: string): string | undefined {
   let task: string | undefined;
   for (const line of text.replace(/^---[ \t]+(?=\S)/, '').split(/\r?\n/)) {
     const found = TASK.exec(line);
     if (found && task === undefined) task = found[3];
-    else if (found || /^["']?task\b/.test(line) || !BESIDES.test(line)) return undefined;
+    else if (found || /^["']?task\b/.test(line) || !OTHER_LINE.test(line)) return undefined;
   }
   return task;
 }
 
 /**
- * What is asked for. `*`, an empty payload and a list of pids that holds ours toggle, as in the C fork.
- * @param id ours
+ * Decode a request. `*`, an empty payload and a list of pids with the own one toggle, as in the C fork.
+ * @param id of this process
  */
 export function parseRequest(payload: Uint8Array, id: string): Request {
-  if (payload.byteLength > MAX_PAYLOAD) return { kind: 'unknown', why: `${payload.byteLength} bytes` };
+  if (payload.byteLength > MAX_REQUEST_BYTES) return { kind: 'unknown', why: `${payload.byteLength} bytes` };
   const text = trimmed(payload);
   if (text === '' || text === '*') return { kind: 'toggle' };
   const word = /^(["']?)(suspend|resume)\1$/.exec(text)?.[2] ?? taskOf(text);
@@ -82,7 +82,7 @@ export function parseRequest(payload: Uint8Array, id: string): Request {
   return { kind: 'unknown', why: `'${excerpt(text, 60)}'` };
 }
 
-/** For a log: one line, nothing that a terminal would act upon. */
+/** For a log: one line, without control characters for a terminal. */
 function excerpt(text: string, length: number): string {
   const line = text.replace(/[^\x20-\x7e]+/g, ' ');
   return line.length > length ? `${line.slice(0, length)}…` : line;
@@ -92,22 +92,22 @@ export type Outcome = 'ALLOWED' | 'COMPLETED' | 'FAILED';
 
 export interface Feedback {
   readonly outcome: Outcome;
-  /** Why it failed, in one line. */
+  /** Reason of a failure, in one line. */
   readonly reason?: string | undefined;
 }
 
-/** `<pid> : ALLOWED`, byte for byte as the C fork has it. */
+/** `<pid> : ALLOWED`, byte for byte as in the C fork. */
 export function feedback(id: string, { outcome, reason = '' }: Feedback): string {
   const line = reason
     .replace(/\p{Cc}+/gu, ' ')
     .trim()
-    .slice(0, MAX_REASON);
+    .slice(0, MAX_REASON_LENGTH);
   return outcome === 'FAILED' ? `${id} : FAILED ${line || 'no reason given'}` : `${id} : ${outcome}`;
 }
 
-/** An answer of Isthmus or of a C pscom. @returns undefined if it is none */
+/** An answer of Isthmus or of a C pscom. @returns undefined: not an answer */
 export function parseFeedback(payload: Uint8Array): (Feedback & { readonly id: string }) | undefined {
-  if (payload.byteLength > MAX_STATUS) return undefined;
+  if (payload.byteLength > MAX_STATUS_BYTES) return undefined;
   const text = trimmed(payload);
   const found = /^(\S{1,64}) : (ALLOWED|COMPLETED|FAILED)(?: (.*))?$/.exec(text);
   if (!found?.[1] || !isControlId(found[1])) return undefined;
@@ -115,16 +115,16 @@ export function parseFeedback(payload: Uint8Array): (Feedback & { readonly id: s
   return { id: found[1], outcome: found[2] as Outcome, reason };
 }
 
-/** What is retained at the status topic. */
+/** The retained message at the status topic. */
 export interface Status {
-  /** `offline`: it has ended; with `since` null only the broker says so, which has not heard of it for long. */
+  /** `offline`: the process has ended. With `since` null that is its last will: the broker has lost the connection. */
   readonly state: MigrationState | 'offline';
-  /** When it came into that state, ISO 8601; null in the last will, which was written long before. */
+  /** When the state began, ISO 8601; null in the last will, which was written long before. */
   readonly since: string | null;
-  /** Of its runtimes. */
+  /** Names of the runtimes. */
   readonly name: string;
   readonly pid: number;
-  /** Plugin by connection; a connection is called `<runtime>#<number>`, as in `isthmus inspect`. */
+  /** Plugin by connection. The name of a connection is `<runtime>#<number>`, as in `isthmus inspect`. */
   readonly plugins: Readonly<Record<string, string>>;
   /** Connections that are not listed. */
   readonly more?: number;
@@ -132,9 +132,9 @@ export interface Status {
 
 const STATES = ['inactive', 'requested', 'preparing', 'allowed', 'finished', 'resuming', 'offline'];
 
-/** A status that somebody published. @returns undefined if it is none */
+/** Decode a status. @returns undefined: not a status */
 export function parseStatus(payload: Uint8Array): Status | undefined {
-  if (payload.byteLength > MAX_STATUS) return undefined;
+  if (payload.byteLength > MAX_STATUS_BYTES) return undefined;
   let value: Partial<Record<keyof Status, unknown>> | null;
   try {
     value = JSON.parse(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString());

@@ -1,14 +1,14 @@
-/** What can be asked of a runtime over its control socket. */
+/** The requests that a runtime answers at its control socket. */
 
 import type { Migratable } from '../api/migratable.js';
 import type { RuntimeSnapshot, RuntimeSummary } from '../api/snapshots.js';
 import { IsthmusError } from '../base/errors.js';
 import type { RequestHandler, RequestHandlers } from './socket.js';
 
-/** A runtime as far as it can be steered. */
+/** A runtime, as its control socket uses it. */
 export interface Controlled extends Migratable {
   inspect(): RuntimeSnapshot;
-  /** Level of the log; setting it throws for what is none. */
+  /** Level of the log. @throws ERR_ISTHMUS_INVALID_ARGUMENT: not a level */
   debug: number;
 }
 
@@ -16,15 +16,16 @@ function summaryOf({ plugins, regions, refused, connections, ...summary }: Runti
   return summary;
 }
 
-/** Longest time that a suspension may be given, in milliseconds. */
-const MAX_TIMEOUT = 3_600_000;
+/** Longest timeout of a suspension. */
+const MAX_TIMEOUT_MS = 3_600_000;
 
 function timeoutOf(value: unknown): number | undefined {
   if (value === undefined) return undefined;
-  if (Number.isSafeInteger(value) && (value as number) >= 1 && (value as number) <= MAX_TIMEOUT) return value as number;
+  if (Number.isSafeInteger(value) && (value as number) >= 1 && (value as number) <= MAX_TIMEOUT_MS)
+    return value as number;
   throw new IsthmusError(
     'ERR_ISTHMUS_INVALID_ARGUMENT',
-    `"timeout" is a number of milliseconds from 1 to ${MAX_TIMEOUT}`,
+    `"timeout" is a number of milliseconds from 1 to ${MAX_TIMEOUT_MS}`,
   );
 }
 
@@ -35,11 +36,11 @@ export function requestsOf(runtime: Controlled): RequestHandlers {
     [
       'debug',
       ({ level }) => {
-        runtime.debug = level as number; // It checks.
+        runtime.debug = level as number; // The setter checks it.
         return { level: runtime.debug };
       },
     ],
-    // Answered when it is done: the asker decides how long to wait, and leaves when it does not want to any more.
+    // Answered when it is done. The client has a time limit of its own, and may disconnect earlier.
     [
       'suspend',
       async ({ timeout }) => {

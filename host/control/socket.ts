@@ -1,11 +1,10 @@
 /**
- * The control socket of a runtime: how one looks into a running process, and steers it, from outside.
+ * The control socket of a runtime: inspects and steers a running process from outside.
  *
- * One per runtime and not one per process: runtimes come and go one by one and may live in worker threads, which share
- * nothing that a common server could be made of.
+ * There is one for each runtime, not one for each process: runtimes come and go one by one and may live in worker threads,
+ * which cannot share a server.
  *
- * A Unix socket in {@link controlFolder}, mode 0600. Whoever connects sends one line of JSON, gets one line, and that is
- * the end of it:
+ * It is a Unix socket in {@link controlFolder}, mode 0600. A client sends one line of JSON and gets one line:
  *
  * ```
  * → {"request":"debug","level":3}
@@ -13,38 +12,37 @@
  * ← {"error":{"code":"ERR_ISTHMUS_INVALID_ARGUMENT","message":"…"}}
  * ```
  *
- * It belongs to the same user, but nothing that comes over it is trusted: a request is limited in size and time, and so
- * is the number of those who ask. The socket keeps no process alive.
+ * The client belongs to the same user, but its input is not trusted: the size and the time of a request are limited, and so
+ * is the number of clients. The socket does not keep the process alive.
  */
 import { chmodSync, existsSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { threadId } from 'node:worker_threads';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
-import { controlFolder, MAX_PATH, makeFolder, pathOf } from './folder.js';
+import { controlFolder, MAX_PATH_BYTES, makeFolder, pathOf } from './folder.js';
 
-/** Answers a request, given its other fields, which nobody has checked. What it returns goes back as JSON. */
+/** Answers a request. Its fields have not been checked. The result goes back as JSON. */
 export type RequestHandler = (fields: Readonly<Record<string, unknown>>) => unknown;
-/** By the name that stands in `request`. */
+/** By the name in `request`. */
 export type RequestHandlers = ReadonlyMap<string, RequestHandler>;
 
-/** Bytes of a request. */
-export const MAX_REQUEST = 65536;
-/** Clients at once; more are turned away. */
+export const MAX_REQUEST_BYTES = 65536;
+/** Clients at the same time. Further ones are closed. */
 export const MAX_CLIENTS = 16;
-/** How long a client may take to ask, and again to take the answer, in milliseconds. */
-export const CLIENT_TIME = 5000;
-/** Names that are tried if others left theirs behind. */
-const TRIES = 1000;
+/** Time for a client to send its request, and again to read the answer. */
+const CLIENT_TIMEOUT_MS = 5000;
+/** Names to try if processes left their sockets behind. */
+const MAX_TRIES = 1000;
 
 let count = 0;
 
-/** An id for a runtime, that people can type: pid, thread unless it is the main one, and a number. */
+/** An id for a runtime that is easy to type: pid, thread (unless it is the main one), and a number. */
 export function newId(): string {
   return `${process.pid}${threadId === 0 ? '' : `.${threadId}`}-${count++}`;
 }
 
-/** Those to be removed when the process ends without closing its runtimes. */
+/** Sockets to remove when the process ends without closing its runtimes. */
 const left = new Set<string>();
 let watching = false;
 
@@ -71,7 +69,7 @@ export class ControlSocket {
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#serve(socket));
     this.#server.maxConnections = MAX_CLIENTS;
     this.#server.on('error', (error) => log('info', `control socket: ${error.message}`));
-    // In a cluster it would otherwise be the primary that listens.
+    // Without `exclusive` the primary of a cluster would listen.
     this.#server.listen({ path, exclusive: true });
     this.#server.unref();
     if (!this.#server.listening) return; // 'error' follows.
@@ -79,19 +77,22 @@ export class ControlSocket {
     chmodSync(path, 0o600);
   }
 
-  /** Serve, without waiting for anything. @returns undefined if that cannot be; why is logged at `info` */
+  /** Serve. It waits for nothing. @returns undefined: not possible; the reason is logged at `info` */
   static open(handlers: RequestHandlers, log: Log): ControlSocket | undefined {
     try {
       const folder = controlFolder();
       let id = newId();
       const bytes = Buffer.byteLength(pathOf(folder, id));
-      if (bytes > MAX_PATH) {
-        log('info', `no control socket: the path ${pathOf(folder, id)} has ${bytes} bytes, at most ${MAX_PATH} fit`);
+      if (bytes > MAX_PATH_BYTES) {
+        log(
+          'info',
+          `no control socket: the path ${pathOf(folder, id)} has ${bytes} bytes, at most ${MAX_PATH_BYTES} fit`,
+        );
         return undefined;
       }
       makeFolder(folder);
-      // Left by a process that had our pid, or of one that has it in another pid namespace.
-      for (let i = 0; i < TRIES && existsSync(pathOf(folder, id)); i++) id = newId();
+      // A socket of that name was left by a process with the same pid, or belongs to one in another pid namespace.
+      for (let i = 0; i < MAX_TRIES && existsSync(pathOf(folder, id)); i++) id = newId();
       return new ControlSocket(id, pathOf(folder, id), handlers, log);
     } catch (error) {
       log('info', `no control socket: ${(error as Error).message}`);
@@ -101,7 +102,7 @@ export class ControlSocket {
 
   /** Idempotent. */
   close(): void {
-    // This removes the file as well.
+    // This also removes the file.
     this.#server.close();
     left.delete(this.#path);
     for (const client of this.#clients) client.destroy();
@@ -113,12 +114,12 @@ export class ControlSocket {
     socket.on('error', () => {}); // 'close' follows.
     let timer: NodeJS.Timeout | undefined;
     const limit = () => {
-      timer = setTimeout(() => socket.destroy(), CLIENT_TIME).unref();
+      timer = setTimeout(() => socket.destroy(), CLIENT_TIMEOUT_MS).unref();
     };
     const answer = (text: string) => {
       limit();
       socket.end(`${text}\n`);
-      // What else it says is of no interest, but to close on it would look like a failure to the client.
+      // Further input is dropped. To close the socket with unread input would look like a failure to the client.
       socket.resume();
     };
     const asked = async (line: string) => {
@@ -131,14 +132,16 @@ export class ControlSocket {
       const end = chunk.indexOf(0x0a);
       chunks.push(end < 0 ? chunk : chunk.subarray(0, end));
       length += (chunks.at(-1) as Buffer).length;
-      if (length <= MAX_REQUEST && end < 0) return;
+      if (length <= MAX_REQUEST_BYTES && end < 0) return;
       socket.off('data', collect).off('end', ended).pause();
-      if (length <= MAX_REQUEST) {
+      if (length <= MAX_REQUEST_BYTES) {
         void asked(Buffer.concat(chunks).toString());
         return;
       }
       clearTimeout(timer);
-      answer(failure(new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `a request of more than ${MAX_REQUEST} bytes`)));
+      answer(
+        failure(new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `a request of more than ${MAX_REQUEST_BYTES} bytes`)),
+      );
     };
     const ended = () => socket.end();
     limit();
@@ -159,7 +162,7 @@ export class ControlSocket {
       const handler = typeof name === 'string' ? this.#handlers.get(name) : undefined;
       if (!handler) {
         const known = [...this.#handlers.keys()].join(', ');
-        throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `"request" is none of: ${known}`);
+        throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `"request" is not one of: ${known}`);
       }
       return JSON.stringify({ result: (await handler(fields)) ?? null });
     } catch (error) {
@@ -173,7 +176,7 @@ function parse(line: string): Readonly<Record<string, unknown>> {
   try {
     value = JSON.parse(line);
   } catch {
-    // Below.
+    // Refused below.
   }
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'a request is a line with one JSON object');

@@ -1,18 +1,17 @@
 /**
- * The migration of a process: what a request does to all of its runtimes, and the one answer that they give together.
- * Knows nothing of brokers.
+ * The migration of a process: what a request does to all of its runtimes, and the one answer to it. Independent of brokers.
  *
- * Every request means something in every state, or is logged and ignored:
+ * Each request has an effect in each state, or is logged and ignored:
  *
  * |            | inactive | requested, preparing   | allowed  | finished, resuming         |
  * | ---------- | -------- | ---------------------- | -------- | -------------------------- |
- * | suspend    | begin    | nothing new            | ALLOWED  | begin when that is over    |
+ * | suspend    | begin    | nothing new            | ALLOWED  | begin afterwards           |
  * | resume     | ignored  | stop; FAILED, COMPLETED | begin    | nothing new                |
  * | toggle     | begin    | ignored                | resume   | ignored                    |
  *
- * test/model/process.pml goes through all of it.
+ * test/model/process.pml checks all of it.
  *
- * A migration without a request (`runtime.suspend()`, the control socket) changes the state, and answers nobody.
+ * A migration without a request (`runtime.suspend()`, the control socket) changes the state and has no answer.
  */
 
 import type { Migratable, MigrationState } from '../api/migratable.js';
@@ -22,40 +21,42 @@ import type { Feedback } from './payload.js';
 /** A runtime that takes part. */
 export interface Member {
   readonly runtime: Migratable;
-  /** Whether COMPLETED waits for the application. */
+  /** Whether COMPLETED waits for {@link Steering.complete}. */
   readonly postpone: boolean;
 }
 
 export interface SteeringEvents {
-  /** What the process has to say to whoever asked. */
+  /** The answer of the process to a request. */
   answer(feedback: Feedback): void;
   /** The state may have changed. */
   changed(): void;
   readonly log: Log;
 }
 
-/** States that pass by themselves; the one that a request has to wait for longest comes first. */
-const MOVING = ['resuming', 'finished', 'preparing', 'requested'] as const;
+/** States that end by themselves. The one that a request has to wait for longest comes first. */
+const TRANSIENT = ['resuming', 'finished', 'preparing', 'requested'] as const;
 
 const message = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 export class Steering {
   readonly #events: SteeringEvents;
-  /** With what takes its listener away. */
+  /** Each with the function that removes its listener. */
   readonly #members = new Map<Member, () => void>();
-  /** Those whose application has not said yet that it is complete. */
+  /** Members whose application is not complete yet. */
   readonly #postponed = new Set<Member>();
   #operation: 'suspend' | 'resume' | undefined;
-  /** A suspension that begins when the connections are back. */
-  #again = false;
-  /** Whether runtimes that join are to be suspended, too. */
+  /** Whether a suspension begins when the connections are back. */
+  #suspendNext = false;
+  /** Called when no application is waited for any more. */
+  #onComplete: (() => void) | undefined;
+  /** Whether runtimes that join are to be suspended as well. */
   #suspended = false;
 
   constructor(events: SteeringEvents) {
     this.#events = events;
   }
 
-  /** That of the whole process. */
+  /** The state of the whole process. */
   get state(): MigrationState {
     const states = [...this.#members.keys()].map(({ runtime }) => runtime.migration);
     if (this.#operation === 'suspend') {
@@ -63,22 +64,25 @@ export class Steering {
     }
     if (this.#operation === 'resume') return 'resuming';
     if (states.length > 0 && states.every((state) => state === 'allowed')) return 'allowed';
-    // Some of them without a request.
-    return MOVING.find((state) => states.includes(state)) ?? 'inactive';
+    // Some of them may be in a migration without a request.
+    return TRANSIENT.find((state) => states.includes(state)) ?? 'inactive';
   }
 
   join(member: Member): void {
     this.#members.set(
       member,
       member.runtime.onMigration((state) => {
-        // Nobody asked the process to, so that what joins later is not held back for it.
+        // A runtime was resumed without a request: a runtime that joins later is not suspended.
         if (state === 'resuming' || state === 'finished') this.#suspended = false;
         this.#events.changed();
       }),
     );
     if (this.#suspended && this.#operation !== 'suspend') {
       member.runtime.suspend().catch((error: unknown) => {
-        this.#events.log('warning', `a runtime of a process that is suspended is not: ${message(error)}`);
+        this.#events.log(
+          'warning',
+          `a runtime has joined a suspended process and could not be suspended: ${message(error)}`,
+        );
       });
     }
     this.#events.changed();
@@ -91,12 +95,12 @@ export class Steering {
     this.#events.changed();
   }
 
-  /** The application has done what it had to after a migration. */
+  /** The application has completed its own part of a migration. */
   complete(member: Member): void {
-    if (this.#postponed.delete(member) && this.#postponed.size === 0) this.#wake?.();
+    if (this.#postponed.delete(member) && this.#postponed.size === 0) this.#onComplete?.();
   }
 
-  /** Never throws. What comes of it is told as an answer. */
+  /** Never throws. The outcome is an answer. */
   request(kind: 'suspend' | 'resume' | 'toggle'): void {
     const { state } = this;
     const { log } = this.#events;
@@ -110,7 +114,7 @@ export class Steering {
       case 'requested':
       case 'preparing':
         if (kind === 'resume') void this.#resume();
-        // Begun without a request: then it is this one that is answered.
+        // The suspension began without a request: this one is answered.
         else if (kind === 'suspend' && this.#operation === undefined) void this.#suspend();
         else ignored();
         return;
@@ -122,19 +126,19 @@ export class Steering {
       case 'resuming':
         if (kind === 'suspend') this.#suspendAgain();
         else if (kind === 'resume' && this.#operation === undefined) void this.#resume();
-        else if (kind === 'resume' && this.#again) this.#again = false;
+        else if (kind === 'resume' && this.#suspendNext) this.#suspendNext = false;
         else ignored();
     }
   }
 
   #suspendAgain(): void {
     if (this.#operation === undefined) {
-      // A runtime is coming back without a request: it takes a suspension itself when it can.
+      // A runtime resumes without a request: it begins the suspension itself when it has resumed.
       void this.#suspend();
       return;
     }
-    this.#again = true;
-    // Whoever asks for this does not wait for the application any more.
+    this.#suspendNext = true;
+    // The new request does not wait for the application.
     for (const member of [...this.#postponed]) this.complete(member);
   }
 
@@ -143,7 +147,7 @@ export class Steering {
     this.#suspended = true;
     this.#events.changed();
     const failure = await this.#each((runtime) => runtime.suspend());
-    // A resume may have come meanwhile, and has the say now.
+    // A resume that came meanwhile goes on instead.
     if (this.#operation === 'suspend') this.#operation = undefined;
     if (failure === undefined) {
       this.#events.answer({ outcome: 'ALLOWED' });
@@ -152,15 +156,16 @@ export class Steering {
     }
     this.#events.log('warning', `the suspension failed: ${failure}`);
     this.#events.answer({ outcome: 'FAILED', reason: failure });
-    if (this.#operation === undefined) await this.#back();
+    if (this.#operation === undefined) await this.#comeBack();
   }
 
-  /** After a suspension that failed: those that are suspended come back, and nobody asked for that. */
-  async #back(): Promise<void> {
+  /** After a failed suspension: resume the runtimes that are suspended. This has no answer. */
+  async #comeBack(): Promise<void> {
     this.#operation = 'resume';
     this.#suspended = false;
     const failure = await this.#each((runtime) => runtime.resume());
-    if (failure !== undefined) this.#events.log('error', `not back after it: ${failure}`);
+    if (failure !== undefined)
+      this.#events.log('error', `a runtime could not be resumed after a failed suspension: ${failure}`);
     this.#ended();
   }
 
@@ -170,7 +175,7 @@ export class Steering {
     for (const member of this.#members.keys()) if (member.postpone) this.#postponed.add(member);
     this.#events.changed();
     const failure = await this.#each((runtime) => runtime.resume());
-    if (failure === undefined) await this.#completed();
+    if (failure === undefined) await this.#untilComplete();
     else this.#postponed.clear();
     this.#events.answer(failure === undefined ? { outcome: 'COMPLETED' } : { outcome: 'FAILED', reason: failure });
     this.#ended();
@@ -179,26 +184,24 @@ export class Steering {
   #ended(): void {
     this.#operation = undefined;
     this.#events.changed();
-    if (!this.#again) return;
-    this.#again = false;
+    if (!this.#suspendNext) return;
+    this.#suspendNext = false;
     void this.#suspend();
   }
 
-  #wake: (() => void) | undefined;
-
-  /** Until every application that wanted to be waited for has called, or is gone. */
-  async #completed(): Promise<void> {
+  /** Wait until each postponed application is complete, or its runtime has left. */
+  async #untilComplete(): Promise<void> {
     if (this.#postponed.size === 0) return;
     this.#events.log('info', 'COMPLETED is held back until the application calls completeMigration()');
     await new Promise<void>((resolve) => {
-      this.#wake = resolve;
+      this.#onComplete = resolve;
     });
-    this.#wake = undefined;
+    this.#onComplete = undefined;
   }
 
   /**
-   * Do that to all, also to those that join meanwhile; what becomes of those that leave does not matter.
-   * @returns at the first failure why; undefined when all are there
+   * Call `act` for all runtimes, also for those that join meanwhile. Failures of runtimes that leave do not count.
+   * @returns the first failure; undefined: all are done
    */
   async #each(act: (runtime: Migratable) => Promise<void>): Promise<string | undefined> {
     const done = new Set<Member>();

@@ -1,19 +1,28 @@
-/** The other side of MQTT: whom there is to suspend on a host, and what they answer. For the command line. */
+/** The requesting side of control over MQTT: the processes of a host, and their answers. For the command line. */
 
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
+import { bounded } from '../base/bounded.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import { brokerAddress, maskBroker } from '../config/broker-url.js';
 import { isControlId } from '../config/control-id.js';
-import { BrokerLink, bounded, type MqttOptions } from './broker.js';
-import { type Feedback, idOfTopic, MAX_STATUS, parseFeedback, parseStatus, type Status, topics } from './payload.js';
+import { BrokerLink, type MqttOptions } from './broker.js';
+import {
+  type Feedback,
+  idOfTopic,
+  MAX_STATUS_BYTES,
+  parseFeedback,
+  parseStatus,
+  type Status,
+  topics,
+} from './payload.js';
 
-/** Not every broker sends what it has retained before it answers the next question: this long nothing more, in ms. */
-const QUIET = 250;
-/** For all of it, in milliseconds. */
-const GATHERING = 3000;
-/** Processes that are taken note of. */
+/** Time without a message after which all retained ones have come: some brokers send them behind their next answer. */
+const QUIET_MS = 250;
+/** Time for all retained messages. */
+const MAX_GATHERING_MS = 3000;
+/** Processes to keep a status of. */
 const MAX_PROCESSES = 10_000;
 
 export interface WatchOptions {
@@ -21,10 +30,10 @@ export interface WatchOptions {
   readonly mqtt?: MqttOptions | undefined;
   readonly host: string;
   readonly log: Log;
-  /** A status came; `first`: one that the broker had before we asked. */
+  /** A status came. `first`: the broker had it before the subscription. */
   status?(id: string, status: Status, first: boolean): void;
   answer?(id: string, answer: Feedback): void;
-  /** The connection was lost, and is there again: answers may be missing. */
+  /** The connection broke and is up again: answers may be missing. */
   back?(): void;
 }
 
@@ -33,7 +42,7 @@ export class Watcher {
   readonly #statuses = new Map<string, Status>();
   readonly #link: BrokerLink;
   /** Requests that the broker has not confirmed. */
-  readonly #asked = new Map<string, 'suspend' | 'resume'>();
+  readonly #unconfirmed = new Map<string, 'suspend' | 'resume'>();
   #heard = performance.now();
 
   private constructor(options: WatchOptions, up: () => void, down: (why: string) => void) {
@@ -44,38 +53,38 @@ export class Watcher {
       address: brokerAddress(broker),
       options: mqtt,
       clientId: `isthmus_cli_${process.pid}_${randomBytes(4).toString('hex')}`,
-      // Of messages to be confirmed a broker sends only a few at a time: statuses are many.
+      // A broker sends only a few messages at a time that have to be confirmed, and statuses may be many.
       subscribe: { [topics.status(host, '+')]: 0, [topics.response(host, '+')]: 1 },
       ref: true,
-      // That it cannot be reached at all is told as an error.
+      // A broker that cannot be reached at all is reported as an error.
       log: (level, line) => ups > 0 && log(level, line),
       up: () => {
         this.#heard = performance.now();
         if (++ups > 1) back?.();
         up();
-        for (const [id, kind] of this.#asked) void this.request(id, kind);
+        for (const [id, kind] of this.#unconfirmed) void this.request(id, kind);
       },
       down,
       message: (topic, payload, packet) => {
         this.#heard = performance.now();
         const id = idOfTopic(topic);
-        if (id === undefined || !isControlId(id) || payload.byteLength > MAX_STATUS) return;
+        if (id === undefined || !isControlId(id) || payload.byteLength > MAX_STATUS_BYTES) return;
         if (topic.endsWith('/status')) {
-          const said = parseStatus(payload);
-          if (!said || (this.#statuses.size >= MAX_PROCESSES && !this.#statuses.has(id))) return;
-          this.#statuses.set(id, said);
-          status?.(id, said, packet.retain && ups === 1);
+          const parsed = parseStatus(payload);
+          if (!parsed || (this.#statuses.size >= MAX_PROCESSES && !this.#statuses.has(id))) return;
+          this.#statuses.set(id, parsed);
+          status?.(id, parsed, packet.retain && ups === 1);
         } else if (!packet.retain) {
-          const said = parseFeedback(payload);
-          if (said && said.id === id) answer?.(id, said);
+          const parsed = parseFeedback(payload);
+          if (parsed && parsed.id === id) answer?.(id, parsed);
         }
       },
     });
   }
 
   /**
-   * Connect, and gather the statuses that are there.
-   * @throws ERR_ISTHMUS_BROKER if that is not possible; ERR_ISTHMUS_INVALID_ARGUMENT for a URL that is none
+   * Connect, and gather the retained statuses.
+   * @throws ERR_ISTHMUS_BROKER: it cannot be reached; ERR_ISTHMUS_INVALID_ARGUMENT: not the URL of a broker
    */
   static async open(options: WatchOptions): Promise<Watcher> {
     let watcher: Watcher | undefined;
@@ -94,24 +103,28 @@ export class Watcher {
   }
 
   async #gathered(): Promise<void> {
-    const end = performance.now() + GATHERING;
-    await bounded(this.#link.caughtUp(), GATHERING);
-    for (let left = QUIET; left > 0 && performance.now() < end; left = QUIET - (performance.now() - this.#heard)) {
+    const end = performance.now() + MAX_GATHERING_MS;
+    await bounded(this.#link.caughtUp(), MAX_GATHERING_MS);
+    for (
+      let left = QUIET_MS;
+      left > 0 && performance.now() < end;
+      left = QUIET_MS - (performance.now() - this.#heard)
+    ) {
       await sleep(left);
-      // Where we were kept from listening it may lie there.
+      // After a busy turn messages may wait in the socket.
       await turn();
     }
   }
 
-  /** By pid or control id, those included that are gone. */
+  /** By pid or control id, those of ended processes included. */
   get statuses(): ReadonlyMap<string, Status> {
     return this.#statuses;
   }
 
-  /** Ask a process, or `any_proc`. It is tried again until the broker has it. */
+  /** Send a request to a process, or to `any_proc`. It is repeated until the broker has confirmed it. */
   async request(id: string, kind: 'suspend' | 'resume'): Promise<void> {
-    this.#asked.set(id, kind);
-    if (await this.#link.publish(topics.request(this.#host, id), kind)) this.#asked.delete(id);
+    this.#unconfirmed.set(id, kind);
+    if (await this.#link.publish(topics.request(this.#host, id), kind)) this.#unconfirmed.delete(id);
   }
 
   close(): Promise<void> {

@@ -26,7 +26,7 @@ import {
   parseRequest,
   parseStatus,
 } from '../../host/control/payload.js';
-import { MAX_REQUEST } from '../../host/control/socket.js';
+import { MAX_REQUEST_BYTES } from '../../host/control/socket.js';
 import { mapperMissing } from '../../host/native/native.js';
 import { Runtime } from '../../host/runtime/runtime.js';
 import { printed } from '../support/cli.js';
@@ -146,7 +146,8 @@ test(
       while (number < REQUESTS) {
         const random = seeded(seed + number++);
         const base = seeds[random(seeds.length)] as Buffer;
-        const changed = random(8) === 0 ? Buffer.alloc(MAX_REQUEST + random(3), '[') : mutate(base, seeds, [], random);
+        const changed =
+          random(8) === 0 ? Buffer.alloc(MAX_REQUEST_BYTES + random(3), '[') : mutate(base, seeds, [], random);
         // This may be a valid request to suspend, which has tests of its own.
         if (changed.includes('suspend') && !changed.includes('-1')) continue;
         const ended = random(4) > 0;

@@ -22,7 +22,7 @@ import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import type { RuntimeSnapshot } from '../../host/api/snapshots.js';
-import { MAX_CLIENTS, MAX_REQUEST } from '../../host/control/socket.js';
+import { MAX_CLIENTS, MAX_REQUEST_BYTES } from '../../host/control/socket.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { printed } from '../support/cli.js';
 import { Child, chosen, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
@@ -379,15 +379,15 @@ function main(): void {
         '{"request":"constructor"}\n',
         '{"request":"__proto__"}\n',
         '{}\n',
-        `${'['.repeat(MAX_REQUEST)}\n`,
+        `${'['.repeat(MAX_REQUEST_BYTES)}\n`,
         Buffer.from([0xff, 0xfe, 0x00, 0x0a]).toString('latin1'),
-        'x'.repeat(MAX_REQUEST + 1),
-        'x'.repeat(3 * MAX_REQUEST),
+        'x'.repeat(MAX_REQUEST_BYTES + 1),
+        'x'.repeat(3 * MAX_REQUEST_BYTES),
       ]) {
         assert.is(await code(text), refused, JSON.stringify(text.slice(0, 40)));
       }
-      const padded = `{"request":"summary","padding":"${'x'.repeat(MAX_REQUEST - 34)}"}`;
-      assert.is(padded.length, MAX_REQUEST);
+      const padded = `{"request":"summary","padding":"${'x'.repeat(MAX_REQUEST_BYTES - 34)}"}`;
+      assert.is(padded.length, MAX_REQUEST_BYTES);
       assert.is((await raw(alphaId, `${padded}\n`)).result.id, alphaId, 'the largest request');
       // Only the first line counts.
       assert.is((await raw(alphaId, '{"request":"summary"}\n{"request":"invalid"}\n')).result.name, 'alpha');

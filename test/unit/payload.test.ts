@@ -7,8 +7,8 @@ import { isControlId } from '../../host/config/control-id.js';
 import {
   feedback,
   idOfTopic,
-  MAX_PAYLOAD,
-  MAX_STATUS,
+  MAX_REQUEST_BYTES,
+  MAX_STATUS_BYTES,
   parseFeedback,
   parseRequest,
   parseStatus,
@@ -92,11 +92,11 @@ test(
   'hostile sizes and bytes: refused, quickly',
   timebox(10, () => {
     const start = performance.now();
-    assert.is(kind(new Uint8Array(MAX_PAYLOAD)), 'toggle');
-    assert.is(kind(new Uint8Array(MAX_PAYLOAD + 1)), 'unknown');
+    assert.is(kind(new Uint8Array(MAX_REQUEST_BYTES)), 'toggle');
+    assert.is(kind(new Uint8Array(MAX_REQUEST_BYTES + 1)), 'unknown');
     assert.is(kind(new Uint8Array(64 << 20).fill(0x31)), 'unknown');
     for (const text of ['1 ', 'a: b\n', '---', '\n \n-', '"', "task: '", '#', 'task', '\n---']) {
-      const result = kind(text.repeat(Math.floor(MAX_PAYLOAD / text.length)));
+      const result = kind(text.repeat(Math.floor(MAX_REQUEST_BYTES / text.length)));
       assert.ok(['others', 'unknown'].includes(result), JSON.stringify(text));
     }
     assert.is(kind(Buffer.from(Array.from({ length: 256 }, (_, i) => i)).subarray(1)), 'unknown');
@@ -120,7 +120,7 @@ test(
     for (const text of ['', 'ALLOWED', '4711: ALLOWED', '4711 : allowed', 'a b : ALLOWED', '+ : ALLOWED', 'a : DONE']) {
       assert.is(read(text), undefined, text);
     }
-    assert.is(parseFeedback(new Uint8Array(MAX_STATUS + 1)), undefined);
+    assert.is(parseFeedback(new Uint8Array(MAX_STATUS_BYTES + 1)), undefined);
   }),
 );
 
@@ -148,7 +148,7 @@ test(
     for (const value of ['', '[]', 'null', '7', '{', { state: 'gone' }, { state: ['allowed'] }]) {
       assert.is(read(value), undefined, JSON.stringify(value));
     }
-    assert.is(parseStatus(new Uint8Array(MAX_STATUS + 1)), undefined);
+    assert.is(parseStatus(new Uint8Array(MAX_STATUS_BYTES + 1)), undefined);
   }),
 );
 

@@ -315,8 +315,9 @@ test(
     assert.is(compareNames('b', 'a'), 1);
     assert.is(compareNames('a', 'aa'), -1);
     assert.is(compareNames('eightby8', 'eightby8 and more'), 0);
-    // Bytes, not letters: é is greater than z.
-    assert.is(compareNames('é', 'z'), 1);
+    // Bytes of UTF-8, not letters.
+    assert.is(compareNames('Ā', 'z'), 1);
+    assert.is(compareNames('ääääx', 'ääääy'), 0);
   }),
 );
 
