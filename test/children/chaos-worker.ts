@@ -1,4 +1,6 @@
-/** One process of the chaos test: it talks to each of the others, counts, and is suspended and moved meanwhile. */
+/**
+ * One process of the chaos test: it exchanges messages with each of the others, and is suspended and moved meanwhile.
+ */
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -11,16 +13,16 @@ export interface WorkerOptions {
   readonly runtime: RuntimeOptions;
   readonly me: number;
   readonly seed: number;
-  /** How it takes messages. */
+  /** How it receives messages. */
   readonly manner: Manner;
 }
 
 export type Manner = 'receive' | 'borrow' | 'poll' | 'late';
-/** What a worker knows of its traffic with another one. */
+/** Counts of a worker's traffic with another one. */
 export interface Tally {
   sent: number;
   received: number;
-  /** Of all that was sent, and received. */
+  /** Hash over everything sent, and over everything received. */
   sentHash: string;
   receivedHash: string;
   error: string | null;
@@ -38,14 +40,14 @@ function make(random: (n: number) => number, number: number): Buffer {
   return data;
 }
 
-/** Over what surrounds its own place. */
+/** Over all bytes except its own. */
 function checksum(data: Buffer): number {
   let sum = data.readUInt32LE(0) ^ data.length;
   for (let i = 8; i < data.length; i += 1 + (data.length >> 8)) sum = (Math.imul(sum, 31) + (data[i] as number)) >>> 0;
   return sum >>> 0;
 }
 
-/** Mappings and descriptors of this process whose file begins so. */
+/** Mappings and descriptors of this process whose path begins with the prefix. */
 function holds(prefix: string): string[] {
   const maps = readFileSync('/proc/self/maps', 'utf8')
     .split('\n')
@@ -80,7 +82,7 @@ async function worker(): Promise<void> {
         const data = make(random, tally.sent);
         hash.update(data);
         await connection.send(data);
-        // Bursts: so many processes that poll all the time leave nothing to each other on a small machine.
+        // In bursts: so many processes that poll all the time would starve each other on a small machine.
         if (random(6) === 0) await pause(50 + random(200));
       }
       const last = Buffer.alloc(12);
@@ -110,7 +112,7 @@ async function worker(): Promise<void> {
           const message = await connection.borrow();
           if (!message) throw new Error('the end');
           more = take(Buffer.from(message.data));
-          // Some stay out for a while, also over a migration.
+          // Some stay unread for a while, also over a migration.
           held.push(message);
           if (held.length > 6) held.shift()?.[Symbol.dispose]();
         } else if (manner === 'poll') {
@@ -150,7 +152,7 @@ async function worker(): Promise<void> {
     connected: () => connections.size,
     suspend: () => runtime.suspend(),
     resume: () => runtime.resume(),
-    /** Where it stands, for people. */
+    /** State of the traffic, for display. */
     look: () =>
       [...connections].map(([other, connection]) => {
         const { plugin, state } = connection;
@@ -158,7 +160,7 @@ async function worker(): Promise<void> {
         const { sent, received, error } = tallies.get(other) as Tally;
         return `${me}→${other} ${plugin} ${state}: sent ${sent}, received ${received}, ${pendingSends} wait, ${unreadMessages} unread, ${ringUsed} in the ring, ${messagesSent} and ${messagesReceived} in all, ${error ?? 'no error'}`;
       }),
-    /** What of the region files this process still holds. */
+    /** Region files that this process still holds. */
     holds: (prefix: string) => holds(prefix),
     stop() {
       going = false;
@@ -171,7 +173,7 @@ async function worker(): Promise<void> {
     },
     async close() {
       await runtime.close({ timeout: 5000 });
-      // A socket may take a moment to send its last bytes; the timer of the pause is ours.
+      // A socket may take a moment to send its last bytes; the timer of the pause belongs to this test.
       const left = () => process.getActiveResourcesInfo().filter((one) => !/^(Pipe|TTY|Immediate)/.test(one));
       const until = performance.now() + 10_000;
       while (left().length > 0 && performance.now() < until) await pause(50);

@@ -1,6 +1,6 @@
 /**
- * A peer that dies in integration/death.test.ts: a process with the role `peer`, or a worker thread with the options of its
- * runtime in `workerData`. The first message of a connection says what it does there.
+ * A peer that dies in integration/death.test.ts: a process with the role `peer`, or a worker thread with the options of
+ * its runtime in `workerData`. The first message of a connection chooses its behaviour there.
  */
 import { isMainThread, parentPort, workerData } from 'node:worker_threads';
 import type { Connection } from '../../host/api/connection.js';
@@ -11,7 +11,7 @@ import { play, roleOptions, serve, tell } from '../support/process.js';
 /** Bytes of the longest message; that of the test. */
 const LONGEST = 60_000;
 
-/** Send numbered messages for ever, and take whatever comes. */
+/** Send numbered messages for ever, and receive all messages. */
 async function babble(connection: Connection): Promise<void> {
   const receive = async () => {
     let number = 0;
@@ -23,7 +23,7 @@ async function babble(connection: Connection): Promise<void> {
   await Promise.race([receive(), send()]);
 }
 
-/** What the other process or thread does for each connection, by the first message that comes. */
+/** Behaviour of the other process or thread for each connection, chosen by the first message. */
 async function behave(connection: Connection): Promise<void> {
   const what = (await connection.receive())?.text();
   if (what === 'echo') for await (const { data } of connection) await connection.send(data);

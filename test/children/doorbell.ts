@@ -1,4 +1,6 @@
-/** A worker thread that watches an eventfd, and then ends, throws, or waits to be terminated: `workerData` says which. */
+/**
+ * A worker thread that watches an eventfd, and then ends, throws, or waits to be terminated, according to `workerData`.
+ */
 import { workerData as how, parentPort } from 'node:worker_threads';
 import type { Identity } from '../../host/device/backing.js';
 import { mapper } from '../../host/native/native.js';
@@ -14,7 +16,7 @@ if (how === 'terminate') {
 } else if (how === 'throw') {
   const bell = native.createDoorbell();
   native.watch(bell, () => {
-    throw new Error('thrown by who is called');
+    throw new Error('thrown by the callback');
   });
   native.ring(bell);
   setInterval(() => {}, 1000);

@@ -1,6 +1,6 @@
 /**
- * An allocator that races with others on one region, until a word in the box tells it to end. Arguments: the region's path,
- * its MiB, a seed, the frame of the box.
+ * An allocator that races with others on one region, until a word in the box ends it. Arguments: the path of the
+ * region, its MiB, a seed, the frame of the box.
  */
 import { writeSync } from 'node:fs';
 import { setPriority } from 'node:os';
@@ -10,7 +10,7 @@ import { seeded } from '../support/seeded.js';
 
 const [path = '', mibs, workerSeed, boxFrame] = process.argv.slice(2);
 const { HALF_CONSUMER: READER, HALF_PRODUCER: WRITER } = L;
-/** Letters in the box: (frame, slot) and the run's number, each u32. */
+/** Letters in the box: (frame, slot) and the number of the run, each u32. */
 const LETTERS = 32;
 
 interface Run {
@@ -24,12 +24,13 @@ interface Adopted extends Run {
 }
 
 /**
- * Take and give back runs, with a pattern in each frame. Word 0 of the first frame holds the number of the run from when
- * all is written until it is given back; word 1 of every frame holds its mark. Letters in the box tell others of runs,
- * who adopt the other half, check the number as the handshake does a nonce, and watch the marks until they let go.
+ * Take and give back runs, with a pattern in each frame. Word 0 of the first frame holds the number of the run from the
+ * moment when all is written until it is given back; word 1 of every frame holds its mark. Letters in the box announce
+ * runs to other processes, which adopt the other half, check the number as the handshake checks a nonce, and watch the
+ * marks until they release it.
  */
 function allocate(): never {
-  // The one that watches comes first, on however few processors.
+  // The watching process comes first, on however few processors.
   setPriority(10);
   const core = new TestCore(Number(mibs) * MIB);
   const mapping = mapInto(core, path);

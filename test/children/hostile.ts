@@ -1,4 +1,6 @@
-/** The process that owns one end of a region and stores into it while a victim uses the other: hostile/region.test.ts. */
+/**
+ * The process that owns one end of a region and stores into it while a victim uses the other: hostile/region.test.ts.
+ */
 import { setImmediate as turn } from 'node:timers/promises';
 import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { Runtime } from '../../host/runtime/runtime.js';
@@ -16,7 +18,7 @@ async function hostile(): Promise<void> {
   let random: (n: number) => number;
   let runtime: Runtime | undefined;
   const connections = new Set<RuntimeConnection>();
-  /** The rings of a connection, as its own end has them; a record is written where the reader is, or soon will be. */
+  /** The rings of a connection, as its own end has them; records are written where the reader is, or soon will be. */
   const ringsOf = ({ core: own, index }: RuntimeConnection): RingPlace[] => {
     const field = (name: number) => own.words[(own.call.entry(index) + name) >> 2] as number;
     const tx = { address: field(L.TX_RING), capacity: field(L.TX_RING + 4) + 1, position: () => field(L.TX_TAIL) };
@@ -26,13 +28,13 @@ async function hostile(): Promise<void> {
     if (where === 'anywhere') hostile.region(rings);
     else hostile.ring(rings[random(rings.length)]!);
   };
-  /** A message in a run of its own, of which the stores may hit everything. */
+  /** A message in a run of its own, all of which the stores may hit. */
   const lend = (connection: RuntimeConnection) => {
     try {
       const loan = connection.tryLoan(random(20_000));
       if (loan && !connection.trySend(loan)) loan.release();
     } catch {
-      // It has ended.
+      // The connection has ended.
     }
   };
   const map = (path: string, size: number, seed: number) => {
@@ -50,15 +52,15 @@ async function hostile(): Promise<void> {
       let spun = 0;
       for (let i = 0; i < count; i++) {
         store(where, rings);
-        // Up to some microseconds, so that all of it meets all of ours.
+        // Up to some microseconds apart, so that every store can meet every instruction of the victim.
         for (let spin = random(4) === 0 ? random(4000) : 0; spin > 0; spin--) spun += spin;
       }
       return spun;
     },
-    /** One word, now this and now that, as fast as it goes. */
+    /** Write two values to one word by turns, as fast as possible. */
     flips(at: number, values: readonly string[], milliseconds: number) {
       const words = values.map(BigInt);
-      // In one piece: a DataView stores byte by byte.
+      // In one store: a DataView stores byte by byte.
       const there = new BigUint64Array(core.memory.buffer, at & ~7, 1);
       let count = 0;
       for (const end = performance.now() + milliseconds; performance.now() < end; ) {
@@ -66,7 +68,7 @@ async function hostile(): Promise<void> {
       }
       return count;
     },
-    /** Attach like anybody, and take connections. */
+    /** Attach as a normal process does, and accept connections. */
     async attach(path: string, seed: number) {
       await runtime?.close({ timeout: 0 }).catch(() => {});
       runtime = await Runtime.create(only(path, { debug: 0 }));
@@ -77,11 +79,11 @@ async function hostile(): Promise<void> {
       });
       return port;
     },
-    /** Talk and store by turns, as long as there is a connection. @returns stores */
+    /** Send and corrupt by turns, while there is a connection. @returns stores */
     async misbehave(where: Where, count: number) {
       let done = 0;
       for (let idle = 0; done < count && idle < 200; ) {
-        // Only what is its own at this moment: in one go, so that no ring is given back in between.
+        // Only memory that it owns at this moment: without a pause, so that no ring is given back in between.
         const open = [...connections].filter((one) => one.link);
         if (open.length === 0) {
           idle++;

@@ -44,7 +44,7 @@ const roles: Record<string, () => void> = {
     process.exit();
   },
 
-  /** A worker that never comes back to its event loop. */
+  /** A worker that never returns to its event loop. */
   spin() {
     const memory = newMemory();
     const mapping = mapFile(memory, path);
@@ -61,7 +61,7 @@ const roles: Record<string, () => void> = {
     console.log(JSON.stringify({ code, errno, syscall, message }));
   },
 
-  /** Runs with a `mremap` that fails where we say. */
+  /** Runs with a `mremap` that fails at the given point. */
   refuse() {
     const memory = newMemory();
     const bytes = windowOf(memory).fill(1);

@@ -10,7 +10,7 @@ await play({
     await serveFar(await Runtime.create(roleOptions<RuntimeOptions>()));
   },
 
-  /** Takes one record out after the other, with a little time between them, and does nothing else meanwhile. */
+  /** Takes one record after the other, with a little time between them, and does nothing else meanwhile. */
   async bits() {
     const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
     let connection: RuntimeConnection | undefined;
@@ -22,7 +22,7 @@ await play({
       port: () => port,
       take(bytes: number) {
         const { core, index } = connection as RuntimeConnection;
-        // As one who copies out, until then: nobody else of this process looks meanwhile.
+        // The receive mode is copy until then: no other code of this process polls meanwhile.
         core.call.disarm(index);
         core.call.setReceiveMode(index, core.layout.RECEIVE_MODE_COPY);
         const end = performance.now() + 30_000;
@@ -31,7 +31,7 @@ await play({
           if (core.call.peekSpin(index, 20_000) <= 0) continue;
           taken += core.words[core.layout.RESULT_LENGTH >> 2] as number;
           core.call.release(index);
-          // So that the sender has to wait for each, and never in vain.
+          // So that the sender has to wait for each record, and never in vain.
           for (const next = performance.now() + 0.002; performance.now() < next; );
         }
         core.call.setReceiveMode(index, 0);
@@ -40,7 +40,7 @@ await play({
     });
   },
 
-  /** Connects, lets go of the event loop, and ends. */
+  /** Connects, releases the event loop, and ends. */
   async unreferenced() {
     const { port, regions, hold } = roleOptions<{ port: number; regions: string; hold: boolean }>();
     const runtime = await Runtime.create(only(regions));

@@ -1,4 +1,7 @@
-/** Processes and threads that take part in migrations over a broker, by role: with stand-ins for runtimes, or a real one. */
+/**
+ * Processes and threads that take part in migrations over a broker, by role: with stand-ins for runtimes, or a real
+ * one.
+ */
 import { once } from 'node:events';
 import { setTimeout as pause } from 'node:timers/promises';
 import { parentPort, Worker } from 'node:worker_threads';
@@ -26,7 +29,7 @@ await play({
         connection = await runtime.connect({ host: '127.0.0.1', port: to });
         return connection.plugin;
       },
-      /** Those that are sent while it is suspended wait. */
+      /** Messages that are sent while it is suspended wait. */
       send(from: number, to: number) {
         for (let i = from; i < to; i++) void connection.send(new Uint8Array([i]));
       },
@@ -37,7 +40,7 @@ await play({
     tell('ready');
   },
 
-  /** Two worker threads with a stand-in each; the main thread takes part when it is told to. */
+  /** Two worker threads with a stand-in each; the main thread takes part when asked to. */
   async threads() {
     const scene = roleOptions<Scene>();
     const states = ['', '', ''];
@@ -81,7 +84,7 @@ await play({
     });
   },
 
-  /** Has nothing else to stay alive for. */
+  /** Has nothing else that keeps it alive. */
   async leaver() {
     participants([new StandIn()], roleOptions<Scene>(), []);
     await pause(500);

@@ -1,4 +1,7 @@
-/** Processes that attach to a region, or fill a file system, by role; and worker threads that attach in the same instant. */
+/**
+ * Processes that attach to a region, or fill a file system, by role; and worker threads that attach in the same
+ * instant.
+ */
 import { existsSync } from 'node:fs';
 import { isMainThread, parentPort, workerData } from 'node:worker_threads';
 import { IsthmusError } from '../../host/base/errors.js';
@@ -13,7 +16,7 @@ const roles = {
   /** Attaches at a given moment. */
   async attach() {
     const { path, at } = roleOptions<{ path: string; at: number }>();
-    // Everything that takes long is done already when the moment comes.
+    // All slow steps are done before the moment comes.
     await (await Runtime.create(only(''))).close();
     while (Date.now() < at) {}
     try {
@@ -49,7 +52,7 @@ async function formatTogether(): Promise<void> {
   const uuids: string[] = [];
   for (const [round, path] of paths.entries()) {
     if (Atomics.add(arrived, round, 1) === count - 1) Atomics.notify(arrived, round);
-    // The last one arrives as a number that nobody waits with.
+    // The last worker arrives as the highest number: no other is waiting.
     for (let seen = Atomics.load(arrived, round); seen < count; seen = Atomics.load(arrived, round)) {
       Atomics.wait(arrived, round, seen, 1000);
     }

@@ -1,4 +1,7 @@
-/** Runtimes that meet over plugin `shm`: processes by role, or a worker thread that connects, tells how, and ends when told to. */
+/**
+ * Runtimes that meet over plugin `shm`: processes by role, or a worker thread that connects, reports, and ends on
+ * request.
+ */
 import { existsSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { isMainThread, parentPort, workerData } from 'node:worker_threads';
@@ -7,7 +10,7 @@ import { echo, type Met, meet, ping } from '../support/meeting.js';
 import { play, roleOptions, serve, tell } from '../support/process.js';
 import { seeded } from '../support/seeded.js';
 
-/** Meet again and again, at times of its own choice. */
+/** Connect and close again and again, at random times. */
 async function churn(options: RuntimeOptions, rounds: number, seed: number): Promise<string[]> {
   const random = seeded(seed);
   const odd: string[] = [];
@@ -20,7 +23,7 @@ async function churn(options: RuntimeOptions, rounds: number, seed: number): Pro
 }
 
 const roles = {
-  /** Listens, and connects when it is told to. */
+  /** Listens, and connects when asked to. */
   async peer() {
     const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
     const { port } = await runtime.listen({}, echo);
@@ -47,7 +50,7 @@ const roles = {
     tell('done', await churn(options, rounds, seed));
   },
 
-  /** Where there is no room for a region. */
+  /** Without room for a region. */
   async full() {
     const { options, path } = roleOptions<{ options: RuntimeOptions; path: string }>();
     const first = await meet(options);

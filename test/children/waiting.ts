@@ -15,14 +15,14 @@ await play({
     tell('ready', port);
   },
 
-  /** What a bare timer costs on this machine at this moment. */
+  /** Cost of a bare timer on this machine at this moment. */
   async bare() {
     serve({});
     setInterval(() => {}, 10);
     tell('ready');
   },
 
-  /** Polls without rest, and has other things to do beside it. */
+  /** Polls without a pause, and has timers and sockets to serve besides. */
   async spin() {
     const { port, options, seconds } = roleOptions<{ port: number; options: RuntimeOptions; seconds: number }>();
     const runtime = await Runtime.create(options);

@@ -1,18 +1,18 @@
 /*
  * The two holders of a run (assembly/frames.ts): an owner takes an extent and a run in it, and offers the other half; a
- * peer adopts it, uses it and lets go; both may die, or the owner leave, at any instruction. RECLAIMERS find out about the
- * dead and take back what they held, any number at once, and late. Then a newcomer takes the extent, with the slot of the
- * owner and the next generation.
+ * peer adopts it, uses it and releases it; both may die, or the owner leave, at any instruction. RECLAIMERS detect dead
+ * processes and reclaim what they held, any number at once, and late. Then a newcomer takes the extent, with the slot of
+ * the owner and the next generation.
  *
- * What is to hold: nobody takes frames that somebody who lives still uses, no tag of one who lives is taken from him, and
- * when all is over the extent is free.
+ * Requirements: no process takes frames that a live process still uses, no tag of a live process is cleared by another,
+ * and at the end the extent is free.
  */
 
 #ifndef RECLAIMERS
 #define RECLAIMERS 2
 #endif
 
-/* Who: slot and generation. The newcomer has the owner's slot. */
+/* Processes, by slot and generation. The newcomer has the owner's slot. */
 #define OWNER 1
 #define PEER 2
 #ifdef NO_GENERATION
@@ -22,19 +22,19 @@
 #endif
 
 /* Tags. */
-#define HELD(who)    (who)
-#define OFFERED(who) (8 + (who))
-#define WHO(tag)     ((tag) % 8)
+#define HELD(process)    (process)
+#define OFFERED(process) (8 + (process))
+#define HOLDER(tag)      ((tag) % 8)
 
 #define READER 0
 #define WRITER 1
 
 byte extent;
 byte half[2];
-/* The peer table: whose generation is alive. */
+/* The peer table: which generations are alive. */
 bit alive[4];
 bit dead[4];
-/* What is known from outside: who reads or writes frames of the extent; how many are through. */
+/* Observer's state: processes that read or write frames of the extent; number of processes that have finished. */
 bit uses[4];
 byte through;
 
@@ -47,7 +47,7 @@ inline compare_and_swap(word, old, new, ok) {
   }
 }
 
-/* It may die before any step. Others find out later: its lock has fallen. */
+/* A process may die before any step. Others detect it later: its lock is released. */
 #define STEP(me) if :: true :: atomic { DIES -> dead[me] = 1; uses[me] = 0; goto over } fi
 #ifdef CRASH
 #define DIES true
@@ -58,7 +58,7 @@ inline compare_and_swap(word, old, new, ok) {
 inline sweep(tag, ok) {
   tag = extent;
   if
-  :: tag == 0 || alive[WHO(tag)]
+  :: tag == 0 || alive[HOLDER(tag)]
   :: else ->
 #ifdef HALVES_IGNORED
     compare_and_swap(extent, tag, 0, ok)
@@ -77,10 +77,10 @@ inline sweep(tag, ok) {
   ok = 0
 }
 
-inline clear_halves(who, tag, ok) {
+inline clear_halves(process, tag, ok) {
   tag = half[READER];
   if
-  :: WHO(tag) == who ->
+  :: HOLDER(tag) == process ->
 #ifdef PLAIN_CLEAR
     half[READER] = 0
 #else
@@ -91,9 +91,9 @@ inline clear_halves(who, tag, ok) {
   tag = half[WRITER];
   if
 #ifdef BOTH_CLEARED
-  :: WHO(tag) == who || (tag != 0 && !alive[who]) ->
+  :: HOLDER(tag) == process || (tag != 0 && !alive[process]) ->
 #else
-  :: WHO(tag) == who ->
+  :: HOLDER(tag) == process ->
 #endif
 #ifdef PLAIN_CLEAR
     half[WRITER] = 0
@@ -197,9 +197,9 @@ over:
   atomic { ok = 0; tag = 0; through++ }
 }
 
-/* Whoever finds out about the dead, as often as there is something to take back. */
-#define NAMES(who) (WHO(half[READER]) == who || WHO(half[WRITER]) == who)
-#define ORPHANED   (extent != 0 && !alive[WHO(extent)] && half[READER] == 0 && half[WRITER] == 0)
+/* Detects dead processes, as often as there is something to reclaim. */
+#define NAMES(process) (HOLDER(half[READER]) == process || HOLDER(half[WRITER]) == process)
+#define ORPHANED       (extent != 0 && !alive[HOLDER(extent)] && half[READER] == 0 && half[WRITER] == 0)
 
 proctype Reclaimer() {
   bit ok;
@@ -218,7 +218,7 @@ declare_dead:
   od
 }
 
-/* Takes what is free, whatever comes of the others, with a run of its own. */
+/* Takes the free extent, whatever the others do, with a run of its own. */
 proctype Newcomer() {
   bit ok;
   !alive[OWNER];

@@ -1,6 +1,6 @@
 /**
  * The models of this folder, searched by spin through every interleaving: the protocols hold, and each model fails when
- * one thing is taken out. README.md says how to read them, and how to run them by hand.
+ * one element is removed. README.md describes how to read the models and how to run them by hand.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -18,15 +18,15 @@ const missing = ['spin', 'gcc'].filter((program) => spawnSync(program, ['--versi
 
 interface Model {
   readonly name: string;
-  /** Sizes with which it must hold. */
+  /** Sizes at which it must hold. */
   readonly holds: readonly string[];
-  /** Sizes at which no sequence of steps may repeat itself, so that nothing goes on for ever without getting anywhere. */
+  /** Sizes at which no sequence of steps may repeat itself, so that nothing runs for ever without progress. */
   readonly ends: readonly string[];
-  /** What is taken out, at which size, and how that must show. */
+  /** The removed element, the size, and the expected error. */
   readonly fails: Readonly<Record<string, readonly [size: string, how: RegExp]>>;
 }
 
-/** A sleeper sleeps for ever, or somebody waits for what never comes. */
+/** A process sleeps for ever, or waits for something that never happens. */
 const STUCK = /invalid end state/;
 const WRONG = /assertion violated/;
 
@@ -123,9 +123,9 @@ function run(program: string, args: readonly string[], cwd: string): string {
 }
 
 /**
- * Search all of a model, or until something is wrong.
- * @param how `long`: worth making a fast program for; `cycles`: whether steps repeat themselves
- * @returns what the search says
+ * Search a model completely, or until the first error.
+ * @param how `long`: compile a fast program; `cycles`: search for steps that repeat themselves
+ * @returns the output of the search
  */
 function search(name: string, macros: string, how?: 'long' | 'cycles'): string {
   const build = mkdtempSync(join(tmpdir(), 'isthmus-model-'));
@@ -140,17 +140,17 @@ function search(name: string, macros: string, how?: 'long' | 'cycles'): string {
   }
 }
 
-/** That the search has seen everything, and nothing wrong. */
+/** Check that the search was complete and found no error. */
 function flawless(said: string): void {
   assert.match(said, / errors: 0$/m, said);
   assert.not.match(said, /max search depth too small|out of memory|Search not completed|aborted/, said);
 }
 
-/** Lines of the file of which a state was not reached. */
+/** Lines of the file with a state that was not reached. */
 const unreached = (said: string): Set<number> =>
   new Set([...said.matchAll(/\.pml:(\d+), state \d+, "(?!-end-)/g)].map(([, line]) => Number(line)));
 
-/** The steps that have a name, and the line in which each begins. */
+/** The steps with a name, and the line where each begins. */
 function steps(name: string): Map<string, number> {
   const lines = readFileSync(join(folder, `${name}.pml`), 'utf8').split('\n');
   const found = new Map<string, number>();
@@ -170,7 +170,7 @@ if (missing.length > 0) {
 } else {
   for (const { name, holds, ends, fails } of MODELS) {
     test(
-      `${name}.pml holds, and every step that it names is taken`,
+      `${name}.pml holds, and every named step is taken`,
       timebox(120, () => {
         const never = steps(name);
         assert.ok(never.size > 3);
@@ -186,7 +186,7 @@ if (missing.length > 0) {
 
     for (const size of ends) {
       test(
-        `${name}.pml goes nowhere in circles: ${size}`,
+        `${name}.pml has no cycle without progress: ${size}`,
         timebox(60, () => flawless(search(name, size, 'cycles'))),
       );
     }
@@ -203,7 +203,7 @@ if (missing.length > 0) {
     }
   }
 
-  test('what a model can be without is tried', () => {
+  test('every macro of a model is tested', () => {
     const sizes = ['SPLIT', 'CRASH', 'SAME_NAMES', 'STRANGER'];
     for (const { name, fails } of MODELS) {
       const text = readFileSync(join(folder, `${name}.pml`), 'utf8');

@@ -1,9 +1,9 @@
 /*
- * Suspending and resuming a process: host/migration.ts, turn of the event loop by turn, under host/control/steering.ts,
- * which takes requests from a broker and answers them, and under an application that calls suspend() and resume() itself.
+ * Suspending and resuming a process: host/runtime/migration.ts, turn by turn of the event loop; host/control/steering.ts,
+ * which receives requests from a broker and answers them; and an application that calls suspend() and resume() itself.
  *
- * The connections take as long as they like to let go (suspend.pml is about them), or for ever: then the deadline cuts the
- * suspension short. The broker may be away at any time: a request is lost then, an answer waits.
+ * The connections take any time to suspend (see suspend.pml), or never finish: then the deadline interrupts the suspension.
+ * The broker may be away at any time: a request is lost then, an answer waits.
  *
  * What is to hold: when nothing moves any more, the process runs with its devices or is suspended without them, every call
  * has returned, a suspend() or resume() that returned well told the truth, and the last answer at the broker is about the
@@ -39,30 +39,30 @@
 #define SAYS_FAILED 3
 
 /*
- * What follows on a promise that has settled goes before every event: processes of this priority. The others are events:
- * requests, calls of the application, timers, and what a device or a peer has to say.
+ * Continuations of a settled promise run before every event: processes of this priority. The others are events: requests,
+ * calls of the application, timers, and events of devices and peers.
  */
 #define MICROTASK 9
 
-/* Suspensions are numbered; so many begin at most. */
+/* Suspensions are numbered; at most this many begin. */
 #define RUNS (REQUESTS + CALLS + 1)
 
 byte state = INACTIVE;
 bit attached = 1;
 
-/* Fields of Migration. `suspending` and `resuming`: number + 1 of a promise; `giver`: of the suspension that can be cut. */
+/* Fields of Migration. `suspending` and `resuming`: number + 1 of a promise; `giver`: of the suspension that can be interrupted. */
 byte suspending, resuming, giver;
 bit away;
-/* How each suspension's race has ended; whether its devices are left, or that has been given up; its result. */
+/* How the race of each suspension ended; whether its devices are released, or that was given up; its result. */
 byte race[RUNS], outcome[RUNS];
 bit prepared[RUNS], rejected[RUNS];
 byte runs;
-/* Comings back: numbered as well. */
+/* Resumptions: numbered as well. */
 #define BACKS (2 * RUNS + 2)
 bit back[BACKS];
 byte backs;
 
-/* How often each was called. */
+/* Number of calls of each. */
 byte suspends_called, resumes_called;
 
 inline handle_fail() {
@@ -138,7 +138,7 @@ over:
   skip
 }
 
-/* #suspend(), from behind Promise.race on; what is before it is in call_suspend. */
+/* #suspend(), after Promise.race; the part before it is in call_suspend. */
 proctype Suspension(byte n) {
   byte b;
   if
@@ -167,7 +167,7 @@ give_up:
       :: else
       fi;
 #ifdef GAP
-      /* Nothing says yet that it is coming back. */
+      /* Nothing shows yet that it is resuming. */
       if
       :: away -> skip
       :: else -> goto straight
@@ -199,12 +199,12 @@ straight:
   fi
 }
 
-/* What a call waits for: a suspension, or a coming back; then perhaps it calls again. */
+/* A call waits for a suspension or a resumption; then it may call again. */
 #define A_SUSPENSION 1
 #define A_SUSPENSION_CUT 2
 #define A_BACK 3
 
-/* suspend(), as far as it gets at once. */
+/* suspend(), its synchronous part. */
 inline suspend(waits, n) {
   if
   :: resuming != 0 -> waits = A_BACK; n = resuming - 1
@@ -224,7 +224,7 @@ inline suspend(waits, n) {
   fi
 }
 
-/* The rest of it. */
+/* Its remaining part. */
 inline suspended(waits, n, good) {
   do
   :: atomic { waits == A_BACK && back[n] -> suspend(waits, n) }
@@ -239,7 +239,7 @@ inline handle_resume() {
   fi
 }
 
-/* resume(), as far as it gets at once. */
+/* resume(), its synchronous part. */
 inline resume(waits, n) {
   if
   :: resuming != 0 -> waits = A_BACK; n = resuming - 1
@@ -357,7 +357,7 @@ inline ended(waits, n) {
   fi
 }
 
-/* What comes after the call: of #suspend(), and of #resume() and #back(). */
+/* The part after the call: of #suspend(), and of #resume() and #back(). */
 proctype Suspending(byte waits; byte n) {
   bit good;
   suspended(waits, n, good);
@@ -395,7 +395,7 @@ proctype Resuming(byte waits; byte n; bit answers) {
   }
 }
 
-/* The state that it takes the process for. */
+/* The state of the process as steering.ts sees it. */
 #define SEEN (operation == SUSPEND -> PREPARING : (operation == RESUME -> RESUMING : state))
 
 inline request(kind, waits, n) {
@@ -431,7 +431,7 @@ end:
       :: kind = TOGGLE
       :: kind = NOTHING
       fi;
-      /* One that is sent while the broker is away is lost. */
+      /* A request that is sent while the broker is away is lost. */
       if
       :: broker && kind != NOTHING -> request(kind, waits, n)
       :: else
@@ -446,7 +446,7 @@ end:
   od
 }
 
-/* The deadline of the suspension that is under way. */
+/* The deadline of the current suspension. */
 proctype Deadline() {
   byte cuts = 2;
 end:

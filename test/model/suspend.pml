@@ -1,20 +1,21 @@
 /*
- * Suspending and resuming one connection, both ends: host/link/lifecycle.ts (the table; each transition names its step here),
- * host/connection/shutdown.ts (the last messages), host/connection/link-lifetime.ts (what follows from a transition),
- * host/channel/sender.ts and ring-reader.ts (what goes in front of the last messages), host/endpoint/reconnector.ts (coming
- * back), host/runtime/migration.ts (a process holds, lets go, goes on).
+ * Suspending and resuming one connection, both ends: host/link/lifecycle.ts (the table; each transition names its step
+ * here), host/connection/shutdown.ts (the last words), host/connection/link-lifetime.ts (the effects of a transition),
+ * host/channel/sender.ts and ring-reader.ts (the messages before the last words), host/endpoint/reconnector.ts (coming
+ * back), host/runtime/migration.ts (a process holds its connections, suspends them, and resumes).
  *
  * End 0 has the lower name: it dials. End 1 asks it to (BACK_CONNECT). With SAME_NAMES both dial, and the call of the
  * smaller id, which is 0's, counts. Everything that a process does in one turn of its event loop is one step here; the
- * ring and the guard between the two are queues, and each is heard at any time.
+ * ring and the guard between the two are queues, and a message of either may be received at any time.
  *
- * Messages have two records, the ring has room for two. An application may leave messages unread (then the runtime stops
- * reading, but for what it is hurried for), or borrow them (then the ring has no room behind them).
+ * A last word is the REQ or ACK of an end: its last message over a link. Messages have two records, the ring has room for
+ * two. An application may leave messages unread (then the runtime stops reading, unless the peer requests a drain: HURRY),
+ * or borrow them (then the ring has no room after them).
  *
- * An operator asks processes to suspend and to resume at any moment, and so cuts suspensions short (a deadline does the
+ * An operator requests processes to suspend and to resume at any moment, and so interrupts suspensions (a deadline does the
  * same); one process may die. When nothing moves any more, all processes must be suspended or running (`settled`); then
- * those that are suspended are resumed: the way out. At the end both ends are up with every message delivered once, whole
- * and in order; or, behind a death, the other one is closed with an error.
+ * the suspended ones are resumed: the way out. At the end both ends are up with every message delivered once, complete and
+ * in order; or, after a death, the other end is closed with an error.
  */
 
 #ifndef MESSAGES
@@ -29,7 +30,7 @@
 
 /*
  * Phases of a connection, by the names of the table. With `tentative` OPEN is `confirming`, SUSPENDED and RESUMING are
- * `reconfirming`. `draining` is no phase here: both have sent their last message, and let_go follows in the same step.
+ * `reconfirming`. `draining` is no phase here: both ends have sent their last word, and let_go follows in the same step.
  */
 #define OPEN 0
 #define SUSPENDING 1
@@ -38,13 +39,13 @@
 #define SUSPENDED 4
 #define RESUMING 5
 
-/* Of a process: MIGRATION_INACTIVE and RESUMING, REQUESTED, PREPARING, ALLOWED. */
+/* States of a process: MIGRATION_INACTIVE and RESUMING, REQUESTED, PREPARING, ALLOWED. */
 #define RUNNING 0
 #define REQUESTED 1
 #define PREPARING 2
 #define ALLOWED 3
 
-/* Records, and what goes over a guard. */
+/* Records, and messages over a guard. SAY: the initiator confirms the link. HURRY: a request to drain. */
 #define NOTHING 0
 #define FIRST 1
 #define LAST 2
@@ -81,22 +82,22 @@ bit held[2], dead[2], closed[2], died;
 bit linked[2], tentative[2], lid[2];
 byte state[2];
 bit asked[2], entry[2], hurried[2];
-/* Whether messages may go into the ring of the link; the last word that waits, its port being looked for or not. */
+/* Whether messages may go into the ring of the link; the last word that waits; whether its port is known. */
 bit out[2];
 byte word[2];
 bit port[2];
-/* The next message to send, whether its first record is in the ring. */
+/* The next message to send; whether its first record is in the ring. */
 byte next[2];
 bit begun[2];
 byte got[2], unread[2], spent[2];
 bit partial[2];
 byte effort[2];
 byte call[2];
-/* The link that the called one is leaving. */
+/* The link that the called end is leaving. */
 bit leaves[2];
-/* An effort that was cut by a suspension (`cut` in host/endpoint/reconnector.ts). */
+/* An effort that was interrupted by a suspension (`interrupted` in host/endpoint/reconnector.ts). */
 bit again[2];
-/* Applications take what is there. */
+/* Applications receive all messages. */
 bit taking;
 
 byte suspends = SUSPENDS;
@@ -119,7 +120,7 @@ byte cuts = CUTS;
 #endif
 #define HAS_ROOM(p)  (len(ring[OTHER(p)]) + spent[OTHER(p)] < ROOM)
 
-/* What is written to an end that has let go of the link is lost. */
+/* Records written to an end that has released the link are lost. */
 inline put(p, kind, n) {
   if
   :: MET(p) -> ring[OTHER(p)]!kind,n
@@ -170,9 +171,9 @@ inline bring_up(p) {
   fi
 }
 
-/* Both have said their last word. */
+/* Both ends have sent their last word. */
 inline let_go(p) {
-  /* Nothing is behind the last word of the other: it would be lost. */
+  /* No record follows the last word of the peer: it would be lost. */
   assert(empty(ring[p]) && !partial[p]);
   tell(p, BYE);
   unlink(p);
@@ -190,7 +191,7 @@ inline let_go(p) {
 #endif
 }
 
-/* An end without an orderly way: only behind a death. */
+/* An end with an error: only after a death. */
 inline close_with_error(p) {
   assert(died);
   tell(p, EOF);
@@ -213,7 +214,7 @@ inline close_with_error(p) {
   asked[p] = 0
 }
 
-/* The other side is known to have the link as well. */
+/* The peer is known to have the link as well. */
 inline begin(p) {
   tentative[p] = 0;
   out[p] = 1;
@@ -243,7 +244,7 @@ inline say(p, what) {
   port[p] = 0
 }
 
-/* Our last word is out. */
+/* The last word of this end is sent. */
 inline said(p) {
   word[p] = NOTHING;
   out[p] = 0;
@@ -267,7 +268,7 @@ inline heard(p, what) {
     tell(p, HURRY);
     say(p, ACK)
   :: what == REQ && state[p] == SUSPENDING ->
-    /* Our REQ, which is not in the ring yet, will be the answer. */
+    /* The REQ of this end, which is not in the ring yet, will be the answer. */
 #ifdef ACK_IN_CLASH
     word[p] = ACK;
 #endif
@@ -279,7 +280,7 @@ inline heard(p, what) {
     state[p] = SUSPENDED;
     let_go(p)
   :: what == ACK && state[p] == SHUTDOWN_SENT -> state[p] = SUSPENDED; let_go(p)
-  /* C asserts on an acknowledgement that it does not expect. */
+  /* C asserts on an unexpected acknowledgement. */
   :: else -> assert(false)
   fi
 }
@@ -356,7 +357,7 @@ end:
   do
   :: dead[p] -> break
 
-  /* Messages out of the queue into the ring, and behind the one under way the last word. */
+  /* Messages go from the queue into the ring, and the last word after the message in progress. */
   :: atomic { !dead[p] && out[p] && HAS_ROOM(p) && !begun[p] && next[p] < MESSAGES && (word[p] == NOTHING || !port[p]) ->
 send:
       skip;
@@ -381,7 +382,7 @@ last_word:
       said(p)
     }
 #ifndef NO_ASIDE
-  /* It finds no room: past the ring, and what has begun there goes anew over the next link. */
+  /* Without room in the ring, the last word goes over the guard; an incomplete message is sent again over the next link. */
   :: atomic { !dead[p] && out[p] && word[p] != NOTHING && port[p] && (begun[p] || !HAS_ROOM(p)) ->
 last_word_aside:
       begun[p] = 0;
@@ -405,7 +406,7 @@ receive:
       record(p, kind, n)
     }
 
-  /* What comes over the guard. */
+  /* Messages over the guard. */
   :: atomic { !dead[p] && linked[p] && nempty(guard[p]) ->
       guard[p]?kind;
       if
@@ -494,7 +495,7 @@ up:
       if
       :: linked[p] -> guard[OTHER(p)]!EOF
       :: else ->
-        /* The numbers of messages that the two have exchanged. */
+        /* The two ends have exchanged their numbers of messages. */
         assert(got[p] == next[OTHER(p)] && got[OTHER(p)] == next[p]);
         linked[p] = 1;
         lid[p] = lid[OTHER(p)];
@@ -522,7 +523,7 @@ refused:
       :: else -> effort[p] = OTHERS_CALL
       fi
     }
-  /* The one whose call was to count has been suspended before it came. */
+  /* The peer whose call was to count was suspended before it called. */
   :: atomic { !dead[p] && effort[p] == OTHERS_CALL && !linked[p] && effort[OTHER(p)] == NOTHING ->
 others_call_is_late:
 #ifdef REFUSED_FOR_GOOD
@@ -534,7 +535,7 @@ others_call_is_late:
     }
 #endif
 #ifdef STRANGER
-  /* Where the dead one listened, somebody of its name does. */
+  /* Another process of the same name listens at the address of the dead peer. */
   :: atomic { !dead[p] && effort[p] == DIAL && call[p] == CALLED && dead[OTHER(p)] ->
       skip;
 #ifdef ID_NOT_CHECKED
@@ -546,7 +547,7 @@ others_call_is_late:
 #endif
     }
 #endif
-  /* The limit of a resume. Nobody waits so long for somebody who lives. */
+  /* The limit of a resume. With a live peer it is never reached. */
   :: atomic { !dead[p] && !closed[p] && !linked[p] && (dead[OTHER(p)] || closed[OTHER(p)]) ->
 resume_timeout:
       skip;
@@ -611,7 +612,7 @@ proctype Operator() {
       fi;
       p = 0
     }
-  /* A deadline, or a request to resume in the middle of it. */
+  /* A deadline, or a request to resume in the middle of a suspension. */
   :: atomic { cuts > 0 && !dead[0] && (process[0] == REQUESTED || process[0] == PREPARING) -> cuts--; release(0) }
   :: atomic { cuts > 0 && !dead[1] && (process[1] == REQUESTED || process[1] == PREPARING) -> cuts--; release(1) }
   :: atomic { !dead[0] && process[0] == ALLOWED -> release(0) }
@@ -633,7 +634,7 @@ settled:
   fi;
   goto end;
 apart:
-  /* Applications take what waits for them, and give back what they have borrowed. */
+  /* Applications receive the waiting messages, and release borrowed ones. */
   atomic { taking = 1; unread[0] = 0; unread[1] = 0; spent[0] = 0; spent[1] = 0 };
   timeout;
   assert(GOOD(0) && GOOD(1))

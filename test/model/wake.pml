@@ -1,16 +1,16 @@
 /*
  * Publish and consume: the ring (assembly/ring.ts), the ready bits and the sleeper (assembly/peers.ts), the doorbell.
  *
- * PRODUCERS processes write MESSAGES messages each, over a ring of WORDS words each, to one consumer who looks, arms, rests
+ * PRODUCERS processes write MESSAGES messages each, over a ring of WORDS words each, to one consumer, which polls, arms,
  * and sleeps. The words of the region are `mem`. A plain store goes to the store buffer of its processor first and becomes
- * visible to others at any later time, in any order but that of one word (x86 would keep the order; C11 need not). A
- * sequentially consistent store, and a read-modify-write, waits until the buffer is empty; a load sees the own buffer.
+ * visible to others at any later time; only stores to the same word stay in order (x86 would keep the order; C11 need not).
+ * A sequentially consistent store, and a read-modify-write, waits until the buffer is empty; a load sees its own buffer.
  *
- * What is to hold: the consumer gets every message, once, in order, with its own payload (assertions), and never sleeps
- * with a record committed and nobody about to ring (that would be an invalid end state: the net of 100 ms, which would
- * hide it, is there only behind a crash).
+ * Requirements: the consumer gets every message, once, in order, with its own payload (assertions), and never sleeps
+ * with a committed record and no producer about to ring (that would be an invalid end state: the fallback poll of 100 ms,
+ * which would hide it, exists only after a crash).
  *
- * Each macro below takes one thing out of the protocol; model.test.ts shows that none of them can be missed.
+ * Each macro below removes one element of the protocol; model.test.ts shows that the protocol needs all of them.
  */
 
 #ifndef PRODUCERS
@@ -23,7 +23,7 @@
 #ifndef WORDS
 #define WORDS 4
 #endif
-/* How often the consumer waits for room himself when he rests: then his connection stays hot, and a timer looks. */
+/* How often the consumer itself waits for room in try_sleep: then its connection stays in the poll set, with a timer. */
 #ifndef WANTS
 #define WANTS 0
 #endif
@@ -96,7 +96,7 @@ inline drain(me, i) {
   }
 }
 
-/* What makes the stores of a processor visible, sooner or later. */
+/* Makes the stores of a processor visible, sooner or later. */
 proctype Processor(byte me) {
 end:
   do
@@ -109,7 +109,7 @@ end:
 
 /* ── records ── */
 
-/* A header: never 0, below PAYLOAD; it holds kind and position, as the real one does. */
+/* A header: never 0, below PAYLOAD; it contains kind and position, as the real one does. */
 #define ONE 0
 #define TWO 1
 #define PAD 2
@@ -120,7 +120,7 @@ end:
 
 /* The doorbell: an eventfd, of which only "has been rung" matters. */
 bit bell;
-/* What is known from outside. */
+/* Observer's state. */
 byte committed[PRODUCERS];
 bit through[PRODUCERS];
 #ifdef CRASH
@@ -130,7 +130,7 @@ bit crashed;
 #define OR_DIES
 #endif
 
-/* What must not be left out: -D takes it out. */
+/* Elements of the protocol: -D removes one. */
 #ifdef PLAIN_PUBLISH
 #define store_header store_plain
 #else
@@ -168,12 +168,12 @@ claim:
 #endif
     fi;
     pad = (span > WORDS - tail % WORDS -> WORDS - tail % WORDS : 0);
-    /* claim: the head known so far, else a look at it; else wait for room, by a timer that looks (TX_WANTS_ROOM). */
+    /* claim: with the last known head, else with the current one; else wait for room, with a timer (TX_WANTS_ROOM). */
     if
     :: tail + pad + span + BEHIND - head <= WORDS
     :: else ->
 #ifdef ROOM_SLEEPS
-      /* ... or by a doorbell that nobody rings. */
+      /* ... or for a doorbell that is never rung. */
       head = LOAD(r, HEAD(r));
       tail + pad + span + BEHIND - head <= WORDS
 #else
@@ -361,7 +361,7 @@ disarm:
   :: else
   fi;
   summary = 0;
-  /* All hot connections: take out what is there. */
+  /* Read all records of the poll set. */
   found = 0;
   r = 0;
   do
@@ -391,7 +391,7 @@ peek:
         assert(header != 0 && header < PAYLOAD && PLACE(header) == read[r] && KIND(header) != PAD)
       :: else
       fi;
-      /* A look by somebody who polls: no need of the ready bit. */
+      /* The consumer polls: it does not need the ready bit. */
       if
       :: rx_armed[r] -> rx_armed[r] = 0; store_armed(me, ARMED(r), 0)
       :: else
@@ -497,7 +497,7 @@ asleep_until_rung:
   :: atomic { bell -> bell = 0 }
   :: ALL_CONSUMED && !NOT_YET_VISIBLE -> goto done
 #if defined(CRASH) && !defined(NO_FALLBACK_POLL)
-  /* The net of host/waiting.ts: he who was to ring is dead. */
+  /* The fallback poll of host/polling/idle-strategy.ts: the producer that was to ring is dead. */
   :: atomic { crashed && !bell && !ALL_CONSUMED && timeout -> skip }
 #endif
   fi;

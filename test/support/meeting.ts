@@ -1,4 +1,4 @@
-/** Two runtimes that meet, for tests that ask over which plugin they do. */
+/** Two runtimes that connect, for tests of the plugin that they use. */
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
@@ -17,7 +17,7 @@ export async function ping(connection: Connection): Promise<void> {
   assert.is((await connection.receive())?.text(), 'over and out');
 }
 
-/** Two runtimes that meet, and part. @returns how they met, and what both say of better ways */
+/** Two runtimes connect and close. @returns the plugin, and the reasons of both against better plugins */
 export async function meet(options: RuntimeOptions, others: RuntimeOptions = options): Promise<Met> {
   const [client, server] = await Promise.all([Runtime.create(options), Runtime.create(others)]);
   let far: Connection | undefined;

@@ -1,4 +1,4 @@
-/** Messages that tell their number, so that a loss, a repetition, a wrong order and a changed byte are all seen. */
+/** Messages with a number, so that a loss, a repetition, a wrong order and a changed byte are all detected. */
 
 /** Message `number`: its number, and up to `longest` bytes that follow from it. */
 export function numbered(number: number, longest: number): Buffer {
@@ -9,5 +9,5 @@ export function numbered(number: number, longest: number): Buffer {
 
 /** @throws Error if it is not {@link numbered} with the same arguments */
 export function checkNumbered(number: number, data: Uint8Array, longest: number): void {
-  if (Buffer.compare(data, numbered(number, longest)) !== 0) throw new Error(`message ${number} is not what was sent`);
+  if (Buffer.compare(data, numbered(number, longest)) !== 0) throw new Error(`message ${number} differs from what was sent`);
 }

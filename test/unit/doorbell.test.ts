@@ -33,7 +33,7 @@ async function until(what: string, holds: () => boolean): Promise<void> {
 const descriptors = () => readdirSync('/proc/self/fd').length;
 
 test(
-  'a timer and an eventfd are told of once, and when they are',
+  'a timer and an eventfd are each reported once, at the right time',
   timebox(20, async () => {
     const [timer, bell] = [native.createTimer(), native.createDoorbell()];
     const seen: string[] = [];
@@ -64,7 +64,7 @@ test(
 );
 
 test(
-  'a doorbell that somebody has made blocking, and read in front of us, does not keep us',
+  'a doorbell that another process made blocking and read first does not block the event loop',
   timebox(20, async () => {
     const [first, bell] = [native.createDoorbell(), native.createDoorbell()];
     let stolen = 0;
@@ -76,7 +76,7 @@ test(
       }),
       native.watchCounter(bell, () => rung++),
     ];
-    // Who starts a program with it makes it blocking, for all who have it.
+    // A program that is started with the eventfd makes it blocking, for all holders.
     spawnSync('true', { stdio: [bell, 'ignore', 'ignore'] });
     const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${bell}`, 'utf8'));
     assert.is(Number.parseInt(flags?.[1] ?? '', 8) & constants.O_NONBLOCK, 0);
@@ -93,11 +93,11 @@ test(
 );
 
 test(
-  'who has to ring and has no bell calls for it again',
+  'a peer that has to ring without a doorbell asks for it again',
   timebox(20, async () => {
     const file = newFile();
     const ringer = new Doorbells(file, other);
-    // Nobody is there yet: the call goes wrong, as it does for want of descriptors.
+    // No process listens yet: the call fails, as it does without free descriptors.
     const { bell, release } = ringer.link(one);
     const sleeper = new Doorbells(file, one);
     let rung = 0;
@@ -111,7 +111,7 @@ test(
 );
 
 test(
-  'what cannot be is refused',
+  'invalid arguments are refused',
   timebox(5, () => {
     const code = (body: () => unknown) => {
       try {
@@ -138,7 +138,7 @@ test(
       'EBADF',
     );
     assert.is(
-      code(() => native.connectAbstract(`nobody-${process.pid}`, 0, 0)),
+      code(() => native.connectAbstract(`unused-${process.pid}`, 0, 0)),
       'ECONNREFUSED',
     );
     assert.is(
@@ -161,7 +161,7 @@ test(
 );
 
 test(
-  'two attachments: both hear each other, until one is gone',
+  'two attachments: each rings the other, until one is gone',
   timebox(20, async () => {
     const before = descriptors();
     const file = newFile();
@@ -169,7 +169,7 @@ test(
     let [ringsAtA, ringsAtB] = [0, 0];
     a.rung = () => ringsAtA++;
     b.rung = () => ringsAtB++;
-    assert.ok(a.heard, 'there is nobody who could not');
+    assert.ok(a.heard, 'no peer is unable to ring');
     const toB = [a.link(other), a.link(other)] as const;
     assert.not(a.heard);
     const toA = b.link(one);
@@ -179,21 +179,21 @@ test(
     toA.bell.ring();
     await until('heard at a', () => ringsAtA === 1);
     assert.is(ringsAtB, 1);
-    // The same one for every link, as long as there is one.
+    // One doorbell for all links, while there is a link.
     toB[0].release();
     toB[0].release();
     toB[1].bell.ring();
     await until('heard again', () => ringsAtB === 2);
     toB[1].release();
     b.close();
-    // Whom nobody listens for any more is a peer that cannot ring.
+    // A peer without a listener cannot ring.
     const late = a.link(other);
     late.bell.ring();
     late.release();
-    const nobody = a.link(third);
+    const silent = a.link(third);
     assert.not(a.heard);
-    nobody.bell.ring();
-    nobody.release();
+    silent.bell.ring();
+    silent.release();
     assert.ok(a.heard);
     a.close();
     await until('all descriptors back', () => descriptors() === before);
@@ -201,7 +201,7 @@ test(
 );
 
 test(
-  'a ring that came before the bell is made up for',
+  'a ring requested before the doorbell arrived is made later',
   timebox(20, async () => {
     const file = newFile();
     const [a, b] = [new Doorbells(file, one), new Doorbells(file, other)];
@@ -215,7 +215,7 @@ test(
 );
 
 test(
-  'callers who say nothing, or something else, or hang up, are no trouble',
+  'callers that send nothing, send something else or hang up do no harm',
   timebox(20, async () => {
     const file = newFile();
     const name = `isthmus/${file.dev}:${file.ino}/${one.slot}/${one.generation}`;
@@ -226,7 +226,7 @@ test(
     const silent = Array.from({ length: 70 }, () => connect({ path: `\0${name}` }).on('error', () => {}));
     silent[0]?.write('12345');
     await pause(50);
-    // It still takes calls.
+    // The listener still accepts calls.
     const b = new Doorbells(file, other);
     b.link(one);
     let rings = 0;
@@ -246,7 +246,7 @@ test(
 );
 
 test(
-  'a worker that ends, or is terminated, while something is watched',
+  'a worker that ends, or is terminated, while it watches a descriptor',
   timebox(60, async () => {
     for (const how of ['end', 'terminate', 'throw']) {
       const worker = new Worker(program('doorbell'), { workerData: how });
