@@ -1,6 +1,7 @@
 /**
  * Links of the documents: every relative link of a Markdown file leads to a file that is there and, behind `#`, to a heading
- * of it. A comment that cites a document by its section, as in `docs/protocol.md, "The guard"`, names one that is there.
+ * of it; a path of this repository between backquotes is that of a file or folder. A comment that cites a document by its
+ * section, as in `docs/protocol.md, "The guard"`, names one that is there.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
@@ -16,6 +17,11 @@ function* files(root, folder) {
     } else if (/\.(?:md|[cm]?[jt]s|cc|h|pml)$/.test(entry.name)) yield path;
   }
 }
+
+/** What stands between backquotes as a path. A pattern, or a name that stands for others (`NAME`, `…`), is none. */
+const PATH = /^(?:host|assembly|native|scripts|test|bench|vendor|docs|examples)\/[\w./-]*$/;
+/** Files that a reader is told to make. */
+const MADE_UP = /\/[A-Z]+\b|^host\/plugins\/uds\.ts$/;
 
 /** Without code: a block that is fenced, and what stands between backquotes. */
 const prose = (text) => text.replace(/^```[\s\S]*?^```$/gm, '').replace(/`[^`\n]*`/g, '');
@@ -59,6 +65,10 @@ export function brokenLinks(root) {
         else if (anchor && !(to.endsWith('.md') && headingsOf(to).anchors.has(anchor))) {
           broken.push(`${path}: ${to} has no heading for #${anchor}`);
         }
+      }
+      for (const [, cited] of text.replace(/^```[\s\S]*?^```$/gm, '').matchAll(/`([^`\n]+)`/g)) {
+        if (!PATH.test(cited) || MADE_UP.test(cited) || existsSync(join(root, cited))) continue;
+        if (!existsSync(join(root, dirname(path), cited))) broken.push(`${path}: there is no ${cited}`);
       }
       continue;
     }
