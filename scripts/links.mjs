@@ -20,8 +20,8 @@ function* files(root, folder) {
 
 /** What stands between backquotes as a path. A pattern, or a name that stands for others (`NAME`, `…`), is none. */
 const PATH = /^(?:host|assembly|native|scripts|test|bench|vendor|docs|examples)\/[\w./-]*$/;
-/** Files that a reader is told to make. */
-const MADE_UP = /\/[A-Z]+\b|^host\/plugins\/uds\.ts$/;
+/** Files that a reader is told to make, and folders that are installed. */
+const MADE_UP = /\/[A-Z]+\b|\/node_modules$|^host\/plugins\/uds\.ts$/;
 
 /** Without code: a block that is fenced, and what stands between backquotes. */
 const prose = (text) => text.replace(/^```[\s\S]*?^```$/gm, '').replace(/`[^`\n]*`/g, '');
