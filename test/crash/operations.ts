@@ -36,7 +36,8 @@ export function numbered(number: number, length: number): Buffer {
 /** @throws if it is not that message, complete */
 export function checkNumbered(number: number, data: Uint8Array): void {
   const length = data.length < 8 ? 8 : Buffer.from(data).readUInt32LE(4);
-  if (Buffer.compare(data, numbered(number, length)) !== 0) throw new Error(`message ${number} is not what was sent`);
+  if (Buffer.compare(data, numbered(number, length)) !== 0)
+    throw new Error(`message ${number} differs from what was sent`);
 }
 
 const SMALL = [8, 100, 0, 3000, 8];
