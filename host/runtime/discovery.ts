@@ -1,8 +1,9 @@
 /** Which regions a runtime uses: found, attached, or refused with a reason. */
 
 import { IsthmusError } from '../base/errors.js';
+import type { Candidate } from '../device/backing.js';
 import { discoverPci } from '../device/pci.js';
-import { type Candidate, discoverPosix } from '../device/posix.js';
+import { discoverPosix } from '../device/posix-discovery.js';
 import { discoverUio, type UioRoots } from '../device/uio.js';
 import { mapperMissing } from '../native/native.js';
 import { Region } from '../region/region.js';

@@ -2,7 +2,7 @@
  * A worker thread that watches an eventfd, and then ends, throws, or waits to be terminated, according to `workerData`.
  */
 import { workerData as how, parentPort } from 'node:worker_threads';
-import type { Identity } from '../../host/device/backing.js';
+import type { Identity } from '../../host/device/identity.js';
 import { mapper } from '../../host/native/native.js';
 import { Doorbells } from '../../host/region/doorbell.js';
 

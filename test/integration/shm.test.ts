@@ -30,8 +30,8 @@ import * as assert from 'uvu/assert';
 import { isOwn } from '../../host/base/network.js';
 import { run } from '../../host/cli/program.js';
 import { coreLayout } from '../../host/core/core.js';
-import { identityOf } from '../../host/device/backing.js';
-import { discoverPosix } from '../../host/device/posix.js';
+import { identityOf } from '../../host/device/identity.js';
+import { discoverPosix } from '../../host/device/posix-discovery.js';
 import { mapper } from '../../host/native/native.js';
 import type { AttemptChannel } from '../../host/plugins/plugin.js';
 import { ShmPlugin } from '../../host/plugins/shm.js';
@@ -496,7 +496,7 @@ function main(seed: number): void {
               newFile(path, size);
               chownSync(path, 12_345, 0);
             },
-            /belongs to uid 12345, not to 0: somebody else has taken the name.*REGION_PERMISSIONS/,
+            /belongs to uid 12345, not to 0: another user has taken the name.*REGION_PERMISSIONS/,
           ] as const,
         }),
       };
@@ -533,7 +533,7 @@ function main(seed: number): void {
             ftruncateSync(fd, 2 * size);
             closeSync(fd);
           },
-          /others use it with 8388608 bytes, PSP_SHM_SIZE is 4194304 here.*REGION_SIZE/,
+          /other processes use it with 8388608 bytes, PSP_SHM_SIZE is 4194304 here.*REGION_SIZE/,
         ],
         mode: [(path) => chmodSync(path, 0o640), /mode 640.*REGION_PERMISSIONS/],
       };

@@ -6,7 +6,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Identity } from '../../host/device/backing.js';
+import type { Identity } from '../../host/device/identity.js';
 import { mapper } from '../../host/native/native.js';
 import { Doorbells } from '../../host/region/doorbell.js';
 import { program } from '../support/process.js';
