@@ -3,7 +3,7 @@ import { closeSync, constants, fstatSync, openSync, readFileSync, statfsSync } f
 import { join } from 'node:path';
 import { type ErrorCode, IsthmusError } from '../base/errors.js';
 import { coreLayout } from '../core/core.js';
-import { mapper } from '../native/native.js';
+import { addon } from '../native/native.js';
 
 /** A file or device that a region can be mapped from. Each opening gives the same memory. */
 export interface Backing {
@@ -109,7 +109,7 @@ export function openDevice(path: string, access = constants.O_RDWR): number {
  */
 export function reserve(fd: number, size: number, path: string, part = size): void {
   try {
-    mapper().reserve(fd, part);
+    addon().reserve(fd, part);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw wrap(error, 'cannot reserve', path);
     const { bavail, bsize } = statfsSync(path);

@@ -5,7 +5,7 @@
 import { fstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { IsthmusError } from '../base/errors.js';
-import { mapper } from '../native/native.js';
+import { addon } from '../native/native.js';
 import type { Candidate } from './backing.js';
 import {
   attribute,
@@ -70,10 +70,10 @@ function uioBacking(name: string, folder: string, path: string): Backing {
       // A regular file of a test must be complete. A device has no size of its own.
       const stat = fstatSync(fd);
       if (stat.isFile()) {
-        if (stat.size < mapper().pageSize + size) {
+        if (stat.size < addon().pageSize + size) {
           throw new IsthmusError('ERR_ISTHMUS_REGION_TOO_SMALL', `${path}: ${stat.size} bytes`, { path });
         }
-        reserve(fd, mapper().pageSize + size, path);
+        reserve(fd, addon().pageSize + size, path);
       }
       return fd;
     } catch (error) {
@@ -86,7 +86,7 @@ function uioBacking(name: string, folder: string, path: string): Backing {
     name,
     path,
     size,
-    offset: mapper().pageSize,
+    offset: addon().pageSize,
     mayFormat: true,
     open,
     openToRead: open,

@@ -11,7 +11,7 @@
 import type { Socket } from 'node:net';
 import { IsthmusError, messageOf } from '../base/errors.js';
 import { isOwn } from '../base/network.js';
-import { mapperMissing } from '../native/native.js';
+import { addonMissing } from '../native/native.js';
 import type { Region } from '../region/region.js';
 import { shmPath } from '../region/shm-file.js';
 import { isCurrent, joinShm, leaveShm, leaveShmNow } from '../region/shm-lifecycle.js';
@@ -162,7 +162,7 @@ export class ShmPlugin implements Plugin {
   }
 
   unavailable(): string | undefined {
-    const missing = mapperMissing();
+    const missing = addonMissing();
     if (missing) return missing.message;
     if (this.#failure && performance.now() < this.#failure.until) return this.#failure.reason;
     return undefined;

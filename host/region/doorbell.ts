@@ -9,7 +9,7 @@
  */
 import { closeSync } from 'node:fs';
 import type { Identity } from '../device/identity.js';
-import { mapper, type Watch } from '../native/native.js';
+import { addon, type Watch } from '../native/native.js';
 import type { Attachment } from './peer-table.js';
 
 const nameOf = ({ dev, ino }: Identity, { slot, generation }: Attachment): string =>
@@ -40,13 +40,13 @@ export class Doorbell {
   private constructor(bell: number, listening: number, onRung: () => void) {
     this.#bell = bell;
     this.#listening = listening;
-    this.#bellWatch = mapper().watchCounter(bell, onRung);
+    this.#bellWatch = addon().watchCounter(bell, onRung);
     this.#listen();
   }
 
   #listen(): void {
     try {
-      this.#listenWatch = mapper().watch(this.#listening, () => this.#accept());
+      this.#listenWatch = addon().watch(this.#listening, () => this.#accept());
     } catch {
       this.#listenLater();
     }
@@ -61,7 +61,7 @@ export class Doorbell {
 
   /** @returns undefined: there cannot be one here, so no peer rings, and this process polls by a timer */
   static open(region: Identity, own: Attachment, onRung: () => void): Doorbell | undefined {
-    const native = mapper();
+    const native = addon();
     let bell = -1;
     let listening = -1;
     try {
@@ -81,7 +81,7 @@ export class Doorbell {
   }
 
   #accept(): void {
-    const native = mapper();
+    const native = addon();
     try {
       // Later callers wait for the next turn of the event loop.
       for (let i = 0; i < MAX_CALLERS; i++) {
@@ -105,7 +105,7 @@ export class Doorbell {
   /** @returns whether the caller is done with, served or refused */
   #answer(caller: number): boolean {
     try {
-      const peer = mapper().answer(caller, this.#bell);
+      const peer = addon().answer(caller, this.#bell);
       if (peer === undefined) return false;
       if (this.#holders.size < MAX_HOLDERS) this.#holders.add(keyOf(peer));
     } catch {
@@ -152,7 +152,7 @@ export class PeerDoorbell {
   }
 
   #call(): void {
-    const native = mapper();
+    const native = addon();
     let fd = -1;
     try {
       fd = native.connectAbstract(this.#name, this.#own.slot, this.#own.generation);
@@ -165,7 +165,7 @@ export class PeerDoorbell {
 
   #receive(): void {
     try {
-      const bell = mapper().receiveDoorbell((this.#calling as { fd: number }).fd);
+      const bell = addon().receiveDoorbell((this.#calling as { fd: number }).fd);
       if (bell < 0) return;
       this.#fd = bell;
       // The peer counts this process among those that can ring as soon as it has sent the doorbell, and may sleep since.
@@ -184,7 +184,7 @@ export class PeerDoorbell {
 
   /** Wake the peer, if possible. (wake.pml: ring) */
   ring(): void {
-    if (this.#fd >= 0) return mapper().ring(this.#fd);
+    if (this.#fd >= 0) return addon().ring(this.#fd);
     this.#missed = true;
     // The peer sleeps, so it counts this process among those that can ring, from an earlier link: call again.
     if (!this.#calling && !this.#closed) this.#call();

@@ -10,7 +10,7 @@ import { IsthmusError } from '../base/errors.js';
 import { Core } from '../core/core.js';
 import type { Backing } from '../device/backing.js';
 import { type Identity, identityOf } from '../device/identity.js';
-import { type Mapping, mapper } from '../native/native.js';
+import { addon, type Mapping } from '../native/native.js';
 import { refusal } from './header.js';
 import { type Attachment, isLocal } from './peer-table.js';
 
@@ -51,7 +51,7 @@ export class MappedRegion {
     const fd = backing.open();
     try {
       const core = new Core(backing.size);
-      const mapping = mapper().map(core.memory.buffer, core.layout.WINDOW, backing.size, fd, backing.offset);
+      const mapping = addon().map(core.memory.buffer, core.layout.WINDOW, backing.size, fd, backing.offset);
       if (!core.call.geometry(backing.size)) {
         mapping.detach();
         throw new IsthmusError('ERR_ISTHMUS_REGION_SIZE', `${backing.path}: ${backing.size} bytes`, {

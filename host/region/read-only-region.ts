@@ -12,7 +12,7 @@ import { IsthmusError } from '../base/errors.js';
 import { Core } from '../core/core.js';
 import { type Backing, checkSize, systemError, usableSize } from '../device/backing.js';
 import { type Identity, identityOf } from '../device/identity.js';
-import { type Mapping, mapper, mapperMissing } from '../native/native.js';
+import { addon, addonMissing, type Mapping } from '../native/native.js';
 import { type Overview, overviewOf } from './header.js';
 import { Heartbeats } from './heartbeats.js';
 import { type PeerSlot, peersOf } from './peer-table.js';
@@ -51,7 +51,7 @@ export class ReadOnlyRegion implements RegionView, Disposable {
     if (kind !== 'posix') {
       const mapped = new Core(size);
       const { layout, memory } = mapped;
-      const mapping = mapper().map(memory.buffer, layout.WINDOW, size, fd, offset, { readOnly: true });
+      const mapping = addon().map(memory.buffer, layout.WINDOW, size, fd, offset, { readOnly: true });
       this.#mapped = { core: mapped, mapping };
     }
     this.refresh();
@@ -115,7 +115,7 @@ export class ReadOnlyRegion implements RegionView, Disposable {
 
   /** Whether a process of this kernel holds the lock on that byte. Undefined without the native addon. */
   locked(byte: number): boolean | undefined {
-    return mapperMissing() ? undefined : mapper().locked(this.#fd, byte);
+    return addonMissing() ? undefined : addon().locked(this.#fd, byte);
   }
 
   /** What the lock of a slot proves of its owner. */

@@ -22,7 +22,7 @@ import {
   regionPath,
   trusted,
 } from '../device/posix.js';
-import { mapper } from '../native/native.js';
+import { addon } from '../native/native.js';
 import { lockHeld } from './locks.js';
 import { MappedRegion } from './mapped.js';
 import type { Attachment } from './peer-table.js';
@@ -209,7 +209,7 @@ function judgeFor({ uid, gid }: Access): Judge {
 /** @returns the descriptor that holds the lock */
 function lockFile(path: string, judge: Judge): number {
   const fd = openChecked(path, judge);
-  if (mapper().lock(fd, coreLayout().LOCK_SERVER)) return fd;
+  if (addon().lock(fd, coreLayout().LOCK_SERVER)) return fd;
   closeSync(fd);
   throw new IsthmusError('ERR_ISTHMUS_REGION_IN_USE', `${path} is served by another server`, { path });
 }

@@ -15,7 +15,7 @@ import { IsthmusError } from '../base/errors.js';
 import { coreLayout } from '../core/core.js';
 import { identityOf, isAt } from '../device/identity.js';
 import { foreign } from '../device/posix.js';
-import { mapper } from '../native/native.js';
+import { addon } from '../native/native.js';
 import { Region } from './region.js';
 import { backingOf, checkHeld, headOf, isForeign, isHeld, openOrCreate, openOwn, remove, renew } from './shm-file.js';
 
@@ -76,7 +76,7 @@ export async function joinShm(options: JoinOptions): Promise<Region> {
     const fd = openOrCreate(path);
     if (fd !== undefined) {
       try {
-        if (mapper().lock(fd, coreLayout().LOCK_LIFECYCLE) && isAt(path, identityOf(fd))) {
+        if (addon().lock(fd, coreLayout().LOCK_LIFECYCLE) && isAt(path, identityOf(fd))) {
           const region = await joinLocked(fd, options);
           if (region) return region;
         }
@@ -108,7 +108,7 @@ function tryLeave(region: Region, keep: Kept): boolean {
   try {
     const { dev, ino } = identityOf(fd);
     if (dev === region.identity.dev && ino === region.identity.ino) {
-      if (!mapper().lock(fd, coreLayout().LOCK_LIFECYCLE)) return false;
+      if (!addon().lock(fd, coreLayout().LOCK_LIFECYCLE)) return false;
       if (isAt(path, region.identity) && !isHeld(fd, region.slot)) remove(path);
     }
     region.detach(keep);

@@ -12,7 +12,7 @@ import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
 import { posixBacking } from '../../host/device/posix.js';
-import { mapperMissing } from '../../host/native/native.js';
+import { addonMissing } from '../../host/native/native.js';
 import { ReadOnlyRegion } from '../../host/region/read-only-region.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import {
@@ -524,7 +524,7 @@ function againstRuntimes(seed: number): void {
 const unhandled: unknown[] = [];
 
 function main(): void {
-  const missing = mapperMissing();
+  const missing = addonMissing();
   if (missing) {
     console.log(`skipped: ${missing.message}`);
     test.skip('hostile processes', () => {});

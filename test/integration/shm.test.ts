@@ -32,7 +32,7 @@ import { run } from '../../host/cli/program.js';
 import { coreLayout } from '../../host/core/core.js';
 import { identityOf } from '../../host/device/identity.js';
 import { discoverPosix } from '../../host/device/posix-discovery.js';
-import { mapper } from '../../host/native/native.js';
+import { addon } from '../../host/native/native.js';
 import type { AttemptChannel } from '../../host/plugins/plugin.js';
 import { ShmPlugin } from '../../host/plugins/shm.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
@@ -544,7 +544,7 @@ function main(seed: number): void {
           chmodSync(path, 0o600);
           make(path);
           const fd = openSync(path, 'r+');
-          assert.ok(mapper().lock(fd, byte));
+          assert.ok(addon().lock(fd, byte));
           const before = looks(path);
           const { plugin, why } = await meet(onlyShm(shmName));
           assert.is(plugin, 'tcp', state);
@@ -564,7 +564,7 @@ function main(seed: number): void {
       const { shmName, path } = newShm();
       newFile(path, 0);
       const fd = openSync(path, 'r+');
-      assert.ok(mapper().lock(fd, coreLayout().LOCK_LIFECYCLE));
+      assert.ok(addon().lock(fd, coreLayout().LOCK_LIFECYCLE));
       const { plugin, why } = await meet(onlyShm(shmName, { handshakeTimeout: 10_000 }));
       assert.is(plugin, 'tcp');
       assert.match(why ?? '', /REGION_FORMATTING|refused by the peer/);

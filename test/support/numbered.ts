@@ -9,5 +9,6 @@ export function numbered(number: number, longest: number): Buffer {
 
 /** @throws Error if it is not {@link numbered} with the same arguments */
 export function checkNumbered(number: number, data: Uint8Array, longest: number): void {
-  if (Buffer.compare(data, numbered(number, longest)) !== 0) throw new Error(`message ${number} differs from what was sent`);
+  if (Buffer.compare(data, numbered(number, longest)) !== 0)
+    throw new Error(`message ${number} differs from what was sent`);
 }

@@ -6,7 +6,7 @@ import type { Backing, Candidate } from '../../device/backing.js';
 import { discoverPci } from '../../device/pci.js';
 import { discoverPosix } from '../../device/posix-discovery.js';
 import { discoverUio, type UioRoots } from '../../device/uio.js';
-import { mapperMissing } from '../../native/native.js';
+import { addonMissing } from '../../native/native.js';
 import { ARCH } from '../../plugins/plugin.js';
 import { ReadOnlyRegion } from '../../region/read-only-region.js';
 import { shmPath, whyNotShm } from '../../region/shm-file.js';
@@ -114,7 +114,7 @@ function describeShm(path: string): Found | undefined {
 export function survey(roots?: UioRoots): Survey {
   const configuration = explain();
   const setting = (name: string) => configuration.find((row) => row.name === name)?.value;
-  const missing = mapperMissing();
+  const missing = addonMissing();
   const devices = [
     ...discoverUio(roots).map((candidate) => describeCandidate('uio', candidate)),
     ...(setting('pci') ? discoverPci(roots) : []).map((candidate) => describeCandidate('pci', candidate)),
