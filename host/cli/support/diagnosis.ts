@@ -1,7 +1,7 @@
 /** All checks of `isthmus doctor`. They attach nothing, and write nothing into a region. */
 import { basename } from 'node:path';
 import { IsthmusError } from '../../base/errors.js';
-import { type ConfigRow, explain } from '../../config/config.js';
+import { type ConfigRow, explain } from '../../config/resolve.js';
 import { discoverPci } from '../../device/pci.js';
 import { discoverPosix } from '../../device/posix-discovery.js';
 import { discoverUio } from '../../device/uio.js';

@@ -1,7 +1,7 @@
 /** The devices, regions, plugins and settings of this machine. Attaches nothing, and writes nothing into a region. */
 import { statSync } from 'node:fs';
 import { type ErrorCode, IsthmusError } from '../../base/errors.js';
-import { type ConfigRow, explain, masked } from '../../config/config.js';
+import { type ConfigRow, explain, masked } from '../../config/resolve.js';
 import type { Backing, Candidate } from '../../device/backing.js';
 import { discoverPci } from '../../device/pci.js';
 import { discoverPosix } from '../../device/posix-discovery.js';
