@@ -1,4 +1,4 @@
-/** Heartbeats of peers over several looks at the peer table. A heartbeat is a count: the clocks of two machines differ. */
+/** Heartbeats of peers over several copies of the peer table. A heartbeat is a count: the clocks of two machines differ. */
 import type { PeerSlot } from './peer-table.js';
 
 export class Heartbeats {

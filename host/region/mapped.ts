@@ -16,7 +16,7 @@ import { type Attachment, isLocal } from './peer-table.js';
 
 /** How long another process may take to format a region. */
 const MAX_FORMAT_MS = 2000;
-/** Pause between two looks at a region that another process formats. */
+/** Pause between two checks of a region that another process formats. */
 const FORMAT_POLL_MS = 2;
 
 export class MappedRegion {

@@ -12,7 +12,7 @@ import { type PeerObserver, PeerWatch } from './peer-watch.js';
 
 /** Interval of the upkeep: heartbeat, checks of the peers, reclaiming of what dead ones held. */
 const UPKEEP_MS = 500;
-/** When to look for dead peers after the socket of one broke: its lock may be dropped a little later. */
+/** When to check for dead peers after the socket of one broke: its lock may be dropped a little later. */
 const REAP_DELAYS_MS = [0, 5, 20, 100, 300];
 
 export class Region {

@@ -1,4 +1,4 @@
-/** Who uses how much of a region: frames, rings, and what each slot holds. */
+/** The use of a region: frames, rings, and what each slot holds. */
 import type { Core } from '../core/core.js';
 import type { RegionView } from './region-view.js';
 
