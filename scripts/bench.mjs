@@ -2,7 +2,7 @@
  * `npm run bench`: installs what only the benchmark needs if it is missing, bundles bench/ into .bench-build/ and runs it.
  * Arguments go to bench/main.ts; `npm run bench -- --help` tells them.
  *
- * The bundle lies directly below the root, because the native mapper finds the root of the package one folder above the
+ * The bundle lies directly below the root, because the native addon finds the root of the package one folder above the
  * running file. What is measured is dist/index.js, which the ends load by its path.
  */
 import { spawn, spawnSync } from 'node:child_process';

@@ -2,7 +2,7 @@
  * The host bundle: host/index.ts → dist/index.js, test/support/hosts.ts → dist/testing.js and host/cli/main.ts →
  * dist/cli.js, with the Wasm inside, and a source map beside each file.
  *
- * The entries share their code through chunks, which lie directly in dist/: the native mapper finds the root of the package
+ * The entries share their code through chunks, which lie directly in dist/: the native addon finds the root of the package
  * one folder above the running file. `ISTHMUS_WASM=debug` takes the debug build of the core.
  *
  * The maps hold positions and names, not the text of the sources (`sourcesContent`), which a checkout has anyway: 0.9 MB in

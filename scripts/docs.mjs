@@ -29,7 +29,8 @@ ${sections.join('\n')}`;
 }
 
 async function configuration() {
-  const { SETTINGS, GROUPS } = await load('host/config/config.ts');
+  const { SETTINGS } = await load('host/config/config.ts');
+  const { GROUPS } = await load('host/config/setting.ts');
   const cell = (text) => text.replaceAll('|', '\\|').replaceAll('*', '\\*').replaceAll('_', '\\_');
   const plain = (value) => (value === '' ? 'empty' : `\`${typeof value === 'boolean' ? Number(value) : value}\``);
   const row = ([name, { variable, default: fallback, follows, takes, meaning }]) => {

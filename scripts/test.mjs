@@ -15,7 +15,7 @@
  * files: short ones run first; a file for which no time is left is skipped and named), ISTHMUS_WASM=debug (the core with
  * its assertions), ISTHMUS_TEST_TIMES=1 (print how long each test of a long file took).
  *
- * The bundles lie in .test-build-PID/, directly below the root, because the native mapper finds the root of the package
+ * The bundles lie in .test-build-PID/, directly below the root, because the native addon finds the root of the package
  * one folder above the running file. The files of test/children/ are programs that a test starts as a process or a worker:
  * test/children/shm.ts becomes children-shm.mjs beside the bundles of the tests (`program('shm')` of
  * test/support/process.ts). A test finds the checkout in ISTHMUS_ROOT (also its working directory), the command line in

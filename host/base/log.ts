@@ -1,28 +1,28 @@
-/** What a runtime says about itself, by pscom's levels. */
+/** The log of a runtime, with the levels of pscom. */
 import { appendFileSync } from 'node:fs';
 import { IsthmusError } from './errors.js';
 
 export const LEVELS = { error: 1, warning: 2, info: 3, debug: 4 } as const;
 export type Level = keyof typeof LEVELS;
 
-/** Receives what the runtime logs; never throws into it. */
+/** Receives what the runtime logs. An error that it throws is ignored. */
 export type Log = (level: Level, line: string) => void;
 
-/** A {@link Log} of which the limit may change while it is used. */
+/** A {@link Log} whose limit may change while it is used. */
 export interface Logger {
   (level: Level, line: string): void;
-  /** The highest level that is let through. */
+  /** The highest level that is logged. */
   limit: number;
 }
 
-/** Where lines go to; without any of it to standard error. */
+/** Where lines go; by default to standard error. */
 export interface LogTarget {
   readonly sink?: Log | undefined;
   /** `PSP_DEBUG_OUT`. */
   readonly path?: string | undefined;
 }
 
-/** pscom expands the name as a shell does; what is needed of that is the pid and the environment. */
+/** Expand `$$` (the pid), `$NAME` and `${NAME}` in a path. pscom expands all that a shell does. */
 export function expandPath(path: string, environment: NodeJS.ProcessEnv = process.env): string {
   return path.replace(/\$(?:\$|(\w+)|\{(\w+)\})/g, (_, plain?: string, braced?: string) => {
     const name = plain ?? braced;
@@ -31,7 +31,7 @@ export function expandPath(path: string, environment: NodeJS.ProcessEnv = proces
 }
 
 /**
- * A file for the log. It is opened for each line: nothing to close, and it may be moved away meanwhile.
+ * A file for the log. It is opened for each line, so that it need not be closed and may be moved at any time.
  * @throws ERR_ISTHMUS_CONFIG if it cannot be written to
  */
 function fileSink(path: string): (line: string) => void {
@@ -50,7 +50,7 @@ function fileSink(path: string): (line: string) => void {
 }
 
 /**
- * A log that lets through what is at most `limit`. A sink comes before a path.
+ * A log of everything up to level `limit`. A sink takes precedence over a path.
  * @throws ERR_ISTHMUS_CONFIG if the path cannot be written to
  */
 export function makeLog(limit: number, name: string, { sink, path = '' }: LogTarget = {}): Logger {
@@ -62,7 +62,7 @@ export function makeLog(limit: number, name: string, { sink, path = '' }: LogTar
         if (sink) sink(level, line);
         else write(`isthmus ${name}[${process.pid}] ${level}: ${line}\n`);
       } catch {
-        // There is nobody left to tell.
+        // There is no other way to report it.
       }
     },
     { limit },

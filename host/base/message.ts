@@ -1,12 +1,12 @@
-/** What a connection hands to an application. */
+/** Messages, as a connection hands them to an application. */
 import { IsthmusError } from './errors.js';
 
 const NO_BYTES = new Uint8Array(0);
 
-/** A message in memory of its own: it stays as it is whatever the peer or the connection does. */
+/** A message in memory of its own, which neither the peer nor the connection changes. */
 export class Message {
   readonly data: Uint8Array;
-  /** The user's header beside the data, at most 65,535 bytes; empty if there was none. */
+  /** The application's header beside the data, at most 65,535 bytes; empty if there was none. */
   readonly xheader: Uint8Array;
 
   constructor(data: Uint8Array, xheader: Uint8Array = NO_BYTES) {
@@ -23,18 +23,18 @@ export class Message {
 /**
  * A message whose bytes may still lie in the shared region.
  *
- * The peer can change them at any moment, and V8 may read a byte twice: take copies (`slice`, `set`) and hand those to
- * `TextDecoder`, `Buffer.toString`, `JSON`, hashes and streams, never the view itself. The room in the ring is the
- * sender's again only when this and all earlier borrowed messages are released.
+ * The peer can change these bytes at any moment, and V8 may read a byte twice. So copy them (`slice`, `set`), and pass the
+ * copy to `TextDecoder`, `Buffer.toString`, `JSON`, hashes and streams, never the view itself. The sender gets the room in
+ * the ring back only when this and all earlier borrowed messages are released.
  */
 export class BorrowedMessage implements Disposable {
   #data: Uint8Array | undefined;
   #xheader: Uint8Array;
   #release: (() => void) | undefined;
-  /** Whether the bytes lie in the region; a message that came in fragments has been put together in a copy. */
+  /** Whether the bytes lie in the region. A message that came in fragments was reassembled in private memory. */
   readonly inPlace: boolean;
 
-  /** Made by `connection.borrow()`. */
+  /** Created by `connection.borrow()`. */
   constructor(data: Uint8Array, xheader: Uint8Array, release: (() => void) | undefined) {
     this.#data = data;
     this.#xheader = xheader;
@@ -54,7 +54,7 @@ export class BorrowedMessage implements Disposable {
     return this.#xheader;
   }
 
-  /** Give the room back. Idempotent. */
+  /** Give the room in the ring back. Idempotent. */
   release(): void {
     if (!this.#data) return;
     this.#data = undefined;

@@ -1,4 +1,4 @@
-/** The IPv4 addresses of this machine: which one others are told, and which are our own. */
+/** The IPv4 addresses of this machine: the one that peers are told, and whether an address is local. */
 import { isIPv4 } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { IsthmusError } from './errors.js';
@@ -6,18 +6,18 @@ import { IsthmusError } from './errors.js';
 /** An entry of `PSP_NETWORK`. */
 export interface Network {
   readonly address: number;
-  /** Undefined: as wide as the interface says. */
+  /** Undefined: the netmask of the interface. */
   readonly mask: number | undefined;
 }
 
-const NONE = '127.0.0.1';
+const LOOPBACK = '127.0.0.1';
 
 type Interfaces = ReturnType<typeof networkInterfaces>;
 let known: Interfaces | undefined;
 
 /**
- * The interfaces now; where that cannot be asked, for want of a descriptor, as they were when it could.
- * @throws ERR_ISTHMUS_SYSCALL if it never could
+ * The interfaces now. If they cannot be listed, for want of a descriptor: as they were listed last.
+ * @throws ERR_ISTHMUS_SYSCALL if they could never be listed
  */
 function interfacesNow(): Interfaces {
   try {
@@ -38,7 +38,7 @@ function numberOf(address: string): number {
   return address.split('.').reduce((number, byte) => ((number << 8) | Number(byte)) >>> 0, 0);
 }
 
-/** @returns undefined if that is no list of networks */
+/** @returns undefined: the text is no list of networks */
 export function parseNetworks(text: string): Network[] | undefined {
   const networks: Network[] = [];
   for (const item of text.split(/[\s,]+/)) {
@@ -69,8 +69,8 @@ export function addressIn(networks: readonly Network[], interfaces = interfacesN
 }
 
 /**
- * IPv4 address for CON_INFO: in one of `networks` (`PSP_NETWORK`), else of the interface that others see, if there is
- * one.
+ * The IPv4 address for CON_INFO: one in `networks` (`PSP_NETWORK`), else that of the first interface that is not loopback,
+ * else 127.0.0.1.
  */
 export function ownAddress(networks: string, interfaces = interfacesNow()): string {
   const chosen = addressIn(parseNetworks(networks) ?? [], interfaces);
@@ -78,10 +78,10 @@ export function ownAddress(networks: string, interfaces = interfacesNow()): stri
   for (const addresses of Object.values(interfaces)) {
     for (const { family, internal, address } of addresses ?? []) if (family === 'IPv4' && !internal) return address;
   }
-  return NONE;
+  return LOOPBACK;
 }
 
-/** Whether an IP address, as a socket gives it, is loopback or belongs to an interface of this host. */
+/** Whether an IP address, as a socket reports it, is loopback or belongs to an interface of this host. */
 export function isOwn(address: string): boolean {
   // A socket that listens on :: sees IPv4 peers as ::ffff:10.0.0.2, and a link-local one with its interface (%eth0).
   const ip = address.replace(/^::ffff:(?=\d+\.)/i, '').replace(/%.*$/, '');

@@ -1,4 +1,4 @@
-/** Sockets between two owners. */
+/** Sockets that pass from one owner to another. */
 
-/** The 'error' listener of a socket that nobody owns at the moment. What matters of an error is told by 'close'. */
+/** The 'error' listener of a socket without an owner: an 'error' without a listener would end the process. 'close' follows. */
 export function ignoreError(): void {}

@@ -1,11 +1,11 @@
-/** Which Isthmus this is. */
+/** The version of this package. */
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 let known: string | undefined;
 
-/** Version of the package, `unknown` where the code was bundled into something else. */
+/** @returns `unknown` if the code was bundled into another package */
 export function version(): string {
   known ??= read() ?? 'unknown';
   return known;
@@ -13,7 +13,7 @@ export function version(): string {
 
 function read(): string | undefined {
   try {
-    // The bundle lies in dist/, as mapper.ts has it.
+    // The chunks of the bundle lie in dist/ (native.ts).
     const file = join(dirname(fileURLToPath(import.meta.url)), '..', 'package.json');
     const { name, version } = JSON.parse(readFileSync(file, 'utf8')) as { name?: unknown; version?: unknown };
     return name === 'isthmus' && typeof version === 'string' ? version : undefined;

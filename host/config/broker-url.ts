@@ -1,7 +1,7 @@
-/** Where the broker is, as people write it. */
+/** The URL of an MQTT broker. */
 import { IsthmusError } from '../base/errors.js';
 
-/** A broker's address, taken apart. */
+/** The parts of a broker's URL. */
 export interface BrokerAddress {
   readonly secure: boolean;
   readonly host: string;
@@ -10,10 +10,10 @@ export interface BrokerAddress {
   readonly password: string | undefined;
 }
 
-/** What such a URL looks like, for people. */
+/** The format of such a URL, for people. */
 export const BROKER_URL = 'mqtt://[user:password@]host[:port], or mqtts:// for TLS';
 
-/** @returns undefined if it cannot be read */
+/** @returns undefined: the text is no such URL */
 export function readBroker(text: string): BrokerAddress | undefined {
   try {
     const url = new URL(text);
@@ -41,7 +41,7 @@ export function brokerAddress(text: string): BrokerAddress {
   throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `'${maskBroker(text)}' is no broker: ${BROKER_URL} is wanted`);
 }
 
-/** The same without the password, also where the rest cannot be read: for whatever is printed. */
+/** The text without the password, for output, even if the rest of it is not valid. */
 export function maskBroker(text: string): string {
   const scheme = /^[a-z]+:\/\//i.exec(text)?.[0] ?? '';
   return scheme + text.slice(scheme.length).replace(/^([^:@]*):.*@/s, '$1:***@');

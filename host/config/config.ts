@@ -1,170 +1,34 @@
 /**
- * The configuration, in one table. An option takes precedence over its `PSP_*` variable, a variable over the default.
+ * The configuration, in one table (resolve.ts applies it). An option takes precedence over its `PSP_*` variable, a variable
+ * over the default.
  *
  * A variable that also exists in pscom (`pscom_env.c`) has the same name and meaning as there. `isthmus info` prints this
  * table, and docs/configuration.md is generated from it (`npm run docs`).
  */
-
-import { IsthmusError } from '../base/errors.js';
 import { parseNetworks } from '../base/network.js';
 import { BROKER_URL, maskBroker, readBroker } from './broker-url.js';
 import { isControlId } from './control-id.js';
+import {
+  choice,
+  flag,
+  integer,
+  NEVER,
+  namePart,
+  priority,
+  rendezvous,
+  ringSize,
+  type Setting,
+  size,
+  text,
+} from './setting.js';
 
-/** The origin of a value. */
-export type Origin = 'option' | 'environment' | 'default';
-
-/** The groups of settings, in the order of the documentation. */
-export const GROUPS = {
-  plugins: 'Plugins',
-  regions: 'Shared memory',
-  tcp: 'TCP',
-  connecting: 'Connecting',
-  messages: 'Messages',
-  migration: 'Migration',
-  insight: 'Diagnostics',
-} as const;
-export type Group = keyof typeof GROUPS;
-
-interface Setting<T> {
-  readonly variable: string;
-  readonly group: Group;
-  readonly default: T;
-  /** Another setting: its value, once it is set, replaces the default of this one. */
-  readonly follows?: string;
-  /** The values that the setting accepts, as text. */
-  readonly takes: string;
-  readonly meaning: string;
-  /** @returns the value; undefined: the text is not valid */
-  readonly read: (text: string) => T | undefined;
-  readonly check: (value: unknown) => boolean;
-  /** The value without its secret, for output. */
-  readonly shown?: (value: string) => string;
-}
-
-function integer(
-  group: Group,
-  variable: string,
-  fallback: number,
-  meaning: string,
-  limits: { min?: number; max?: number; unit?: string } = {},
-): Setting<number> {
-  const { min = 0, max = Number.MAX_SAFE_INTEGER, unit } = limits;
-  const check = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max;
-  const range = max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer from ${min} to ${max}`;
-  return {
-    variable,
-    group,
-    default: fallback,
-    takes: unit ? `${range} (${unit})` : range,
-    meaning,
-    read: (text) => (/^-?\d+$/.test(text.trim()) && check(Number(text)) ? Number(text) : undefined),
-    check,
-  };
-}
-
-function flag(group: Group, variable: string, fallback: boolean, meaning: string): Setting<boolean> {
-  return {
-    variable,
-    group,
-    default: fallback,
-    takes: '0 or 1',
-    meaning,
-    read: (text) => (text.trim() === '1' ? true : text.trim() === '0' ? false : undefined),
-    check: (value) => typeof value === 'boolean',
-  };
-}
-
-function text(
-  group: Group,
-  variable: string,
-  takes: string,
-  meaning: string,
-  { fallback = '', readable = () => true }: { fallback?: string; readable?: (value: string) => boolean } = {},
-): Setting<string> {
-  return {
-    variable,
-    group,
-    default: fallback,
-    takes,
-    meaning,
-    read: (value) => (readable(value) ? value : undefined),
-    check: (value) => typeof value === 'string' && readable(value),
-  };
-}
-
-/** `spin`: never sleep; `adaptive`: spin for a while after each message, then sleep; `block`: sleep as soon as there is no message. */
+/**
+ * `spin`: never sleep; `adaptive`: spin for a while after each message, then sleep; `block`: sleep as soon as there is no
+ * message.
+ */
 export type Wait = 'spin' | 'adaptive' | 'block';
 
 const WAITS: readonly Wait[] = ['spin', 'adaptive', 'block'];
-
-function choice<T extends string>(
-  group: Group,
-  variable: string,
-  all: readonly T[],
-  fallback: T,
-  meaning: string,
-): Setting<T> {
-  const found = (value: string) => all.find((one) => one === value);
-  return {
-    variable,
-    group,
-    default: fallback,
-    takes: all.join(', '),
-    meaning,
-    read: (value) => found(value.trim()),
-    check: (value) => typeof value === 'string' && found(value) !== undefined,
-  };
-}
-
-/** A size in bytes: a power of two, or 0 if `zero` says what 0 means. */
-function size(
-  group: Group,
-  variable: string,
-  fallback: number,
-  meaning: string,
-  { min, max, zero }: { min: number; max: number; zero?: string },
-): Setting<number> {
-  const check = (value: unknown) => {
-    const bytes = value as number;
-    if (!Number.isSafeInteger(bytes)) return false;
-    return (bytes === 0 && zero !== undefined) || (bytes >= min && bytes <= max && Number.isInteger(Math.log2(bytes)));
-  };
-  const range = `a power of two from ${min} to ${max} (bytes)`;
-  return {
-    group,
-    variable,
-    default: fallback,
-    takes: zero === undefined ? range : `${range}, or 0: ${zero}`,
-    meaning,
-    read: (value) => (/^\d+$/.test(value.trim()) && check(Number(value)) ? Number(value) : undefined),
-    check,
-  };
-}
-
-const ringSize = (group: Group, variable: string, fallback: number, zero: string, meaning: string) =>
-  size(group, variable, fallback, meaning, { min: 4096, max: 0x4000000, zero });
-
-/** A part of a file name. */
-function namePart(group: Group, variable: string, takes: string, meaning: string): Setting<string> {
-  const check = (value: unknown) => typeof value === 'string' && /^[\w.-]{0,200}$/.test(value);
-  return { group, variable, default: '', takes, meaning, read: (value) => (check(value) ? value : undefined), check };
-}
-
-/** As in pscom, the largest number means never. */
-const NEVER = 0xffffffff;
-
-function rendezvous(variable: string, fallback: number, meaning: string, follows?: string): Setting<number> {
-  const setting = integer('messages', variable, fallback, meaning, { max: NEVER });
-  return {
-    ...setting,
-    takes: `an integer from 0 to ${NEVER} (bytes), or inf: never, as ${NEVER}`,
-    read: (value) => (value.trim() === 'inf' ? NEVER : setting.read(value)),
-    ...(follows === undefined ? {} : { follows }),
-  };
-}
-
-const priority = (name: string, variable: string, fallback: number) =>
-  integer('plugins', variable, fallback, `priority of plugin ${name}: higher first, 0 disables it`, { max: 1000 });
 
 export const SETTINGS = {
   loop: priority('loop', 'PSP_LOOP', 100),
@@ -380,85 +244,3 @@ type Value<S> = S extends Setting<infer T> ? T : never;
 export type Config = { readonly [name in SettingName]: Value<Settings[name]> };
 /** The options of an application; a missing one comes from the environment or the defaults. */
 export type ConfigOptions = { readonly [name in SettingName]?: Value<Settings[name]> | undefined };
-
-/** One row of `isthmus info`. */
-export interface ConfigRow {
-  readonly name: SettingName;
-  readonly variable: string;
-  readonly group: Group;
-  readonly value: string | number | boolean;
-  readonly origin: Origin;
-  readonly takes: string;
-  readonly meaning: string;
-}
-
-/**
- * Every setting with its value and the origin of the value.
- * @throws ERR_ISTHMUS_CONFIG; the message names the variable or option, the value, and the accepted values
- */
-export function explain(options: ConfigOptions = {}, environment: NodeJS.ProcessEnv = process.env): ConfigRow[] {
-  return (Object.keys(SETTINGS) as SettingName[]).map((name) => {
-    const { variable, group, takes, meaning } = SETTINGS[name];
-    return { name, variable, group, ...settle(name, options, environment), takes, meaning };
-  });
-}
-
-/** The rows without passwords, for output. */
-export function masked(rows: readonly ConfigRow[]): ConfigRow[] {
-  return rows.map((row) => {
-    const { shown }: { readonly shown?: (value: string) => string } = SETTINGS[row.name];
-    return shown ? { ...row, value: shown(String(row.value)) } : row;
-  });
-}
-
-function settle(
-  name: SettingName,
-  options: ConfigOptions,
-  environment: NodeJS.ProcessEnv,
-): { value: string | number | boolean; origin: Origin } {
-  const setting = SETTINGS[name] as Setting<string | number | boolean>;
-  const { variable, takes, follows } = setting;
-  const shown = (value: unknown) => (setting.shown ? setting.shown(String(value)) : String(value));
-  const option = options[name];
-  if (option !== undefined) {
-    if (!setting.check(option)) {
-      throw new IsthmusError('ERR_ISTHMUS_CONFIG', `option ${name}: '${shown(option)}' is not ${takes}`);
-    }
-    return { value: option, origin: 'option' };
-  }
-  const entry = environment[variable];
-  if (entry !== undefined) {
-    const value = setting.read(entry);
-    if (value === undefined) {
-      throw new IsthmusError('ERR_ISTHMUS_CONFIG', `${variable}: '${shown(entry)}' is not ${takes}`);
-    }
-    return { value, origin: 'environment' };
-  }
-  if (follows !== undefined) {
-    const followed = settle(follows as SettingName, options, environment);
-    if (followed.origin !== 'default') return followed;
-  }
-  return { value: setting.default, origin: 'default' };
-}
-
-/**
- * The priority of a third-party plugin: `PSP_<NAME>` takes precedence over its own.
- * @throws ERR_ISTHMUS_CONFIG; ERR_ISTHMUS_INVALID_ARGUMENT if that variable belongs to another setting
- */
-export function pluginPriority(name: string, own: number, environment: NodeJS.ProcessEnv = process.env): number {
-  const variable = `PSP_${name.toUpperCase()}`;
-  if (Object.values(SETTINGS).some((setting) => setting.variable === variable)) {
-    throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `plugin ${name}: ${variable} is another setting's variable`);
-  }
-  const { read, takes } = priority(name, variable, own);
-  const entry = environment[variable];
-  if (entry === undefined) return own;
-  const value = read(entry);
-  if (value === undefined) throw new IsthmusError('ERR_ISTHMUS_CONFIG', `${variable}: '${entry}' is not ${takes}`);
-  return value;
-}
-
-/** @throws ERR_ISTHMUS_CONFIG */
-export function configure(options: ConfigOptions = {}, environment: NodeJS.ProcessEnv = process.env): Config {
-  return Object.fromEntries(explain(options, environment).map(({ name, value }) => [name, value])) as unknown as Config;
-}

@@ -1,11 +1,11 @@
 /** The name of a process in topics and payloads of the control side. */
 
-/** The level of a topic that means every process of the host. */
+/** The level of a topic that stands for all processes of a host. */
 export const ANY_PROC = 'any_proc';
-/** Words that a payload or a topic gives another meaning. */
+/** Words with another meaning in payloads or topics. */
 const RESERVED: readonly string[] = [ANY_PROC, 'suspend', 'resume'];
 
-/** What stands for a process in topics and payloads: a pid, or `controlId`. */
+/** Whether a text can name a process in topics and payloads: a pid, or the setting `controlId`. */
 export function isControlId(text: string): boolean {
   return /^[\w.:-]{1,64}$/.test(text) && !RESERVED.includes(text);
 }

@@ -1,6 +1,6 @@
-/** Who has a file in memory: processes that the kernel lets us look at. */
+/** Processes that have mapped a file, as far as the kernel shows them to this one. */
 import { readdirSync, readFileSync } from 'node:fs';
-import type { Identity } from './backing.js';
+import type { Identity } from './identity.js';
 
 export interface Holder {
   readonly pid: number;
@@ -16,8 +16,8 @@ function deviceText(dev: bigint): string {
 }
 
 /**
- * Processes but this one that have mapped the file: runtimes, and the QEMU of a VM that has the device, whether anybody in
- * there is attached or not. Of other users' processes only root sees it.
+ * Other processes that have mapped the file: runtimes, and the QEMU of a VM that has the device, whether a process in the VM
+ * is attached or not. Only root sees the mappings of other users' processes.
  */
 export function mappedBy({ dev, ino }: Pick<Identity, 'dev' | 'ino'>): Holder[] {
   const wanted = ` ${deviceText(dev)} ${ino} `;
@@ -29,7 +29,7 @@ export function mappedBy({ dev, ino }: Pick<Identity, 'dev' | 'ino'>): Holder[] 
       if (!readFileSync(`/proc/${pid}/maps`, 'latin1').includes(wanted)) continue;
       found.push({ pid, name: readFileSync(`/proc/${pid}/comm`, 'utf8').trim() });
     } catch {
-      // Ended meanwhile, or somebody else's.
+      // The process has ended, or belongs to another user.
     }
   }
   return found;

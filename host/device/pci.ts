@@ -1,13 +1,13 @@
 /**
- * ivshmem devices without a driver: PCI 1af4:1110, whose BAR 2 is the memory, and sysfs has that as `resource2`.
+ * ivshmem devices without a driver: PCI 1af4:1110, whose BAR 2 is the memory, which sysfs shows as `resource2`.
  *
- * For those who may not load modules. It is the slow path: the kernel maps `resource2` uncached-minus, whatever the memory
- * could do. `resource2_wc` is never taken: stores would become visible late and in another order.
+ * This is for users that may not load modules. It is the slow path: the kernel maps `resource2` uncached-minus, whatever the
+ * memory supports. `resource2_wc` is never used: stores would become visible late and in another order.
  *
- * A device that has a driver is its driver's. Where that made a uio device, uio.ts speaks of it, and of why it cannot be
- * opened if so; there is no way round by `resource2`. It would be another file for the same memory, so that the locks of
- * those who come either way would prove nothing to each other; a kernel with strict memory access refuses it
- * (CONFIG_IO_STRICT_DEVMEM); and who may open it, root, may open the uio device.
+ * A device that has a driver belongs to the driver. If the driver made a uio device, uio.ts handles it, and reports why it
+ * cannot be opened; `resource2` is no way around that. It would be another file for the same memory, so that the locks
+ * taken through one file would prove nothing to processes that use the other; a kernel with strict memory access refuses it
+ * (CONFIG_IO_STRICT_DEVMEM); and root, which may open it, may open the uio device as well.
  */
 import {
   closeSync,
@@ -22,8 +22,8 @@ import {
 } from 'node:fs';
 import { basename, join } from 'node:path';
 import { IsthmusError } from '../base/errors.js';
+import type { Candidate } from './backing.js';
 import { attribute, type Backing, checkSize, closeQuietly, openDevice, systemError, usableSize } from './backing.js';
-import type { Candidate } from './posix.js';
 import type { UioRoots } from './uio.js';
 
 const VENDOR = '0x1af4';
@@ -40,7 +40,8 @@ const COMMAND_MEMORY = 2;
 const folderOf = (sysfs: string) => join(sysfs, 'bus/pci/devices');
 
 /**
- * All ivshmem devices that uio.ts does not see, in the order of their addresses, with why one is not used. Opens none.
+ * All ivshmem devices that uio.ts does not list, in the order of their addresses, each with the reason if it is not used.
+ * Opens none.
  */
 export function discoverPci({ sysfs = '/sys' }: UioRoots = {}): Candidate[] {
   let addresses: string[];
@@ -59,13 +60,13 @@ export function discoverPci({ sysfs = '/sys' }: UioRoots = {}): Candidate[] {
       try {
         return { path, backing: pciBacking(address, folder, path, sysfs) };
       } catch (error) {
-        // It may have been unplugged while we looked.
+        // It may have been unplugged meanwhile.
         return { path, refused: error instanceof IsthmusError ? error : systemError(error, 'cannot read', folder) };
       }
     });
 }
 
-/** Name of the uio device that a driver has made of a PCI device, as `uio0`. */
+/** Name of the uio device that a driver has made for a PCI device, as `uio0`. */
 export function uioOf(address: string, { sysfs = '/sys' }: UioRoots = {}): string | undefined {
   return uioName(join(folderOf(sysfs), address));
 }
@@ -74,7 +75,7 @@ function isIvshmem(folder: string): boolean {
   try {
     return attribute(folder, 'vendor') === VENDOR && attribute(folder, 'device') === DEVICE;
   } catch {
-    return false; // Gone. What it was cannot be told any more.
+    return false; // It was unplugged.
   }
 }
 
@@ -94,7 +95,7 @@ function driverOf(folder: string): string | undefined {
   }
 }
 
-/** Whether the kernel keeps even root from mapping PCI memory, as it does after Secure Boot. */
+/** Whether the kernel does not let even root map PCI memory, as after Secure Boot. */
 function isLockedDown(sysfs: string): boolean {
   try {
     return /\[(?:integrity|confidentiality)\]/.test(attribute(sysfs, 'kernel/security/lockdown'));
@@ -113,7 +114,7 @@ function pciBacking(address: string, folder: string, path: string, sysfs: string
     refuse('ERR_ISTHMUS_REGION_FOREIGN', `belongs to driver '${driver}' (to take it: echo ${address} > ${unbind})`);
   }
   if (isLockedDown(sysfs)) {
-    const why = 'the kernel is locked down (Secure Boot): PCI memory is to be had by a signed driver only';
+    const why = 'the kernel is locked down (Secure Boot): only a signed driver may map PCI memory';
     refuse('ERR_ISTHMUS_REGION_PERMISSIONS', why);
   }
   const bytes = barSize(folder, path);
@@ -142,7 +143,7 @@ function pciBacking(address: string, folder: string, path: string, sysfs: string
     offset: 0,
     mayFormat: true,
     open: () => open(constants.O_RDWR, enable),
-    look: () => open(constants.O_RDONLY, checkEnabled),
+    openToRead: () => open(constants.O_RDONLY, checkEnabled),
   };
 }
 
@@ -155,7 +156,7 @@ function barSize(folder: string, path: string): number {
       path,
     });
   }
-  // `resource2` of such a device would lead to what lies at address 0, which is not the device's.
+  // `resource2` of such a device would lead to address 0, which does not belong to the device.
   if (start === 0n || (flags & IORESOURCE_UNSET) !== 0n) {
     const message = `${path}: the kernel found no addresses for its memory ('${line}')`;
     throw new IsthmusError('ERR_ISTHMUS_REGION_DISABLED', message, { path });
@@ -184,12 +185,12 @@ const disabled = (folder: string, path: string, why: string, cause?: unknown) =>
 };
 
 function checkEnabled(folder: string, path: string): void {
-  if (!isEnabled(folder)) throw disabled(folder, path, ', a runtime that may would switch it on');
+  if (!isEnabled(folder)) throw disabled(folder, path, ', a runtime with the right to do so switches it on');
 }
 
 /**
- * Mapping `resource2` does not switch the memory on. As a rule it is on: by the firmware, or by the kernel when the device was
- * plugged in (seen with Linux 6.1 on QEMU's `pc`). Where it is not, a driver would do it, and there is none.
+ * Switch the memory on. Mapping `resource2` does not. Usually it is on already: by the firmware, or by the kernel when the
+ * device was plugged in (seen with Linux 6.1 on QEMU's `pc`). Otherwise a driver would do it, and there is none.
  */
 function enable(folder: string, path: string): void {
   if (isEnabled(folder)) return;
@@ -198,5 +199,5 @@ function enable(folder: string, path: string): void {
   } catch (error) {
     throw disabled(folder, path, ` and may not be switched on (${(error as NodeJS.ErrnoException).code})`, error);
   }
-  if (!isEnabled(folder)) throw disabled(folder, path, ', and it stays so');
+  if (!isEnabled(folder)) throw disabled(folder, path, ', and stays switched off');
 }

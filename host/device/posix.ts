@@ -1,8 +1,8 @@
 /**
- * Regions in files of POSIX shared memory: the simulated device, and what a host shares with its VMs.
+ * Regions in files of POSIX shared memory: files that stand for ivshmem devices, and files that a host shares with its VMs.
  *
- * Others can put files into /dev/shm, so a file is believed only if it is a regular one, not reached through a link, that
- * belongs to root, to us or to one of our groups, and that others cannot write.
+ * Every user can create files in /dev/shm. So a file is trusted only if it is a regular one, not reached through a link, that
+ * belongs to root, to the user of this process or to one of its groups, and that others cannot write.
  */
 import {
   closeSync,
@@ -12,7 +12,6 @@ import {
   fstatSync,
   ftruncateSync,
   openSync,
-  readdirSync,
   readSync,
   type Stats,
   unlinkSync,
@@ -23,7 +22,7 @@ import { type Backing, checkSize, closeQuietly, reserve, systemError, usableSize
 
 export const SHM = '/dev/shm';
 /** First bytes of a region (assembly/layout.ts). */
-const MAGIC = 'ISTHMUS\0';
+export const MAGIC = 'ISTHMUS\0';
 /** First byte of a device that the C pscom plugin uses. */
 const C_PLUGIN_MARK = 0xcb;
 
@@ -38,7 +37,7 @@ export function regionPath(name: string): string {
   return name.includes('/') ? name : join(SHM, name);
 }
 
-/** Why a file is not believed, by its owner, groups and mode; undefined if it is. */
+/** Why a file is not trusted, by its owner, group and mode; undefined: it is. */
 export type Judge = (stat: Stats) => string | undefined;
 
 export const trusted: Judge = (stat) => {
@@ -52,7 +51,7 @@ export const trusted: Judge = (stat) => {
 };
 
 /**
- * Open a regular file for reading and writing, not through a link, if `judge` has nothing against it.
+ * Open a regular file for reading and writing, not through a link, if `judge` trusts it.
  * @throws ERR_ISTHMUS_REGION_NOT_FOUND, ERR_ISTHMUS_REGION_PERMISSIONS, ERR_ISTHMUS_SYSCALL
  */
 export function openChecked(path: string, judge: Judge = trusted): number {
@@ -82,7 +81,7 @@ export function openChecked(path: string, judge: Judge = trusted): number {
   }
 }
 
-/** What the first bytes of a file say, before it is mapped. */
+/** Check the first bytes of a file before it is mapped. @throws ERR_ISTHMUS_REGION_FOREIGN, _TOO_SMALL */
 function checkHead(fd: number, size: number, path: string): void {
   const head = Buffer.alloc(24);
   readSync(fd, head, 0, head.length, 0);
@@ -98,7 +97,7 @@ function checkHead(fd: number, size: number, path: string): void {
   }
 }
 
-/** The error for memory that is somebody else's; `head`: its first bytes. */
+/** The error for memory that another program uses. @param head its first bytes */
 export function foreign(path: string, head: Uint8Array): IsthmusError {
   const found =
     head[0] === C_PLUGIN_MARK
@@ -108,7 +107,8 @@ export function foreign(path: string, head: Uint8Array): IsthmusError {
 }
 
 /**
- * A region file that the user named, or that discovery found.
+ * The backing of a region file.
+ * @param name in /dev/shm, or a path with a slash
  * @throws ERR_ISTHMUS_REGION_NOT_FOUND, _PERMISSIONS, _TOO_SMALL, _SIZE, _FOREIGN, ERR_ISTHMUS_SYSCALL
  */
 export function posixBacking(name: string, mayFormat = true, judge: Judge = trusted): Backing {
@@ -146,11 +146,11 @@ export function posixBacking(name: string, mayFormat = true, judge: Judge = trus
   };
 }
 
-/** Whose a region file is, and who may open it. */
+/** The owner of a region file, and the users that may open it. */
 export interface Access {
-  /** Permission bits; never those of others. */
+  /** Permission bits of owner and group. */
   readonly mode: number;
-  /** Undefined: as it comes. */
+  /** Undefined: stays as it is. */
   readonly uid?: number | undefined;
   readonly gid?: number | undefined;
 }
@@ -159,7 +159,7 @@ const PEERS: Access = { mode: 0o660 };
 
 /**
  * Give a file to its owner and group, whatever the umask is.
- * @throws ERR_ISTHMUS_REGION_PERMISSIONS if that is not ours to do
+ * @throws ERR_ISTHMUS_REGION_PERMISSIONS if this process may not do that
  */
 export function grant(fd: number, path: string, { mode, uid, gid }: Access): void {
   const stat = fstatSync(fd);
@@ -176,7 +176,7 @@ export function grant(fd: number, path: string, { mode, uid, gid }: Access): voi
 /**
  * Create a region file, all of its blocks reserved.
  * @param size bytes, a power of two, at least 1 MiB
- * @throws ERR_ISTHMUS_REGION_IN_USE if it is there; _SIZE, _TOO_SMALL, _NO_SPACE
+ * @throws ERR_ISTHMUS_REGION_IN_USE if it exists; _SIZE, _TOO_SMALL, _NO_SPACE
  */
 export function createPosix(name: string, size: number, access: Access = PEERS): Backing {
   const path = regionPath(name);
@@ -193,7 +193,7 @@ export function createPosix(name: string, size: number, access: Access = PEERS):
   try {
     ftruncateSync(fd, size);
     reserve(fd, size, path);
-    grant(fd, path, access); // Not before it is whole.
+    grant(fd, path, access); // Others may open it only when it is complete.
   } catch (error) {
     unlinkSync(path);
     throw error;
@@ -201,70 +201,4 @@ export function createPosix(name: string, size: number, access: Access = PEERS):
     closeSync(fd);
   }
   return posixBacking(path, true, () => undefined);
-}
-
-/** What discovery says of one candidate. */
-export interface Candidate {
-  readonly path: string;
-  readonly backing?: Backing;
-  /** Why it is not used. */
-  readonly refused?: IsthmusError;
-}
-
-function matches(pattern: string, name: string): boolean {
-  const expression = pattern
-    .replace(/[.+^${}()|[\]\\]/g, '\\$&')
-    .replaceAll('*', '.*')
-    .replaceAll('?', '.');
-  return new RegExp(`^${expression}$`).test(name);
-}
-
-/** Whether a file in /dev/shm is, or claims to be, a region: anything else there is nobody's business. */
-function claimsToBeRegion(path: string): boolean {
-  let fd: number | undefined;
-  try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-    if (!fstatSync(fd).isFile()) return false;
-    const head = Buffer.alloc(8);
-    return readSync(fd, head, 0, 8, 0) === 8 && head.toString('latin1') === MAGIC;
-  } catch {
-    return false;
-  } finally {
-    if (fd !== undefined) closeQuietly(fd);
-  }
-}
-
-/**
- * Region files by the patterns of `PSP_IVSHMEM_REGIONS`: names in /dev/shm or paths, blank- or comma-separated; `*` and
- * `?` stand for parts of a name in /dev/shm. What is named without them must be there and may be formatted; what is
- * matched must be a formatted region already.
- */
-export function discoverPosix(patterns: string): Candidate[] {
-  const found = new Map<string, Candidate>();
-  const add = (path: string, mayFormat: boolean) => {
-    if (found.has(path)) return;
-    try {
-      found.set(path, { path, backing: posixBacking(path, mayFormat) });
-    } catch (error) {
-      found.set(path, { path, refused: error as IsthmusError });
-    }
-  };
-  for (const pattern of patterns.split(/[\s,]+/).filter(Boolean)) {
-    if (!/[*?]/.test(pattern)) {
-      add(regionPath(pattern), true);
-      continue;
-    }
-    const local = pattern.startsWith(`${SHM}/`) ? pattern.slice(SHM.length + 1) : pattern;
-    let names: string[] = [];
-    try {
-      names = readdirSync(SHM).sort();
-    } catch {
-      // No /dev/shm, no regions in it.
-    }
-    for (const name of names) {
-      const path = join(SHM, name);
-      if (!name.startsWith(SHM_PREFIX) && matches(local, name) && claimsToBeRegion(path)) add(path, false);
-    }
-  }
-  return [...found.values()];
 }

@@ -1,11 +1,12 @@
 /**
  * ivshmem devices behind the UIO driver of `vendor/ivshmem/driver`: `/sys/class/uio/uioN` with name `ivshmem` and version
- * `0.0.1`; map 0 the registers, map 1 the memory, at file offset 1 × page size of `/dev/uioN` (the UIO core's rule).
+ * `0.0.1`. Map 0 is the registers, map 1 the memory, at file offset 1 × page size of `/dev/uioN` (a rule of the UIO core).
  */
 import { fstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { IsthmusError } from '../base/errors.js';
-import { mapper } from '../native/native.js';
+import { addon } from '../native/native.js';
+import type { Candidate } from './backing.js';
 import {
   attribute,
   type Backing,
@@ -16,12 +17,11 @@ import {
   systemError,
   usableSize,
 } from './backing.js';
-import type { Candidate } from './posix.js';
 
 const DRIVER_NAME = 'ivshmem';
 const DRIVER_VERSION = '0.0.1';
 
-/** Where to look; a test lays out a tree of its own. */
+/** Where sysfs and the devices are; a test uses trees of its own. */
 export interface UioRoots {
   /** Default `/sys`. */
   readonly sysfs?: string;
@@ -29,14 +29,14 @@ export interface UioRoots {
   readonly dev?: string;
 }
 
-/** All uio devices, whosoever they are, with why a foreign one is not used. Several ivshmem devices may be there. */
+/** All uio devices, those of other drivers included, each with the reason if it is not used. */
 export function discoverUio({ sysfs = '/sys', dev = '/dev' }: UioRoots = {}): Candidate[] {
   const folder = join(sysfs, 'class/uio');
   let names: string[];
   try {
     names = readdirSync(folder).filter((name) => /^uio\d+$/.test(name));
   } catch {
-    return []; // No UIO in this kernel.
+    return []; // This kernel has no UIO.
   }
   names.sort((a, b) => Number(a.slice(3)) - Number(b.slice(3)));
   return names.map((name) => {
@@ -44,7 +44,7 @@ export function discoverUio({ sysfs = '/sys', dev = '/dev' }: UioRoots = {}): Ca
     try {
       return { path, backing: uioBacking(name, join(folder, name), path) };
     } catch (error) {
-      // It may have been unplugged while we looked.
+      // It may have been unplugged meanwhile.
       const refused = error instanceof IsthmusError ? error : systemError(error, 'cannot read', join(folder, name));
       return { path, refused };
     }
@@ -67,13 +67,13 @@ function uioBacking(name: string, folder: string, path: string): Backing {
   const open = () => {
     const fd = openDevice(path);
     try {
-      // A plain file in a test's tree: it has to be whole. A device has no size of its own.
+      // A regular file of a test must be complete. A device has no size of its own.
       const stat = fstatSync(fd);
       if (stat.isFile()) {
-        if (stat.size < mapper().pageSize + size) {
+        if (stat.size < addon().pageSize + size) {
           throw new IsthmusError('ERR_ISTHMUS_REGION_TOO_SMALL', `${path}: ${stat.size} bytes`, { path });
         }
-        reserve(fd, mapper().pageSize + size, path);
+        reserve(fd, addon().pageSize + size, path);
       }
       return fd;
     } catch (error) {
@@ -86,9 +86,9 @@ function uioBacking(name: string, folder: string, path: string): Backing {
     name,
     path,
     size,
-    offset: mapper().pageSize,
+    offset: addon().pageSize,
     mayFormat: true,
     open,
-    look: open,
+    openToRead: open,
   };
 }

@@ -1,4 +1,4 @@
-/** First in, first out, without moving the rest at each `shift`. */
+/** First in, first out. `shift` does not move the other items. */
 export class Queue<T> implements Iterable<T> {
   #items: (T | undefined)[] = [];
   #first = 0;
@@ -11,12 +11,12 @@ export class Queue<T> implements Iterable<T> {
     this.#items.push(item);
   }
 
-  /** The oldest, or so many behind it; it stays. */
+  /** The oldest item, or the one `behind` places after it. It stays in the queue. */
   peek(behind = 0): T | undefined {
     return this.#items[this.#first + behind];
   }
 
-  /** Put another in the place of the oldest. */
+  /** Replace the oldest item. */
   replace(item: T): void {
     this.#items[this.#first] = item;
   }
@@ -33,7 +33,7 @@ export class Queue<T> implements Iterable<T> {
     return item;
   }
 
-  /** Take one out of the middle. @returns whether it was there */
+  /** Remove an item, wherever it is. @returns whether it was there */
   remove(item: T): boolean {
     if (this.peek() === item) {
       this.shift();
@@ -55,21 +55,22 @@ export class Queue<T> implements Iterable<T> {
   }
 }
 
-/** Items that came within so many milliseconds count as having come at once. */
-const COARSE = 10;
+/** Items that were added within this time count as added at once. */
+const AGE_RESOLUTION_MS = 10;
 
 /**
- * A {@link Queue} that knows how old its oldest item is, for people: to some hundredths of a second.
+ * A {@link Queue} that knows the age of its oldest item, for people: to some hundredths of a second.
  *
- * It does not look at the clock for each item, but for the first one of an empty queue and for the first one after each
- * `tick()`; those in between are taken to have come with it.
+ * It does not read the clock for each item, but for the first one of an empty queue and for the first one after each
+ * `tick()`. The items in between get the same time.
  */
 export class AgedQueue<T> extends Queue<T> {
-  /** Since when which item is there: the number of items that came before it. */
+  /** Times of items; `before`: how many items were added before the one with that time. */
   readonly #marks = new Queue<{ readonly before: number; readonly at: number }>();
   #last = Number.NEGATIVE_INFINITY;
-  #came = 0;
-  #left = 0;
+  /** Items added and removed in all. */
+  #added = 0;
+  #removed = 0;
   #ticked = true;
 
   /** Time may have passed since the last `push`. */
@@ -82,43 +83,43 @@ export class AgedQueue<T> extends Queue<T> {
       this.#ticked = false;
       const now = performance.now();
       if (this.length === 0) {
-        // One that was taken out of the middle has not been counted.
-        this.#left = this.#came;
+        // Items that were removed from the middle have not been counted.
+        this.#removed = this.#added;
         this.#marks.clear();
       }
-      if (this.length === 0 || now - this.#last >= COARSE) {
+      if (this.length === 0 || now - this.#last >= AGE_RESOLUTION_MS) {
         this.#last = now;
-        this.#marks.push({ before: this.#came, at: now });
+        this.#marks.push({ before: this.#added, at: now });
       }
     }
-    this.#came++;
+    this.#added++;
     super.push(item);
   }
 
   override shift(): T | undefined {
     if (this.length === 0) return undefined;
-    this.#left++;
+    this.#removed++;
     this.#forget();
     return super.shift();
   }
 
   override clear(): void {
     super.clear();
-    this.#left = this.#came;
+    this.#removed = this.#added;
     this.#marks.clear();
   }
 
-  /** The oldest mark is that of the oldest item, or of one that came with it. */
+  /** Drop marks until the oldest one is that of the oldest item, or of an item that was added with it. */
   #forget(): void {
     for (;;) {
       const next = this.#marks.peek(1);
-      if (!next || next.before > this.#left) break;
+      if (!next || next.before > this.#removed) break;
       this.#marks.shift();
     }
-    if (this.#left === this.#came) this.#marks.clear();
+    if (this.#removed === this.#added) this.#marks.clear();
   }
 
-  /** Milliseconds since the oldest item came; 0: there is none. */
+  /** Milliseconds since the oldest item was added; 0: the queue is empty. */
   age(now = performance.now()): number {
     const mark = this.#marks.peek();
     return mark ? Math.max(0, now - mark.at) : 0;

@@ -10,7 +10,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { openEntry } from '../core/private.js';
-import type { Attachment } from '../region/mapped.js';
+import type { Attachment } from '../region/peer-table.js';
 import type { Region } from '../region/region.js';
 import type { Attempt, AttemptChannel, Link } from './plugin.js';
 import { STEP } from './plugin.js';

@@ -2,8 +2,8 @@
 import type { Socket } from 'node:net';
 import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
-import type { PeerBell } from '../region/doorbell.js';
-import type { Attachment } from '../region/mapped.js';
+import type { PeerDoorbell } from '../region/doorbell.js';
+import type { Attachment } from '../region/peer-table.js';
 import type { Region } from '../region/region.js';
 import { Guard } from './guard.js';
 import type { Link, LinkEnd, LinkOwner } from './plugin.js';
@@ -31,7 +31,7 @@ export class RegionLink implements Link {
   readonly #guarded: boolean;
   readonly #onFreed: (() => void) | undefined;
   readonly #unwatch: () => void;
-  readonly #bell: { readonly bell: PeerBell; release(): void };
+  readonly #bell: { readonly bell: PeerDoorbell; release(): void };
   #owner: LinkOwner | undefined;
   /** The end, if it came before there was an owner. */
   #earlyEnd: LinkEnd | undefined;
@@ -50,8 +50,8 @@ export class RegionLink implements Link {
     this.core.call.start(index);
     this.#bell = region.doorbells.link(peer);
     this.#unwatch = region.watch(peer, {
-      gone: () => this.#lost('the peer has lost its place in the region: it was declared dead'),
-      silent: (ms) => this.#owner?.onSilence(ms),
+      onLost: () => this.#lost('the peer has lost its place in the region: it was declared dead'),
+      onSilence: (ms) => this.#owner?.onSilence(ms),
     });
     this.#guard = new Guard(socket, rest, (bye) => this.#onGuardEnd(bye), {
       onDrainRequested: () => this.#report((owner) => owner.onDrainRequested()),

@@ -1,6 +1,6 @@
 /**
  * Plugin `shm`: processes of one user on one host, through a region file that the first of them creates and the last one
- * removes (region/shm-file.ts).
+ * removes (region/shm-lifecycle.ts).
  *
  * Most runtimes never meet another on their host, and reserving the blocks of a region takes a while. So the region is
  * attached on demand, by a handshake with an address of this host: the connecting side sends its STEP1 when the region is
@@ -11,9 +11,10 @@
 import type { Socket } from 'node:net';
 import { IsthmusError, messageOf } from '../base/errors.js';
 import { isOwn } from '../base/network.js';
-import { mapperMissing } from '../native/native.js';
+import { addonMissing } from '../native/native.js';
 import type { Region } from '../region/region.js';
-import { isCurrent, joinShm, leaveShm, leaveShmNow, shmPath } from '../region/shm-file.js';
+import { shmPath } from '../region/shm-file.js';
+import { isCurrent, joinShm, leaveShm, leaveShmNow } from '../region/shm-lifecycle.js';
 import { ARCH, type Attempt, type AttemptChannel, type Link, type Plugin, type Proposal } from './plugin.js';
 import { RegionAttempt, type RegionSource } from './region-attempt.js';
 
@@ -161,7 +162,7 @@ export class ShmPlugin implements Plugin {
   }
 
   unavailable(): string | undefined {
-    const missing = mapperMissing();
+    const missing = addonMissing();
     if (missing) return missing.message;
     if (this.#failure && performance.now() < this.#failure.until) return this.#failure.reason;
     return undefined;

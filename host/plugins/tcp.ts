@@ -5,7 +5,7 @@
 import type { Socket } from 'node:net';
 import { messageOf } from '../base/errors.js';
 import type { Core } from '../core/core.js';
-import { mapper } from '../native/native.js';
+import { addon } from '../native/native.js';
 import { ARCH, type Attempt, type AttemptChannel, type Plugin, type Proposal } from './plugin.js';
 import { StreamLink } from './stream-link.js';
 
@@ -76,7 +76,7 @@ export class TcpPlugin implements Plugin {
     if ((sendBuffer === 0 && receiveBuffer === 0) || this.#bufferSizesFailed) return;
     try {
       const fd = descriptorOf(socket);
-      if (fd !== undefined) mapper().setSocketBuffers(fd, sendBuffer, receiveBuffer);
+      if (fd !== undefined) addon().setSocketBuffers(fd, sendBuffer, receiveBuffer);
       // A destroyed socket has no descriptor.
       else if (!socket.destroyed) throw new Error('this version of Node does not show the descriptors of its sockets');
     } catch (error) {

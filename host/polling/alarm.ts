@@ -1,6 +1,6 @@
 /** A timer for the pauses between polls: in microseconds where the native addon is there, else in milliseconds. */
 import { closeSync } from 'node:fs';
-import { mapper, mapperMissing, type Watch } from '../native/native.js';
+import { addon, addonMissing, type Watch } from '../native/native.js';
 
 /** Calls its callback once, some time later. Keeps no process alive. */
 export interface Alarm {
@@ -39,17 +39,17 @@ class FineAlarm implements Alarm {
   readonly #watch: Watch;
 
   constructor(callback: () => void) {
-    const native = mapper();
+    const native = addon();
     this.#fd = native.createTimer();
     this.#watch = native.watchCounter(this.#fd, callback);
   }
 
   set(milliseconds: number): void {
-    mapper().setTimer(this.#fd, Math.round(milliseconds * 1000));
+    addon().setTimer(this.#fd, Math.round(milliseconds * 1000));
   }
 
   clear(): void {
-    mapper().setTimer(this.#fd, 0);
+    addon().setTimer(this.#fd, 0);
   }
 
   close(): void {
@@ -60,7 +60,7 @@ class FineAlarm implements Alarm {
 
 /** The finest alarm that there is: the coarse one without the addon, and when the process is out of descriptors. */
 export function newAlarm(callback: () => void): Alarm {
-  if (mapperMissing() === undefined) {
+  if (addonMissing() === undefined) {
     try {
       return new FineAlarm(callback);
     } catch {

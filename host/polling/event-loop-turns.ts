@@ -3,7 +3,7 @@
  * timers and sockets waiting for as long as messages come.
  */
 
-/** Calls that are answered at once between two looks at the clock. */
+/** Calls that are answered at once between two readings of the clock. */
 const MAX_CALLS = 32;
 /** How long calls may be answered at once before the event loop gets a turn. */
 const MAX_BURST_MS = 1;

@@ -60,7 +60,7 @@ export const PAUSES = [
   { pauseMs: 4, untilMs: 500 },
   { pauseMs: 10, untilMs: Number.POSITIVE_INFINITY },
 ] as const;
-/** Asleep: a peer that dies after it took on to ring and before it rang leaves nobody to ring. (wake.pml: NO_FALLBACK_POLL) */
+/** Asleep: a peer that takes on to ring and dies before it rings leaves no peer to ring. (wake.pml: NO_FALLBACK_POLL) */
 export const FALLBACK_POLL_MS = 100;
 
 /** The strategy of a runtime, between turns of Node's event loop. */

@@ -1,74 +1,75 @@
 /**
- * Doorbells between processes of one kernel: an eventfd that its owner's event loop waits for, and that peers ring when
- * they have put something into his ring while he slept.
+ * Doorbells between processes of one kernel. A doorbell is an eventfd that the event loop of its owner waits for. A peer
+ * rings it after it has committed a record to the owner's ring while the owner slept.
  *
- * He gives it to whoever asks for it at an abstract Unix-domain socket, which is named by the file of the region, slot and
- * generation, so by one attachment; and takes note of who has it, since he may sleep only while all of them can ring. An
- * abstract name is of one network namespace: peers in others, as those in virtual machines, get none, and he looks by a
- * timer then.
+ * The owner hands it out at an abstract Unix-domain socket, whose name consists of the file of the region, slot and
+ * generation, so that it stands for one attachment. The owner remembers the peers that have it, since it may sleep only
+ * while all peers can ring. An abstract name is valid in one network namespace: peers in others, as those in virtual
+ * machines, get no doorbell, and the owner polls by a timer then.
  */
 import { closeSync } from 'node:fs';
-import type { Identity } from '../device/backing.js';
-import { mapper, type Watch } from '../native/native.js';
-import type { Attachment } from './mapped.js';
+import type { Identity } from '../device/identity.js';
+import { addon, type Watch } from '../native/native.js';
+import type { Attachment } from './peer-table.js';
 
 const nameOf = ({ dev, ino }: Identity, { slot, generation }: Attachment): string =>
   `isthmus/${dev}:${ino}/${slot}/${generation}`;
 
 const keyOf = ({ slot, generation }: Attachment): string => `${slot}/${generation}`;
 
-/** Callers that have said nothing yet, and of whom we take note: anybody of our user may call. */
-const CALLERS = 64;
-const KNOWN = 4096;
+/** Callers that have not introduced themselves yet: every process of this user may call. */
+const MAX_CALLERS = 64;
+/** Peers that are remembered. */
+const MAX_HOLDERS = 4096;
+/** Out of descriptors: how long callers wait for the next try. */
+const RETRY_MS = 500;
 
-/** Out of descriptors: how long those who call wait for the next try, in milliseconds. */
-const PAUSE = 500;
-
-/** Ours. */
+/** The doorbell of this process. */
 export class Doorbell {
   readonly #bell: number;
   readonly #listening: number;
-  readonly #rings: Watch;
+  readonly #bellWatch: Watch;
   /** Undefined: no descriptor was left for a caller. */
-  #calls: Watch | undefined;
-  #pause: NodeJS.Timeout | undefined;
-  /** Those who have called and not said who they are. */
+  #listenWatch: Watch | undefined;
+  #retry: NodeJS.Timeout | undefined;
+  /** Callers that have not introduced themselves yet. */
   readonly #callers = new Map<number, Watch>();
-  readonly #held = new Set<string>();
+  /** Peers that have the doorbell. */
+  readonly #holders = new Set<string>();
 
-  private constructor(bell: number, listening: number, rung: () => void) {
+  private constructor(bell: number, listening: number, onRung: () => void) {
     this.#bell = bell;
     this.#listening = listening;
-    this.#rings = mapper().watchCounter(bell, rung);
+    this.#bellWatch = addon().watchCounter(bell, onRung);
     this.#listen();
   }
 
   #listen(): void {
     try {
-      this.#calls = mapper().watch(this.#listening, () => this.#accept());
+      this.#listenWatch = addon().watch(this.#listening, () => this.#accept());
     } catch {
-      this.#later();
+      this.#listenLater();
     }
   }
 
-  /** Who calls stays there: to look at once again would be to do nothing else. */
-  #later(): void {
-    this.#calls?.close();
-    this.#calls = undefined;
-    this.#pause = setTimeout(() => this.#listen(), PAUSE).unref();
+  /** A caller stays in the queue of the socket: watching on at once would keep the event loop busy with it alone. */
+  #listenLater(): void {
+    this.#listenWatch?.close();
+    this.#listenWatch = undefined;
+    this.#retry = setTimeout(() => this.#listen(), RETRY_MS).unref();
   }
 
-  /** @returns undefined if there cannot be one here: then nobody rings, and we look by a timer */
-  static open(region: Identity, us: Attachment, rung: () => void): Doorbell | undefined {
-    const native = mapper();
+  /** @returns undefined: there cannot be one here, so no peer rings, and this process polls by a timer */
+  static open(region: Identity, own: Attachment, onRung: () => void): Doorbell | undefined {
+    const native = addon();
     let bell = -1;
     let listening = -1;
     try {
       bell = native.createDoorbell();
-      listening = native.listenAbstract(nameOf(region, us));
-      return new Doorbell(bell, listening, rung);
+      listening = native.listenAbstract(nameOf(region, own));
+      return new Doorbell(bell, listening, onRung);
     } catch {
-      // Out of descriptors, or a name that somebody has taken.
+      // Out of descriptors, or the name is taken.
       for (const fd of [bell, listening]) if (fd >= 0) closeSync(fd);
       return undefined;
     }
@@ -76,39 +77,39 @@ export class Doorbell {
 
   /** Whether that peer can ring. */
   heldBy(peer: Attachment): boolean {
-    return this.#held.has(keyOf(peer));
+    return this.#holders.has(keyOf(peer));
   }
 
   #accept(): void {
-    const native = mapper();
+    const native = addon();
     try {
-      // As many as wait; whoever calls meanwhile is for the next turn of the event loop.
-      for (let i = 0; i < CALLERS; i++) {
+      // Later callers wait for the next turn of the event loop.
+      for (let i = 0; i < MAX_CALLERS; i++) {
         const caller = native.acceptFrom(this.#listening);
         if (caller < 0) return;
-        // Mostly he has said who he is before we look.
+        // Usually the introduction is there already.
         if (this.#answer(caller)) continue;
         const [oldest] = this.#callers.keys();
-        if (this.#callers.size >= CALLERS && oldest !== undefined) this.#dismiss(oldest);
+        if (this.#callers.size >= MAX_CALLERS && oldest !== undefined) this.#dismiss(oldest);
         this.#callers.set(
           caller,
           native.watch(caller, () => this.#answer(caller)),
         );
       }
     } catch {
-      // Out of descriptors: whoever gets none is looked for by a timer.
-      this.#later();
+      // Out of descriptors: a peer without the doorbell is polled by a timer.
+      this.#listenLater();
     }
   }
 
-  /** @returns whether he is done with, for good or for bad */
+  /** @returns whether the caller is done with, served or refused */
   #answer(caller: number): boolean {
     try {
-      const who = mapper().answer(caller, this.#bell);
-      if (who === undefined) return false;
-      if (this.#held.size < KNOWN) this.#held.add(keyOf(who));
+      const peer = addon().answer(caller, this.#bell);
+      if (peer === undefined) return false;
+      if (this.#holders.size < MAX_HOLDERS) this.#holders.add(keyOf(peer));
     } catch {
-      // Gone, or none of us.
+      // The caller has gone, or is no peer.
     }
     this.#dismiss(caller);
     return true;
@@ -121,9 +122,9 @@ export class Doorbell {
   }
 
   close(): void {
-    clearTimeout(this.#pause);
-    this.#rings.close();
-    this.#calls?.close();
+    clearTimeout(this.#retry);
+    this.#bellWatch.close();
+    this.#listenWatch?.close();
     for (const [caller, watch] of this.#callers) {
       watch.close();
       closeSync(caller);
@@ -134,43 +135,43 @@ export class Doorbell {
   }
 }
 
-/** A peer's, for all connections to it. */
-export class PeerBell {
+/** The doorbell of a peer, for all connections to it. */
+export class PeerDoorbell {
   #fd = -1;
   #calling: { fd: number; watch: Watch } | undefined;
-  /** It was to be rung before it was here. */
+  /** It was to be rung before it was received. */
   #missed = false;
   #closed = false;
   readonly #name: string;
-  readonly #us: Attachment;
+  readonly #own: Attachment;
 
-  constructor(region: Identity, us: Attachment, peer: Attachment) {
+  constructor(region: Identity, own: Attachment, peer: Attachment) {
     this.#name = nameOf(region, peer);
-    this.#us = us;
+    this.#own = own;
     this.#call();
   }
 
   #call(): void {
-    const native = mapper();
+    const native = addon();
     let fd = -1;
     try {
-      fd = native.connectAbstract(this.#name, this.#us.slot, this.#us.generation);
+      fd = native.connectAbstract(this.#name, this.#own.slot, this.#own.generation);
       this.#calling = { fd, watch: native.watch(fd, () => this.#receive()) };
     } catch {
-      // Nobody listens there: another kernel, another network namespace, or one without doorbells.
+      // No process listens there: another kernel, another network namespace, or a peer without a doorbell.
       if (fd >= 0) closeSync(fd);
     }
   }
 
   #receive(): void {
     try {
-      const bell = mapper().receiveDoorbell((this.#calling as { fd: number }).fd);
+      const bell = addon().receiveDoorbell((this.#calling as { fd: number }).fd);
       if (bell < 0) return;
       this.#fd = bell;
-      // He takes us for one who can ring from the moment that he has sent it, and may have gone to sleep since.
+      // The peer counts this process among those that can ring as soon as it has sent the doorbell, and may sleep since.
       if (this.#missed) this.ring();
     } catch {
-      // He ended in the middle of it.
+      // The peer ended meanwhile.
     }
     this.#hangUp();
   }
@@ -181,11 +182,11 @@ export class PeerBell {
     this.#calling = undefined;
   }
 
-  /** Wake him, if we can. (wake.pml: ring) */
+  /** Wake the peer, if possible. (wake.pml: ring) */
   ring(): void {
-    if (this.#fd >= 0) return mapper().ring(this.#fd);
+    if (this.#fd >= 0) return addon().ring(this.#fd);
     this.#missed = true;
-    // He sleeps, so he believes that we can: we could, over links before this one, and this time it went wrong.
+    // The peer sleeps, so it counts this process among those that can ring, from an earlier link: call again.
     if (!this.#calling && !this.#closed) this.#call();
   }
 
@@ -197,22 +198,22 @@ export class PeerBell {
   }
 }
 
-/** All doorbells of one attachment: ours, and those of the peers that there are links to. */
+/** All doorbells of one attachment: its own, and those of the peers that it has links to. */
 export class Doorbells {
   readonly #region: Identity;
-  readonly #us: Attachment;
+  readonly #self: Attachment;
   readonly #own: Doorbell | undefined;
-  readonly #peers = new Map<string, { readonly peer: Attachment; readonly bell: PeerBell; links: number }>();
-  /** Somebody rang. */
+  readonly #peers = new Map<string, { readonly peer: Attachment; readonly bell: PeerDoorbell; links: number }>();
+  /** Called when a peer has rung. */
   rung: () => void = () => {};
 
-  constructor(region: Identity, us: Attachment) {
+  constructor(region: Identity, self: Attachment) {
     this.#region = region;
-    this.#us = us;
-    this.#own = Doorbell.open(region, us, () => this.rung());
+    this.#self = self;
+    this.#own = Doorbell.open(region, self, () => this.rung());
   }
 
-  /** Whether all peers can wake us. */
+  /** Whether all peers can ring. */
   get heard(): boolean {
     const own = this.#own;
     if (!own) return false;
@@ -220,11 +221,11 @@ export class Doorbells {
     return true;
   }
 
-  /** A link to that peer. @returns how to ring there, and what to call when the link is gone */
-  link(peer: Attachment): { readonly bell: PeerBell; release(): void } {
+  /** A link to that peer begins. @returns the peer's doorbell, and what to call when the link ends */
+  link(peer: Attachment): { readonly bell: PeerDoorbell; release(): void } {
     const key = keyOf(peer);
     const known = this.#peers.get(key);
-    const entry = known ?? { peer, bell: new PeerBell(this.#region, this.#us, peer), links: 0 };
+    const entry = known ?? { peer, bell: new PeerDoorbell(this.#region, this.#self, peer), links: 0 };
     if (!known) this.#peers.set(key, entry);
     entry.links++;
     let released = false;

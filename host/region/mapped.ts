@@ -1,42 +1,28 @@
 /**
- * A region's pages in a core, without a slot in it: who formats it, who takes back what the dead held, and under region.ts
- * those who take part.
+ * A region that is mapped into a core, without a slot in it: for formatting, and for reclaiming what dead peers held. It
+ * lies under `Region` (region.ts), which has a slot, and under the region server (server.ts), which has none.
  */
 import { randomBytes } from 'node:crypto';
 import { closeSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { IsthmusError } from '../base/errors.js';
-import { Core, coreLayout } from '../core/core.js';
-import { type Backing, type Identity, identityOf } from '../device/backing.js';
-import { type Mapping, mapper } from '../native/native.js';
-import { isLocal, refusal } from './inspection.js';
+import { Core } from '../core/core.js';
+import type { Backing } from '../device/backing.js';
+import { type Identity, identityOf } from '../device/identity.js';
+import { addon, type Mapping } from '../native/native.js';
+import { refusal } from './header.js';
+import { type Attachment, isLocal } from './peer-table.js';
 
-/** How long a region may be in the making by somebody else, in milliseconds. */
-const FORMAT_LIMIT = 2000;
-
-/** One attachment, for ever: generations are never used twice. */
-export interface Attachment {
-  readonly slot: number;
-  readonly generation: number;
-}
-
-/**
- * A byte that somebody has locked by another opening of the file: that of his slot, or because he formats or serves it.
- * @param except one that does not count
- */
-export function lockHeld(fd: number, except = -1): number | undefined {
-  const { locked } = mapper();
-  const end = coreLayout().LOCK_LIFECYCLE;
-  for (let byte = 0; byte < end; byte++) if (byte !== except && locked(fd, byte)) return byte;
-  return undefined;
-}
+/** How long another process may take to format a region. */
+const MAX_FORMAT_MS = 2000;
+/** Pause between two checks of a region that another process formats. */
+const FORMAT_POLL_MS = 2;
 
 export class MappedRegion {
   readonly backing: Backing;
   readonly core: Core;
   readonly mapping: Mapping;
-  /** Which file or device this is. */
   readonly identity: Identity;
 
   private constructor(backing: Backing, core: Core, mapping: Mapping, identity: Identity) {
@@ -53,7 +39,7 @@ export class MappedRegion {
   static async open(backing: Backing, signal?: AbortSignal): Promise<MappedRegion> {
     const region = MappedRegion.#map(backing);
     try {
-      await region.#settle(signal);
+      await region.#ensureFormatted(signal);
       return region;
     } catch (error) {
       region.detach();
@@ -65,7 +51,7 @@ export class MappedRegion {
     const fd = backing.open();
     try {
       const core = new Core(backing.size);
-      const mapping = mapper().map(core.memory.buffer, core.layout.WINDOW, backing.size, fd, backing.offset);
+      const mapping = addon().map(core.memory.buffer, core.layout.WINDOW, backing.size, fd, backing.offset);
       if (!core.call.geometry(backing.size)) {
         mapping.detach();
         throw new IsthmusError('ERR_ISTHMUS_REGION_SIZE', `${backing.path}: ${backing.size} bytes`, {
@@ -87,11 +73,11 @@ export class MappedRegion {
     }
   }
 
-  /** Wait, bounded, until the region is formatted; format it if that falls to us. */
-  async #settle(signal: AbortSignal | undefined): Promise<void> {
+  /** Wait, bounded, until the region is formatted; format it if no other process does. */
+  async #ensureFormatted(signal: AbortSignal | undefined): Promise<void> {
     const { call, layout } = this.core;
     const { path } = this.backing;
-    const until = performance.now() + FORMAT_LIMIT;
+    const until = performance.now() + MAX_FORMAT_MS;
     for (;;) {
       signal?.throwIfAborted();
       const state = call.inspect();
@@ -102,7 +88,7 @@ export class MappedRegion {
           if (!this.backing.mayFormat) {
             throw new IsthmusError('ERR_ISTHMUS_REGION_CORRUPT', `${path}: is not formatted`, { path });
           }
-          // The lock tells others on this kernel whether the one who began is still at it.
+          // The lock tells other processes of this kernel whether the one that began is still formatting.
           if (this.mapping.lock(layout.LOCK_FORMAT)) {
             try {
               if (call.beginFormat(this.identity.hash)) this.#format();
@@ -114,7 +100,7 @@ export class MappedRegion {
           break;
         case layout.INSPECT_FORMATTING:
           if (call.formattingKernel() === this.identity.hash && this.mapping.lock(layout.LOCK_FORMAT)) {
-            // Whoever began on this kernel is gone: the lock is ours, and nobody formats without it.
+            // The process that began was on this kernel and is gone: this one has the lock, and none formats without it.
             try {
               if (call.formattingKernel() === this.identity.hash) this.#format();
             } finally {
@@ -124,7 +110,7 @@ export class MappedRegion {
           }
           break;
         case layout.INSPECT_FOREIGN:
-          // Somebody may have begun, or finished, to format it between two looks at the header.
+          // Another process may have begun, or finished, to format between the two reads of the header.
           if (call.inspect() !== layout.INSPECT_FOREIGN) continue;
           throw refusal(this.core, path, this.backing.size, state);
         default:
@@ -133,11 +119,11 @@ export class MappedRegion {
       if (performance.now() > until) {
         throw new IsthmusError(
           'ERR_ISTHMUS_REGION_FORMATTING',
-          `${path}: somebody began to format it and has not finished for ${FORMAT_LIMIT} ms`,
+          `${path}: another process began to format it and has not finished within ${MAX_FORMAT_MS} ms`,
           { path },
         );
       }
-      await sleep(2);
+      await sleep(FORMAT_POLL_MS);
     }
   }
 
@@ -156,7 +142,7 @@ export class MappedRegion {
     return this.core.call.regionSlots.value;
   }
 
-  /** Everybody in the peer table, the dead included of whom something is left. */
+  /** All attachments in the peer table, dead ones included as long as they hold something. */
   attachments(): Attachment[] {
     const { call, layout } = this.core;
     const found: Attachment[] = [];
@@ -167,8 +153,8 @@ export class MappedRegion {
   }
 
   /**
-   * Find those whom their locks prove dead and take back what they held, and what those have left who are gone.
-   * @returns whom this call has declared dead
+   * Declare dead the peers whose locks prove it. Reclaim what dead peers held, and what peers that have left did not free.
+   * @returns the attachments that this call has declared dead
    */
   reap(): Attachment[] {
     const { call, layout } = this.core;
@@ -182,25 +168,24 @@ export class MappedRegion {
       const attachment = { slot, generation: generation >>> 0 };
       if (state !== layout.SLOT_DEAD) {
         if (!isLocal(this.core, slot, this.identity) || this.mapping.locked(slot)) continue;
-        // The generation was read before the lock: another owner since then has another one.
+        // The generation was read before the lock: a new owner since then has another generation.
         if (!call.declareDead(slot, generation)) continue;
         found.push(attachment);
       }
       dead.push(attachment);
     }
-    // All of them are known first: what one dead wrote to another nobody reads.
+    // All dead peers are known first: what one of them wrote to another is not needed any more.
     for (const { slot, generation } of dead) call.reclaim(slot, generation | 0);
-    // Whoever died right behind giving up his slot has left extents of which no slot tells.
+    // A process that died right after it freed its slot has left extents that no slot refers to.
     call.sweep();
     return found;
   }
 
   /**
-   * Declare somebody dead who cannot be proven to be, and take back what he held: whoever says so knows that he will
-   * never write again.
+   * Declare a peer dead without proof, and reclaim what it held. The caller knows that the peer will never write again.
    * @returns false: that attachment is over, there is nothing to declare
    */
-  bury({ slot, generation }: Attachment): boolean {
+  confirmDead({ slot, generation }: Attachment): boolean {
     const { call } = this.core;
     if (!call.declareDead(slot, generation | 0)) return false;
     call.reclaim(slot, generation | 0);
@@ -208,7 +193,7 @@ export class MappedRegion {
   }
 
   /**
-   * Shut somebody out who may be paused only. What he has stays his own: what he was about to write lands there.
+   * Shut a peer out that may only be paused. It keeps what it holds: a write that it was about to do goes there.
    * @returns false: that attachment is over
    */
   fence({ slot, generation }: Attachment): boolean {

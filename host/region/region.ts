@@ -1,46 +1,19 @@
-/**
- * One attached region: a core on shared pages, our slot in its peer table, and the upkeep (heartbeat, the dead).
- */
-
+/** A region that a process is attached to: a core on shared pages, a slot in the peer table, and its upkeep. */
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
-import { type Backing, type Identity, pidNamespace } from '../device/backing.js';
+import type { Backing } from '../device/backing.js';
+import { type Identity, pidNamespace } from '../device/identity.js';
 import { Doorbells } from './doorbell.js';
-import { type Attachment, MappedRegion } from './mapped.js';
+import { MappedRegion } from './mapped.js';
+import type { Attachment } from './peer-table.js';
+import { type PeerObserver, PeerWatch } from './peer-watch.js';
 
-/** Pause between heartbeats and looks for the dead, in milliseconds. */
-const UPKEEP = 500;
-/** When to look for the dead after a peer's socket broke, in milliseconds: its lock may fall a little later. */
-const REAP_DELAYS = [0, 5, 20, 100, 300];
-/**
- * So many rounds of upkeep in a row a peer's slot is no longer his before his connections are given up: who closes them
- * in order says so over the guard, and that may still be on its way.
- */
-const GONE_ROUNDS = 4;
-
-/** Who looks after somebody's slot. */
-export interface Watcher {
-  /** That attachment is over: its owner left, or was declared dead. Told once. */
-  gone(): void;
-  /**
-   * It is there, and its heartbeat has stood still for so long, in milliseconds: told at each round of upkeep, and with 0
-   * when it has moved again. Only the rounds count, each as one pause: how long this process itself was stopped, or its
-   * event loop kept busy, is nobody else's silence.
-   */
-  silent(ms: number): void;
-}
-
-/** Somebody whose slot is looked after. */
-interface Watched extends Attachment {
-  readonly watcher: Watcher;
-  /** Rounds of upkeep in a row in which the slot was not his. */
-  lost: number;
-  heartbeat: number;
-  /** Rounds in a row in which the heartbeat was the same. */
-  still: number;
-}
+/** Interval of the upkeep: heartbeat, checks of the peers, reclaiming of what dead ones held. */
+const UPKEEP_MS = 500;
+/** When to check for dead peers after the socket of one broke: its lock may be dropped a little later. */
+const REAP_DELAYS_MS = [0, 5, 20, 100, 300];
 
 export class Region {
   readonly backing: Backing;
@@ -48,17 +21,18 @@ export class Region {
   readonly #mapped: MappedRegion;
   #upkeep: NodeJS.Timeout | undefined;
   readonly #reaps = new Set<NodeJS.Timeout>();
-  readonly #watched = new Set<Watched>();
+  readonly #peers: PeerWatch;
   #detached = false;
   #capacity = 0;
   #doorbells: Doorbells | undefined;
-  /** Called once when our slot was taken away by somebody who declared us dead. */
+  /** Called once when another process has declared this one dead, or fenced it, and so taken away its slot. */
   onFenced: ((error: IsthmusError) => void) | undefined;
 
   private constructor(mapped: MappedRegion) {
     this.#mapped = mapped;
     this.backing = mapped.backing;
     this.core = mapped.core;
+    this.#peers = new PeerWatch(mapped.core, UPKEEP_MS);
   }
 
   /**
@@ -75,12 +49,12 @@ export class Region {
       mapped.detach();
       throw error;
     }
-    // What the dead of before held is there for what we are about to do, not only with the first upkeep.
+    // What earlier dead peers held is available at once, not only with the first upkeep.
     mapped.reap();
-    const us = { slot: region.slot, generation: region.generation };
-    region.#doorbells = new Doorbells(region.identity, us);
+    const own = { slot: region.slot, generation: region.generation };
+    region.#doorbells = new Doorbells(region.identity, own);
     region.core.sleeper = region.#doorbells;
-    region.#upkeep = setInterval(() => region.#maintain(), UPKEEP).unref();
+    region.#upkeep = setInterval(() => region.#maintain(), UPKEEP_MS).unref();
     return region;
   }
 
@@ -133,27 +107,26 @@ export class Region {
     return this.core.call.myGeneration() >>> 0;
   }
 
-  /** Which file or device this is. */
   get identity(): Identity {
     return this.#mapped.identity;
   }
 
-  /** Who wakes us, and whom we wake. */
+  /** The doorbell of this process, and those of its peers. */
   get doorbells(): Doorbells {
     return this.#doorbells as Doorbells;
   }
 
-  /** Whether connections may be made through it: attached, and our slot is still ours. */
+  /** Whether connections may be made through it: it is attached, and the slot has not been taken away. */
   get usable(): boolean {
     return !this.#detached && this.core.call.holdsSlot() !== 0;
   }
 
-  /** Whether it is still mapped: asks nothing of the core, unlike {@link usable}. */
+  /** Whether it is still mapped. Unlike {@link usable} this does not call into the core. */
   get attached(): boolean {
     return !this.#detached;
   }
 
-  /** Bytes of the longest message that could lie in a run of its, if nobody else used the region. */
+  /** Bytes of the longest message that fits into a run, if no other process used the region. */
   get capacity(): number {
     if (this.#capacity === 0) {
       const { call, layout } = this.core;
@@ -164,9 +137,9 @@ export class Region {
     return this.#capacity;
   }
 
-  /** A peer's socket broke: look for its death now and a few times soon. */
+  /** The socket of a peer broke: check now, and a few times soon, whether it is dead. */
   reapSoon(): void {
-    for (const delay of REAP_DELAYS) {
+    for (const delay of REAP_DELAYS_MS) {
       const timer = setTimeout(() => {
         this.#reaps.delete(timer);
         if (!this.#detached) this.#mapped.reap();
@@ -190,52 +163,24 @@ export class Region {
     call.beat();
     this.#mapped.reap();
     call.trim();
-    for (const watched of this.#watched) this.#look(watched);
+    this.#peers.round();
   }
 
-  #look(watched: Watched): void {
-    const { call } = this.core;
-    const { slot, generation, watcher } = watched;
-    // Before the question whose it is, so that it is not the heartbeat of the next one.
-    const heartbeat = call.heartbeat(slot);
-    if (!call.alive(slot, generation | 0)) {
-      if (++watched.lost < GONE_ROUNDS) return;
-      this.#watched.delete(watched);
-      watcher.gone();
-      return;
-    }
-    watched.lost = 0;
-    if (heartbeat === watched.heartbeat) {
-      watcher.silent(++watched.still * UPKEEP);
-      return;
-    }
-    watched.heartbeat = heartbeat;
-    if (watched.still === 0) return;
-    watched.still = 0;
-    watcher.silent(0);
+  /** Watch a peer's slot. @returns ends the watch. Idempotent */
+  watch(peer: Attachment, observer: PeerObserver): () => void {
+    return this.#peers.add(peer, observer);
   }
 
   /**
-   * Be told how that attachment fares.
-   * @returns to be called when that is of no interest any more; idempotent
-   */
-  watch({ slot, generation }: Attachment, watcher: Watcher): () => void {
-    const heartbeat = this.core.call.heartbeat(slot);
-    const watched: Watched = { slot, generation, watcher, lost: 0, heartbeat, still: 0 };
-    this.#watched.add(watched);
-    return () => this.#watched.delete(watched);
-  }
-
-  /**
-   * Leave the region: slot, frames, mapping, descriptor. Idempotent. No link of it is open any more.
-   * @param keep places in the memory whose bytes an application still looks at: they stay as they are
+   * Leave the region: slot, frames, mapping, descriptor. Idempotent. No link through it may be open.
+   * @param keep places in the memory whose bytes an application still uses: they stay as they are
    */
   detach(keep: readonly { readonly offset: number; readonly length: number }[] = []): void {
     if (this.#detached) return;
     this.#detached = true;
     clearInterval(this.#upkeep);
     for (const timer of this.#reaps) clearTimeout(timer);
-    this.#watched.clear();
+    this.#peers.clear();
     this.#doorbells?.close();
     const { bytes } = this.core;
     const copies = keep.map(({ offset, length }) => ({ offset, copy: bytes.slice(offset, offset + length) }));

@@ -1,16 +1,17 @@
 /**
- * Keeps a region file for others: creates or adopts it, takes back what the dead held, and removes it in the end. Takes no
- * slot.
+ * The server of a region file: it creates or adopts the file, reclaims what dead peers held, and removes the file in the
+ * end. It takes no slot.
  *
- * Whoever keeps a file holds the lock on its byte LOCK_SERVER, which the kernel drops when he dies: so there is one keeper
- * at a time, and a file that is kept can be told from one that was left over.
+ * A server holds the lock on byte LOCK_SERVER of the file, which the kernel drops when the server dies. So a file has one
+ * server at a time, and a file that is served can be told from one that was left over.
  */
 import { closeSync, fstatSync, unlinkSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ErrorCode, IsthmusError } from '../base/errors.js';
 import { coreLayout } from '../core/core.js';
-import { type Identity, identityOf, isAt, reserve } from '../device/backing.js';
+import { reserve } from '../device/backing.js';
 import { type Holder, mappedBy } from '../device/holders.js';
+import { type Identity, identityOf, isAt } from '../device/identity.js';
 import {
   type Access,
   createPosix,
@@ -21,14 +22,16 @@ import {
   regionPath,
   trusted,
 } from '../device/posix.js';
-import { mapper } from '../native/native.js';
-import { type Attachment, lockHeld, MappedRegion } from './mapped.js';
+import { addon } from '../native/native.js';
+import { lockHeld } from './locks.js';
+import { MappedRegion } from './mapped.js';
+import type { Attachment } from './peer-table.js';
 
-/** Whoever creates a file at this moment has it before he has its lock, in milliseconds. */
-const START = 500;
+/** How long another server that has just created a file may take until it has the lock. */
+const MAX_CREATE_MS = 500;
 
-/** What `force` replaces: nobody can use such a file. */
-const BROKEN: ReadonlySet<ErrorCode> = new Set([
+/** Errors of a file that `force` replaces: no process can use such a file. */
+const UNUSABLE: ReadonlySet<ErrorCode> = new Set([
   'ERR_ISTHMUS_REGION_CORRUPT',
   'ERR_ISTHMUS_REGION_FOREIGN',
   'ERR_ISTHMUS_REGION_FORMATTING',
@@ -37,34 +40,34 @@ const BROKEN: ReadonlySet<ErrorCode> = new Set([
   'ERR_ISTHMUS_REGION_VERSION',
 ]);
 
-export interface KeepOptions {
+export interface ServeOptions {
   /** In /dev/shm, or a path with a slash. */
   readonly name: string;
   /** Bytes, a power of two, at least 1 MiB. */
   readonly size: number;
   readonly access: Access;
-  /** Replace a file that nobody can use. */
+  /** Replace a file that no process can use. */
   readonly force?: boolean | undefined;
 }
 
-/** How the keeper came to the region: the file is new; was there and healthy; was there, and begins anew. */
+/** How the server got the region: the file is new; was there and usable; was there, and was replaced. */
 export type Origin = 'created' | 'adopted' | 'replaced';
 
-/** What became of the file, and who has a slot in it or has it in memory. */
-export interface Leaving {
+/** What became of the file, the slots that are taken in it, and the processes that have it mapped. */
+export interface CloseResult {
   readonly removed: boolean;
   readonly peers: readonly Attachment[];
   readonly holders: readonly Holder[];
 }
 
-export class Keeper implements Disposable {
+export class RegionServer implements Disposable {
   readonly path: string;
   readonly origin: Origin;
-  /** Who still has the file that was replaced, and sees nothing of the new one. */
+  /** Processes that have still mapped the file that was replaced, and see nothing of the new one. */
   readonly stranded: readonly Holder[];
   readonly region: MappedRegion;
   readonly #fd: number;
-  #left: Leaving | undefined;
+  #result: CloseResult | undefined;
 
   private constructor(origin: Origin, fd: number, region: MappedRegion, stranded: readonly Holder[] = []) {
     this.path = region.backing.path;
@@ -75,11 +78,11 @@ export class Keeper implements Disposable {
   }
 
   /**
-   * @throws ERR_ISTHMUS_REGION_IN_USE: somebody else keeps it, or uses what `force` would replace;
+   * @throws ERR_ISTHMUS_REGION_IN_USE: another server serves it, or a process uses what `force` would replace;
    * ERR_ISTHMUS_REGION_… for a file that is not adopted, ERR_ISTHMUS_REGION_NO_SPACE, ERR_ISTHMUS_NATIVE_MISSING,
    * ERR_ISTHMUS_SYSCALL. No new file stays behind.
    */
-  static async open(options: KeepOptions): Promise<Keeper> {
+  static async open(options: ServeOptions): Promise<RegionServer> {
     const { name, size, access, force = false } = options;
     const path = regionPath(name);
     const judge = judgeFor(access);
@@ -89,9 +92,9 @@ export class Keeper implements Disposable {
       if (!(error instanceof IsthmusError) || error.code !== 'ERR_ISTHMUS_REGION_IN_USE') throw error;
       const fd = lockFile(path, judge);
       try {
-        return await Keeper.#adopt(fd, path, options, judge);
+        return await RegionServer.#adopt(fd, path, options, judge);
       } catch (failure) {
-        if (!(failure instanceof IsthmusError) || !BROKEN.has(failure.code)) throw closing(fd, failure);
+        if (!(failure instanceof IsthmusError) || !UNUSABLE.has(failure.code)) throw closing(fd, failure);
         if (!force) {
           throw closing(
             fd,
@@ -101,15 +104,15 @@ export class Keeper implements Disposable {
             }),
           );
         }
-        return Keeper.#replace(fd, path, options, judge);
+        return RegionServer.#replace(fd, path, options, judge);
       }
     }
-    return Keeper.#begin('created', lockFile(path, judge), path, judge);
+    return RegionServer.#begin('created', lockFile(path, judge), path, judge);
   }
 
-  static async #adopt(fd: number, path: string, { size, access }: KeepOptions, judge: Judge): Promise<Keeper> {
-    // Somebody may be about to create it who will find that we have the lock.
-    if (fstatSync(fd).size < size) await sleep(START);
+  static async #adopt(fd: number, path: string, { size, access }: ServeOptions, judge: Judge): Promise<RegionServer> {
+    // Another server may be creating it at this moment; it will find the lock taken.
+    if (fstatSync(fd).size < size) await sleep(MAX_CREATE_MS);
     const found = fstatSync(fd).size;
     if (found !== size) {
       const message = `${path}: is there already and has ${found} bytes, not ${size}`;
@@ -118,15 +121,15 @@ export class Keeper implements Disposable {
     const region = await MappedRegion.open(posixBacking(path, true, judge));
     try {
       grant(fd, path, access);
-      return new Keeper('adopted', fd, region);
+      return new RegionServer('adopted', fd, region);
     } catch (error) {
       region.detach();
       throw error;
     }
   }
 
-  /** @param fd of the file that is replaced, with the lock; not the caller's any more */
-  static async #replace(fd: number, path: string, options: KeepOptions, judge: Judge): Promise<Keeper> {
+  /** @param fd of the file that is replaced, with the lock. This function owns it from here on */
+  static async #replace(fd: number, path: string, options: ServeOptions, judge: Judge): Promise<RegionServer> {
     const { size, access } = options;
     try {
       const held = lockHeld(fd);
@@ -135,58 +138,58 @@ export class Keeper implements Disposable {
         throw new IsthmusError('ERR_ISTHMUS_REGION_IN_USE', message, { path });
       }
       if (fstatSync(fd).size === size) {
-        // In place: who has it mapped, as the QEMU of a VM, goes on sharing it.
+        // In place: a process that has mapped it, as the QEMU of a VM, goes on sharing it.
         reserve(fd, size, path);
         const zeros = Buffer.alloc(coreLayout().FRAME);
         writeSync(fd, zeros, 0, zeros.length, 0);
         grant(fd, path, access);
-        return await Keeper.#begin('replaced', fd, path, judge);
+        return await RegionServer.#begin('replaced', fd, path, judge);
       }
     } catch (error) {
       throw closing(fd, error);
     }
-    // Cutting it would end those who have it mapped: they keep the old one.
+    // Truncating the file would end the processes that have mapped it: they keep the old file.
     const stranded = mappedBy(identityOf(fd));
     removeOwn(path, identityOf(fd));
     closeSync(fd);
     createPosix(path, size, access);
-    return Keeper.#begin('replaced', lockFile(path, judge), path, judge, stranded);
+    return RegionServer.#begin('replaced', lockFile(path, judge), path, judge, stranded);
   }
 
-  /** A file that holds nothing yet; it goes again if that fails. */
+  /** Format a file that holds nothing yet; remove it if that fails. */
   static async #begin(origin: Origin, fd: number, path: string, judge: Judge, stranded?: readonly Holder[]) {
     try {
-      return new Keeper(origin, fd, await MappedRegion.open(posixBacking(path, true, judge)), stranded);
+      return new RegionServer(origin, fd, await MappedRegion.open(posixBacking(path, true, judge)), stranded);
     } catch (error) {
       removeOwn(path, identityOf(fd));
       throw closing(fd, error);
     }
   }
 
-  /** Find the provably dead and take back what they held. @returns whom this call has declared dead */
+  /** Declare provably dead peers dead and reclaim what they held. @returns those that this call has declared dead */
   reap(): Attachment[] {
     return this.region.reap();
   }
 
-  /** Whether the path still leads to the file: somebody may have removed it. */
+  /** Whether the path still leads to the file, which may have been removed. */
   get inPlace(): boolean {
     return isAt(this.path, this.region.identity);
   }
 
   /**
-   * Let go of it, and remove it unless somebody has a slot or has it in memory. Idempotent.
-   * @param always remove it all the same: whoever uses it is about to end
+   * Stop serving the file, and remove it unless a slot is taken or a process has mapped it. Idempotent.
+   * @param always remove it in any case: its users are about to end
    */
-  close(always = false): Leaving {
-    if (this.#left) return this.#left;
+  close(always = false): CloseResult {
+    if (this.#result) return this.#result;
     this.reap();
     const peers = this.region.attachments();
     const holders = mappedBy(this.region.identity);
     const unused = peers.length + holders.length === 0;
-    this.#left = { removed: (unused || always) && removeOwn(this.path, this.region.identity), peers, holders };
+    this.#result = { removed: (unused || always) && removeOwn(this.path, this.region.identity), peers, holders };
     this.region.detach();
-    closeSync(this.#fd); // And with it the lock.
-    return this.#left;
+    closeSync(this.#fd); // Drops the lock.
+    return this.#result;
   }
 
   [Symbol.dispose](): void {
@@ -194,7 +197,7 @@ export class Keeper implements Disposable {
   }
 }
 
-/** Also whose the file is to be may have it already, as QEMU's user. */
+/** The file may already belong to the user that it is given to, as that of QEMU. */
 function judgeFor({ uid, gid }: Access): Judge {
   return (stat) => {
     const why = trusted(stat);
@@ -203,10 +206,10 @@ function judgeFor({ uid, gid }: Access): Judge {
   };
 }
 
-/** @returns the opening that holds the lock */
+/** @returns the descriptor that holds the lock */
 function lockFile(path: string, judge: Judge): number {
   const fd = openChecked(path, judge);
-  if (mapper().lock(fd, coreLayout().LOCK_SERVER)) return fd;
+  if (addon().lock(fd, coreLayout().LOCK_SERVER)) return fd;
   closeSync(fd);
   throw new IsthmusError('ERR_ISTHMUS_REGION_IN_USE', `${path} is served by another server`, { path });
 }
@@ -223,6 +226,6 @@ function removeOwn(path: string, own: Identity): boolean {
     unlinkSync(path);
     return true;
   } catch {
-    return false; // Somebody has removed it.
+    return false; // It has been removed.
   }
 }

@@ -1,10 +1,11 @@
 /** Which regions a runtime uses: found, attached, or refused with a reason. */
 
 import { IsthmusError } from '../base/errors.js';
+import type { Candidate } from '../device/backing.js';
 import { discoverPci } from '../device/pci.js';
-import { type Candidate, discoverPosix } from '../device/posix.js';
+import { discoverPosix } from '../device/posix-discovery.js';
 import { discoverUio, type UioRoots } from '../device/uio.js';
-import { mapperMissing } from '../native/native.js';
+import { addonMissing } from '../native/native.js';
 import { Region } from '../region/region.js';
 
 /** A candidate that is not used, and why. */
@@ -29,7 +30,7 @@ export interface Places {
 
 /** All candidates: devices first, those with a driver before those without, then files. Attaches nothing. */
 export function findRegions({ patterns, pci, roots }: Places): Candidate[] {
-  if (mapperMissing()) return [];
+  if (addonMissing()) return [];
   return [...discoverUio(roots), ...(pci ? discoverPci(roots) : []), ...discoverPosix(patterns)];
 }
 
@@ -45,7 +46,7 @@ export async function attachRegions(
 ): Promise<{ regions: Region[]; refused: Refused[]; missing: string | undefined }> {
   const { patterns } = places;
   const explicit = strict && named(patterns).length > 0;
-  const missing = mapperMissing();
+  const missing = addonMissing();
   if (missing) {
     if (explicit) throw missing;
     return { regions: [], refused: [], missing: missing.message };

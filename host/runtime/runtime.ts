@@ -9,7 +9,8 @@ import type { RegionInfo, RuntimeSnapshot, RuntimeStats } from '../api/snapshots
 import { IsthmusError } from '../base/errors.js';
 import { type Log, type Logger, makeLog } from '../base/log.js';
 import { addressIn, ownAddress, parseNetworks } from '../base/network.js';
-import { type Config, type ConfigOptions, configure, pluginPriority, SETTINGS } from '../config/config.js';
+import { type Config, type ConfigOptions, SETTINGS } from '../config/config.js';
+import { configure, pluginPriority } from '../config/resolve.js';
 import { RuntimeConnection } from '../connection/connection.js';
 import type { MqttOptions } from '../control/broker.js';
 import { joinMqtt, type Membership } from '../control/mqtt.js';

@@ -8,9 +8,9 @@
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { identityHash } from '../../host/device/backing.js';
-import type { Glimpse } from '../../host/region/region-view.js';
-import { verifyOnce } from '../../host/region/verification.js';
+import { identityHash } from '../../host/device/identity.js';
+import { verifyOnce } from '../../host/region/check/verification.js';
+import type { RegionView } from '../../host/region/region-view.js';
 import { constant, L, MIB, mapInto, openEntry, pattern, receive, Sender, Shared, TestCore } from '../support/core.js';
 import { timebox } from '../support/timebox.js';
 import { instrument } from './instrument.js';
@@ -102,7 +102,7 @@ class Stage {
 
   find(): ReturnType<typeof verifyOnce> {
     const { peer } = this;
-    const glimpse: Glimpse = {
+    const glimpse: RegionView = {
       path: this.#shared.path,
       size: SIZE,
       core: peer,

@@ -17,9 +17,9 @@ import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
-import { Onlooker } from '../../host/region/inspection.js';
-import type { Finding } from '../../host/region/region-view.js';
-import { verify, verifyOnce } from '../../host/region/verification.js';
+import type { Finding } from '../../host/region/check/findings.js';
+import { verify, verifyOnce } from '../../host/region/check/verification.js';
+import { ReadOnlyRegion } from '../../host/region/read-only-region.js';
 import { Runtime } from '../../host/runtime/runtime.js';
 import type { VictimOptions } from '../children/crash-victim.js';
 import { Child, chosen, endChildren, program } from '../support/process.js';
@@ -80,7 +80,7 @@ interface Account {
 /** One region, with a survivor in this process and a third process. */
 class Lane {
   readonly #region: string;
-  readonly #onlooker: Onlooker;
+  readonly #onlooker: ReadOnlyRegion;
   readonly #runtime: Runtime;
   readonly #port: number;
   readonly #good: Connection;
@@ -108,7 +108,7 @@ class Lane {
     this.#runtime = runtime;
     this.#port = port;
     this.#good = good;
-    this.#onlooker = Onlooker.ofFile(region);
+    this.#onlooker = ReadOnlyRegion.ofFile(region);
     this.#frames = this.#freeFrames();
     this.#runs = this.#look().counts?.runs.total ?? -1;
   }
@@ -164,7 +164,7 @@ class Lane {
   }
 
   #look(): ReturnType<typeof verifyOnce> {
-    this.#onlooker.look();
+    this.#onlooker.refresh();
     return verifyOnce(this.#onlooker);
   }
 
@@ -376,7 +376,7 @@ for (const plugin of ['shm', 'ivshmem'] as const) {
 /** @param clean nothing is left to reclaim */
 async function assertConsistent(path: string, at: number, clean = false): Promise<void> {
   if (!existsSync(path)) return;
-  const onlooker = Onlooker.ofFile(path);
+  const onlooker = ReadOnlyRegion.ofFile(path);
   const { findings } = await (clean ? verify(onlooker) : verifyOnce(onlooker));
   onlooker.close();
   const wrong = findings.filter(({ severity }) => clean || severity === 'error');

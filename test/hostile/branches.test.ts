@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { mapperMissing } from '../../host/native/native.js';
+import { addonMissing } from '../../host/native/native.js';
 import { play, role } from '../support/process.js';
 import { timebox } from '../support/timebox.js';
 
@@ -76,7 +76,7 @@ function runOn(folder: string, suite: string): Taken {
 }
 
 function main(): void {
-  const missing = mapperMissing();
+  const missing = addonMissing();
   if (missing) {
     console.log(`skipped: ${missing.message}`);
     test.skip('the branches of the core', () => {});

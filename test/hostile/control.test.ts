@@ -27,7 +27,7 @@ import {
   parseStatus,
 } from '../../host/control/payload.js';
 import { MAX_REQUEST_BYTES } from '../../host/control/socket.js';
-import { mapperMissing } from '../../host/native/native.js';
+import { addonMissing } from '../../host/native/native.js';
 import { Runtime } from '../../host/runtime/runtime.js';
 import { printed } from '../support/cli.js';
 import { mutate } from '../support/mutate.js';
@@ -248,7 +248,7 @@ test(
 
 // ── The guard ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-(mapperMissing() ? test.skip : test)(
+(addonMissing() ? test.skip : test)(
   'bytes on the guard of a connection: at most this connection ends, no other',
   timebox(60, async () => {
     const options = only(newRegion());

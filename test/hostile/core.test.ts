@@ -7,7 +7,7 @@
  */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { mapperMissing } from '../../host/native/native.js';
+import { addonMissing } from '../../host/native/native.js';
 import { assertBytes, constant, L, newCore, Pair, pattern, Shared, type TestCore } from '../support/core.js';
 import { Hostile } from '../support/hostile.js';
 import { seeded, testSeed } from '../support/seeded.js';
@@ -43,7 +43,7 @@ function privates(core: TestCore): () => number[] {
 }
 
 const report = (stores: ReadonlyMap<string, number>) => console.log(Object.fromEntries([...stores].sort()));
-const missing = mapperMissing();
+const missing = addonMissing();
 const run = missing ? test.skip : test;
 if (missing) console.log(`skipped: ${missing.message}`);
 

@@ -12,8 +12,8 @@ import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
 import { posixBacking } from '../../host/device/posix.js';
-import { mapperMissing } from '../../host/native/native.js';
-import { Onlooker } from '../../host/region/inspection.js';
+import { addonMissing } from '../../host/native/native.js';
+import { ReadOnlyRegion } from '../../host/region/read-only-region.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import {
   BROKEN,
@@ -130,7 +130,7 @@ function againstCores(seed: number): void {
         const ends = [...connect(victim, peer)!, ...connect(victim, witness)!];
         const rings = ends.map(({ rx: { address, capacity } }) => ({ address, capacity }));
         const mine = new Map<number, number>();
-        const onlooker = Onlooker.of(posixBacking(shared.path, false));
+        const onlooker = ReadOnlyRegion.of(posixBacking(shared.path, false));
         const count = Math.min(20_000, MUTATIONS - stored);
         await meanwhile(child.call('stores', 'anywhere', rings, count), () => {
           const end = ends[random(2) * 2]!;
@@ -141,7 +141,7 @@ function againstCores(seed: number): void {
           if (calls % 100 !== 0) return;
           loop.send(pattern(100, calls));
           assert.ok(loop.receive());
-          onlooker.look();
+          onlooker.refresh();
           onlooker.overview();
           onlooker.peers();
           onlooker.holdings();
@@ -524,7 +524,7 @@ function againstRuntimes(seed: number): void {
 const unhandled: unknown[] = [];
 
 function main(): void {
-  const missing = mapperMissing();
+  const missing = addonMissing();
   if (missing) {
     console.log(`skipped: ${missing.message}`);
     test.skip('hostile processes', () => {});

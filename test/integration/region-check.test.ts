@@ -175,7 +175,7 @@ function main(): void {
       const blank = await verdictOn(zeros);
       assert.is(blank.code, 0);
       assert.is(blank.verdict.state, 'blank');
-      assert.match(inWords(blank.verdict), /nobody has formatted it yet/);
+      assert.match(inWords(blank.verdict), /it is not formatted yet/);
       assert.is(statSync(zeros).blocks, 0, 'still sparse');
       const foreign = await verdictOn(newRegion(MIB, Buffer.alloc(MIB, 0xcb)));
       assert.is(foreign.code, 1);

@@ -25,7 +25,7 @@ import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
 import { coreLayout } from '../../host/core/core.js';
-import { identityOf } from '../../host/device/backing.js';
+import { identityOf } from '../../host/device/identity.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, program } from '../support/process.js';

@@ -12,7 +12,7 @@ import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
-import { mapper, mapperMissing } from '../../host/native/native.js';
+import { addon, addonMissing } from '../../host/native/native.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { Child, chosen, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
@@ -155,7 +155,7 @@ const works = (under: readonly string[]) => spawnSync(under[0]!, [...under.slice
 
 function main(): void {
   const ways: [string, () => RuntimeOptions][] = [['tcp', () => only('')]];
-  if (!mapperMissing()) {
+  if (!addonMissing()) {
     ways.push(['ivshmem', () => only(newRegion())], ['shm', () => onlyShm(newShm().shmName)]);
   }
 
@@ -190,7 +190,7 @@ function main(): void {
         await child.call('leave', 0);
         // A foreign client waits at its doorbell socket all the time.
         const [, name] = /@(isthmus\/\S+)/.exec(bellsOf(child.pid)) ?? [];
-        const fd = name ? mapper().connectAbstract(name, 1000, 1) : -1;
+        const fd = name ? addon().connectAbstract(name, 1000, 1) : -1;
         assert.ok(plugin !== 'ivshmem' || fd >= 0, 'no doorbell');
         await pause(300);
         const share = await child.call<number>('idle', 1500);
@@ -228,7 +228,7 @@ function main(): void {
     );
   }
 
-  (mapperMissing() ? test.skip : test)(
+  (addonMissing() ? test.skip : test)(
     'no address space: an error that names the limit, or a smaller private memory',
     timebox(120, async () => {
       const region = newRegion(64 * MIB);
@@ -257,7 +257,7 @@ function main(): void {
     }),
   );
 
-  (mapperMissing() ? test.skip : test)(
+  (addonMissing() ? test.skip : test)(
     'out of frames: over tcp, with the reason; and through the region as soon as there is room',
     timebox(60, async () => {
       const options = only(newRegion(MIB), { ringSize: 65_536 });

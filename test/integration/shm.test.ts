@@ -30,9 +30,9 @@ import * as assert from 'uvu/assert';
 import { isOwn } from '../../host/base/network.js';
 import { run } from '../../host/cli/program.js';
 import { coreLayout } from '../../host/core/core.js';
-import { identityOf } from '../../host/device/backing.js';
-import { discoverPosix } from '../../host/device/posix.js';
-import { mapper } from '../../host/native/native.js';
+import { identityOf } from '../../host/device/identity.js';
+import { discoverPosix } from '../../host/device/posix-discovery.js';
+import { addon } from '../../host/native/native.js';
 import type { AttemptChannel } from '../../host/plugins/plugin.js';
 import { ShmPlugin } from '../../host/plugins/shm.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
@@ -496,7 +496,7 @@ function main(seed: number): void {
               newFile(path, size);
               chownSync(path, 12_345, 0);
             },
-            /belongs to uid 12345, not to 0: somebody else has taken the name.*REGION_PERMISSIONS/,
+            /belongs to uid 12345, not to 0: another user has taken the name.*REGION_PERMISSIONS/,
           ] as const,
         }),
       };
@@ -533,7 +533,7 @@ function main(seed: number): void {
             ftruncateSync(fd, 2 * size);
             closeSync(fd);
           },
-          /others use it with 8388608 bytes, PSP_SHM_SIZE is 4194304 here.*REGION_SIZE/,
+          /other processes use it with 8388608 bytes, PSP_SHM_SIZE is 4194304 here.*REGION_SIZE/,
         ],
         mode: [(path) => chmodSync(path, 0o640), /mode 640.*REGION_PERMISSIONS/],
       };
@@ -544,7 +544,7 @@ function main(seed: number): void {
           chmodSync(path, 0o600);
           make(path);
           const fd = openSync(path, 'r+');
-          assert.ok(mapper().lock(fd, byte));
+          assert.ok(addon().lock(fd, byte));
           const before = looks(path);
           const { plugin, why } = await meet(onlyShm(shmName));
           assert.is(plugin, 'tcp', state);
@@ -564,7 +564,7 @@ function main(seed: number): void {
       const { shmName, path } = newShm();
       newFile(path, 0);
       const fd = openSync(path, 'r+');
-      assert.ok(mapper().lock(fd, coreLayout().LOCK_LIFECYCLE));
+      assert.ok(addon().lock(fd, coreLayout().LOCK_LIFECYCLE));
       const { plugin, why } = await meet(onlyShm(shmName, { handshakeTimeout: 10_000 }));
       assert.is(plugin, 'tcp');
       assert.match(why ?? '', /REGION_FORMATTING|refused by the peer/);

@@ -6,7 +6,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { createPrivateCore } from '../../host/core/private.js';
-import { mapper } from '../../host/native/native.js';
+import { addon } from '../../host/native/native.js';
 import { TcpPlugin } from '../../host/plugins/tcp.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { only } from '../support/regions.js';
@@ -18,7 +18,7 @@ function buffers(): string[] {
   for (const fd of readdirSync('/proc/self/fd')) {
     try {
       if (!readlinkSync(`/proc/self/fd/${fd}`).startsWith('socket:')) continue;
-      const { send, receive } = mapper().socketBuffers(Number(fd));
+      const { send, receive } = addon().socketBuffers(Number(fd));
       found.push(`${send} ${receive}`);
     } catch {
       // Closed meanwhile: the descriptor of the folder itself.
@@ -103,7 +103,7 @@ test(
 test(
   'the native functions check their arguments',
   timebox(10, () => {
-    const { setSocketBuffers, socketBuffers } = mapper();
+    const { setSocketBuffers, socketBuffers } = addon();
     const thrown = (body: () => unknown) => {
       try {
         body();

@@ -29,7 +29,7 @@ test.after(() => rmSync(folder, { recursive: true, force: true }));
 const logs = join(folder, 'logs');
 
 /** Tests that use the native part: pages, locks, doorbells, watches, and two processes with all of it. */
-const SUITES = ['unit/mapper', 'unit/doorbell', 'unit/frames', 'integration/waiting.test', 'integration/sockets'];
+const SUITES = ['unit/native', 'unit/doorbell', 'unit/frames', 'integration/waiting.test', 'integration/sockets'];
 
 const FLAGS = ['-std=c++17', '-fexceptions', '-fvisibility=hidden', '-fPIC', '-O1', '-g', '-fno-omit-frame-pointer'];
 const SANITIZE = ['-fsanitize=address,undefined', '-fno-sanitize-recover=all'];

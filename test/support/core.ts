@@ -10,7 +10,7 @@ import bytes from '#core.wasm';
 import { BROKEN, Core, NOTHING, readLayout } from '../../host/core/core.js';
 import type { Layout } from '../../host/core/layout.js';
 import { wasm } from '../../host/core/webassembly.js';
-import { type Mapping, mapper } from '../../host/native/native.js';
+import { addon, type Mapping } from '../../host/native/native.js';
 
 /** The constants, from an instance of their own: test/crash replaces the module before the host compiles it. */
 export const L: Layout = readLayout(
@@ -177,7 +177,7 @@ export class Shared {
 export function mapInto(core: TestCore, path: string): Mapping {
   const fd = openSync(path, 'r+');
   try {
-    const mapping = mapper().map(core.memory.buffer, L.WINDOW, core.size, fd, 0);
+    const mapping = addon().map(core.memory.buffer, L.WINDOW, core.size, fd, 0);
     assert.is(core.call.geometry(core.size), 1);
     return mapping;
   } finally {

@@ -2,7 +2,7 @@
 import { closeSync, ftruncateSync, mkdirSync, openSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { UioRoots } from '../../host/device/uio.js';
-import { mapper } from '../../host/native/native.js';
+import { addon } from '../../host/native/native.js';
 import type { RuntimeOptions } from '../../host/runtime/runtime.js';
 import { MIB, newPath } from './regions.js';
 
@@ -63,7 +63,7 @@ export class Tree {
     const real = join(this.root, 'devices', name);
     mkdirSync(join(real, 'maps/map0'), { recursive: true });
     mkdirSync(join(real, 'maps/map1'));
-    const { file = mapper().pageSize + 4 * MIB } = device;
+    const { file = addon().pageSize + 4 * MIB } = device;
     const attributes = { name: 'ivshmem', version: '0.0.1', 'maps/map1/size': `0x${(4 * MIB).toString(16)}` };
     Object.assign(attributes, 'name' in device && { name: device.name });
     Object.assign(attributes, 'version' in device && { version: device.version });

@@ -1,10 +1,10 @@
-/** Memories with a window into which files are mapped, for the tests of the native mapper. */
+/** Memories with a window into which files are mapped, for the tests of the native addon. */
 import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import * as assert from 'uvu/assert';
 import { type WasmMemory, wasm } from '../../host/core/webassembly.js';
-import { type Mapping, mapper } from '../../host/native/native.js';
+import { addon, type Mapping } from '../../host/native/native.js';
 
-const { pageSize } = mapper();
+const { pageSize } = addon();
 /** Every window here is four pages, and starts one page above the bottom. */
 export const SIZE = 4 * pageSize;
 export const BOTTOM = pageSize;
@@ -24,7 +24,7 @@ export function windowOf(memory: Memory): Uint8Array {
 export function mapFile(memory: Memory, path: string, flags = 'r+', options?: { readOnly?: boolean }): Mapping {
   const fd = openSync(path, flags);
   try {
-    return mapper().map(memory.buffer, BOTTOM, SIZE, fd, 0, options);
+    return addon().map(memory.buffer, BOTTOM, SIZE, fd, 0, options);
   } finally {
     closeSync(fd);
   }

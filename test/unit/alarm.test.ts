@@ -2,7 +2,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { mapper } from '../../host/native/native.js';
+import { addon } from '../../host/native/native.js';
 import { type Alarm, newAlarm } from '../../host/polling/alarm.js';
 import { timebox } from '../support/timebox.js';
 
@@ -12,7 +12,7 @@ const KINDS: readonly [string, (callback: () => void) => Alarm][] = [
   [
     'coarse',
     (callback) => {
-      const native = mapper();
+      const native = addon();
       const { createTimer } = native;
       native.createTimer = () => {
         throw Object.assign(new Error('timerfd_create: EMFILE'), { code: 'EMFILE' });

@@ -2,14 +2,9 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { IsthmusError } from '../../host/base/errors.js';
-import {
-  type ConfigOptions,
-  configure,
-  explain,
-  GROUPS,
-  SETTINGS,
-  type SettingName,
-} from '../../host/config/config.js';
+import { type ConfigOptions, SETTINGS, type SettingName } from '../../host/config/config.js';
+import { configure, explain } from '../../host/config/resolve.js';
+import { GROUPS } from '../../host/config/setting.js';
 import { Runtime } from '../../host/runtime/runtime.js';
 import { timebox } from '../support/timebox.js';
 

@@ -6,13 +6,13 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Identity } from '../../host/device/backing.js';
-import { mapper } from '../../host/native/native.js';
+import type { Identity } from '../../host/device/identity.js';
+import { addon } from '../../host/native/native.js';
 import { Doorbells } from '../../host/region/doorbell.js';
 import { program } from '../support/process.js';
 import { timebox } from '../support/timebox.js';
 
-const native = mapper();
+const native = addon();
 let files = 0;
 /** A file that no other process has open. */
 const newFile = () => ({ dev: BigInt(process.pid), ino: BigInt(++files) }) as Identity;

@@ -12,7 +12,7 @@ import { survey } from '../../host/cli/support/survey.js';
 import type { Backing } from '../../host/device/backing.js';
 import { discoverPci } from '../../host/device/pci.js';
 import { discoverUio } from '../../host/device/uio.js';
-import { Onlooker } from '../../host/region/inspection.js';
+import { ReadOnlyRegion } from '../../host/region/read-only-region.js';
 import { Runtime } from '../../host/runtime/runtime.js';
 import { Tree } from '../support/devices.js';
 import { MIB, removeRegions } from '../support/regions.js';
@@ -219,7 +219,7 @@ test(
     const remedy = /switched off.*; as root: echo 1 > .*\/0000:00:05\.0\/enable$/;
 
     // A read-only check changes nothing.
-    refused(() => Onlooker.of(backing), 'ERR_ISTHMUS_REGION_DISABLED', remedy);
+    refused(() => ReadOnlyRegion.of(backing), 'ERR_ISTHMUS_REGION_DISABLED', remedy);
     assert.is(readFileSync(switchOf, 'latin1'), '0\n');
 
     chmodSync(path, 0o666);
@@ -232,7 +232,7 @@ test(
       );
     });
     chmodSync(switchOf, 0o600);
-    refused(() => backing.open(), 'ERR_ISTHMUS_REGION_DISABLED', /and it stays so; as root/);
+    refused(() => backing.open(), 'ERR_ISTHMUS_REGION_DISABLED', /and stays switched off; as root/);
     assert.is(readFileSync(switchOf, 'latin1'), '1\n');
     rmSync(switchOf);
     refused(() => backing.open(), 'ERR_ISTHMUS_REGION_DISABLED', /may not be switched on \(ENOENT\)/);
@@ -258,7 +258,7 @@ test(
       syncBuiltinESMExports();
     }
     assert.is(readFileSync(switchOf, 'latin1'), '1\n');
-    Onlooker.of(backing).close();
+    ReadOnlyRegion.of(backing).close();
   }),
 );
 

@@ -6,7 +6,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { discoverUio } from '../../host/device/uio.js';
-import { mapper } from '../../host/native/native.js';
+import { addon } from '../../host/native/native.js';
 import { Runtime } from '../../host/runtime/runtime.js';
 import { Tree } from '../support/devices.js';
 import { MIB, removeRegions } from '../support/regions.js';
@@ -105,12 +105,12 @@ test(
 test(
   'a device is used, a foreign one beside it refused with its reason; a short one does no harm',
   timebox(10, async () => {
-    const tree = new Tree([{ name: 'other' }, { file: mapper().pageSize + 4 * MIB - 1 }, {}]);
+    const tree = new Tree([{ name: 'other' }, { file: addon().pageSize + 4 * MIB - 1 }, {}]);
     const head = Buffer.alloc(64, 0xcb);
     const foreign = tree.add('uio3', {});
     const fd = openSync(foreign, 'r+');
     // Map 1 begins at one page: the bytes before it are not examined.
-    writeFileSync(fd, Buffer.concat([Buffer.alloc(mapper().pageSize), head]));
+    writeFileSync(fd, Buffer.concat([Buffer.alloc(addon().pageSize), head]));
     closeSync(fd);
     const runtime = await Runtime.create(tree.options());
     assert.equal(

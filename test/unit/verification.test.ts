@@ -4,9 +4,10 @@
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { identityHash } from '../../host/device/backing.js';
-import type { Finding, Glimpse } from '../../host/region/region-view.js';
-import { verifyOnce } from '../../host/region/verification.js';
+import { identityHash } from '../../host/device/identity.js';
+import type { Finding } from '../../host/region/check/findings.js';
+import { verifyOnce } from '../../host/region/check/verification.js';
+import type { RegionView } from '../../host/region/region-view.js';
 import {
   type ConstantName,
   constant,
@@ -140,7 +141,7 @@ function scene(): Scene {
   return { ...made, core, locked: new Set(made.locked) };
 }
 
-function glimpse({ core, locked }: Scene): Glimpse {
+function view({ core, locked }: Scene): RegionView {
   return {
     path: '/dev/shm/test',
     size: SIZE,
@@ -162,7 +163,7 @@ test(
     const whole = scene();
     assert.ok(whole.head < whole.pad && whole.pad < whole.behind && whole.behind < whole.tail, 'there is padding');
     const before = whole.core.bytes.slice(WINDOW);
-    const { state, counts, findings } = verifyOnce(glimpse(whole));
+    const { state, counts, findings } = verifyOnce(view(whole));
     assert.equal(lines(findings), []);
     assert.is(state, 'formatted');
     const { call } = whole.core;
@@ -183,7 +184,7 @@ test(
   timebox(10, () => {
     const dead = scene();
     dead.locked.delete(1);
-    const one = verifyOnce(glimpse(dead));
+    const one = verifyOnce(view(dead));
     assert.is(one.findings.length, 1, lines(one.findings).join('\n'));
     assert.match(
       lines(one.findings)[0]!,
@@ -194,13 +195,13 @@ test(
 
     const declared = scene();
     assert.is(declared.core.call.declareDead(1, 1), 1);
-    assert.match(lines(verifyOnce(glimpse(declared)).findings)[0]!, /^note: slot 1: generation 1 was declared dead/);
+    assert.match(lines(verifyOnce(view(declared)).findings)[0]!, /^note: slot 1: generation 1 was declared dead/);
 
     // Reclaimed, except what slot 1, which reads a ring of the dead peer, may still adopt.
     const taken = scene();
     taken.core.call.declareDead(0, 1);
     taken.core.call.reclaim(0, 1);
-    const kept = verifyOnce(glimpse(taken));
+    const kept = verifyOnce(view(taken));
     assert.match(
       lines(kept.findings).join('\n'),
       /^note: slot 0: generation 1 was declared dead; \d+ frames and 3 halves/m,
@@ -211,7 +212,7 @@ test(
     // Now all of it is reclaimed; runs that others adopted stay.
     taken.core.setU64(taken.core.half(taken.ring, READER), 0n);
     taken.core.call.reclaim(0, 1);
-    const { counts, findings } = verifyOnce(glimpse(taken));
+    const { counts, findings } = verifyOnce(view(taken));
     assert.equal(lines(findings), [
       'note: slot 0: is free, but locked: its last owner was declared dead and has not noticed it yet',
       'note: slot 1: keeps 12 frames that are in no run: they come back with its next upkeep',
@@ -227,8 +228,8 @@ test(
     for (const slot of [0, 1]) core.setU64(core.call.slotAddress(slot), 1n << 32n);
     unswept.locked.clear();
     assert.match(
-      lines(verifyOnce(glimpse(unswept)).findings).join(),
-      /^note: \d+ extents from \d+ on: \d+ frames of somebody who is gone/,
+      lines(verifyOnce(view(unswept)).findings).join(),
+      /^note: \d+ extents from \d+ on: \d+ frames of processes that have left/,
     );
   }),
 );
@@ -236,10 +237,10 @@ test(
 test(
   'locks that cannot be tested prove nothing',
   timebox(10, () => {
-    const { counts, findings } = verifyOnce({ ...glimpse(scene()), locked: () => undefined });
+    const { counts, findings } = verifyOnce({ ...view(scene()), locked: () => undefined });
     assert.equal(lines(findings), []);
     assert.is(counts?.slots.unknown, 2);
-    const far = verifyOnce({ ...glimpse(scene()), identity: { ...identity, hash: 1 }, locked: () => false });
+    const far = verifyOnce({ ...view(scene()), identity: { ...identity, hash: 1 }, locked: () => false });
     assert.is(far.counts?.slots.unknown, 2);
     assert.equal(lines(far.findings), []);
   }),
@@ -323,7 +324,7 @@ const CORRUPTIONS: readonly (readonly [string, (scene: Scene) => void, RegExp])[
   [
     'a slot that returns to an old generation',
     u32((s) => slotAt(0, 'SLOT_WORD')(s) + 4, 0x80000002),
-    /names slot 0 \(generation 1\), which never was/,
+    /names slot 0 \(generation 1\), which never existed/,
   ],
   [
     'the boot id',
@@ -381,12 +382,12 @@ const CORRUPTIONS: readonly (readonly [string, (scene: Scene) => void, RegExp])[
   [
     'an extent of an invalid slot',
     extent(freeExtent, (core) => core.tag(HELD, 0, 900, 1)),
-    /^error: extent \d+: belongs to slot 900 \(generation 1\), which never was/,
+    /^error: extent \d+: belongs to slot 900 \(generation 1\), which never existed/,
   ],
   [
     'an extent of a future generation',
     extent(freeExtent, (core) => core.tag(HELD, 0, 0, 2)),
-    /^error: extent \d+: belongs to slot 0 \(generation 2\), which never was/,
+    /^error: extent \d+: belongs to slot 0 \(generation 2\), which never existed/,
   ],
   [
     'an extent with a count',
@@ -401,17 +402,17 @@ const CORRUPTIONS: readonly (readonly [string, (scene: Scene) => void, RegExp])[
   [
     'an extent freed under a run',
     (s) => s.core.setU64(s.core.extent(extentOf(memory)(s)), 0n),
-    /^error: run at frame \d+: has \d+ frames and lies in extent \d+, which is of nobody/,
+    /^error: run at frame \d+: has \d+ frames and lies in extent \d+, which has no owner/,
   ],
   [
     'an extent freed under the end of a run',
     (s) => s.core.setU64(s.core.extent(extentOf(adopted)(s) + 2), 0n),
-    /^error: run at frame \d+: has 75 frames and lies in extent \d+, which is of nobody/,
+    /^error: run at frame \d+: has 75 frames and lies in extent \d+, which has no owner/,
   ],
   [
     'an extent taken under the end of a run',
     (s) => s.core.setU64(s.core.extent(extentOf(adopted)(s) + 2), s.core.tag(HELD, 0, 1, 1)),
-    /has 75 frames and lies in extent \d+, which is of slot 1/,
+    /has 75 frames and lies in extent \d+, which belongs to slot 1/,
   ],
 
   [
@@ -433,7 +434,7 @@ const CORRUPTIONS: readonly (readonly [string, (scene: Scene) => void, RegExp])[
   [
     'halves of different lengths',
     half(ring, WRITER, (_, old) => old - 1n),
-    /^error: run at frame \d+: its reader's half has 5 frames, its writer's 4/,
+    /^error: run at frame \d+: its consumer's half has 5 frames, its producer's 4/,
   ],
   [
     'a run within a run',
@@ -447,7 +448,7 @@ const CORRUPTIONS: readonly (readonly [string, (scene: Scene) => void, RegExp])[
   [
     'a run in a free extent',
     half(lastFrame, WRITER, (core) => core.tag(HELD, 1, 0, 1)),
-    /^error: run at frame 1023: has 1 frames and lies in extent \d+, which is of nobody/,
+    /^error: run at frame 1023: has 1 frames and lies in extent \d+, which has no owner/,
   ],
   [
     'a run under the tables',
@@ -461,7 +462,7 @@ const CORRUPTIONS: readonly (readonly [string, (scene: Scene) => void, RegExp])[
   [
     'a half of a future generation',
     half(adopted, READER, (core) => core.tag(HELD, 75, 1, 2)),
-    /^error: run at frame \d+: one half names slot 1 \(generation 2\), which never was/,
+    /^error: run at frame \d+: one half names slot 1 \(generation 2\), which never existed/,
   ],
   [
     'a half of an invalid slot',
@@ -476,7 +477,7 @@ const CORRUPTIONS: readonly (readonly [string, (scene: Scene) => void, RegExp])[
   [
     'an offer by another process than the owner',
     half(memory, READER, (core) => core.tag(OFFERED, 6, 1, 1)),
-    /^error: run at frame \d+: slot 1 \(generation 1\) offers it, and its extent is of slot 0/,
+    /^error: run at frame \d+: slot 1 \(generation 1\) offers it, and its extent belongs to slot 0/,
   ],
   [
     'an offer without its holder',
@@ -627,7 +628,7 @@ const CORRUPTIONS: readonly (readonly [string, (scene: Scene) => void, RegExp])[
   [
     'records in a ring without a writer',
     half(ring, WRITER, (core) => core.tag(OFFERED, 5, 1, 1)),
-    /^error: ring at frame \d+: nobody writes it yet, and its positions are/,
+    /^error: ring at frame \d+: no process writes it yet, and its positions are/,
   ],
 
   [
@@ -655,7 +656,7 @@ for (const [what, corrupt, expected] of CORRUPTIONS) {
     timebox(10, () => {
       const corrupted = scene();
       corrupt(corrupted);
-      const { findings } = verifyOnce(glimpse(corrupted));
+      const { findings } = verifyOnce(view(corrupted));
       const found = lines(findings);
       assert.ok(
         found.some((line) => line.startsWith('error: ') && expected.test(line)),
@@ -671,18 +672,18 @@ test(
     const blank = scene();
     blank.core.bytes.fill(0, WINDOW, WINDOW + L.FRAME);
     assert.match(
-      lines(verifyOnce(glimpse(blank)).findings).join(),
+      lines(verifyOnce(view(blank)).findings).join(),
       /^error: header: is blank, but the lock on byte 0 is held/,
     );
     blank.locked.clear();
-    assert.match(lines(verifyOnce(glimpse(blank)).findings).join(), /^note: header: blank/);
+    assert.match(lines(verifyOnce(view(blank)).findings).join(), /^note: header: blank/);
     blank.core.call.beginFormat(identity.hash);
     assert.match(
-      lines(verifyOnce(glimpse(blank)).findings).join(),
-      /^note: header: somebody began to format it and died/,
+      lines(verifyOnce(view(blank)).findings).join(),
+      /^note: header: a process began to format it and died/,
     );
     blank.locked.add(constant('LOCK_FORMAT'));
-    assert.match(lines(verifyOnce(glimpse(blank)).findings).join(), /^note: header: somebody is formatting it/);
+    assert.match(lines(verifyOnce(view(blank)).findings).join(), /^note: header: a process is formatting it/);
   }),
 );
 
@@ -691,7 +692,7 @@ test(
   timebox(20, () => {
     const garbage = scene();
     garbage.core.bytes.set(pattern(SIZE - L.FRAME, 3), WINDOW + L.FRAME);
-    const { findings } = verifyOnce(glimpse(garbage));
+    const { findings } = verifyOnce(view(garbage));
     assert.ok(findings.length > 1000, `${findings.length}`);
   }),
 );

@@ -14,7 +14,7 @@ import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
 import { encodeArchReq, encodeConInfo, encodeFrame, encodeVersion, FRAME } from '../../host/handshake/frames.js';
-import { mapperMissing } from '../../host/native/native.js';
+import { addonMissing } from '../../host/native/native.js';
 import { IvshmemPlugin } from '../../host/plugins/ivshmem.js';
 import { STEP } from '../../host/plugins/plugin.js';
 import { PluginRegistry } from '../../host/plugins/registry.js';
@@ -155,7 +155,7 @@ function careless() {
 test(
   'handshakes of the built-in plugins, with changed bytes',
   timebox(60, async () => {
-    const missing = mapperMissing();
+    const missing = addonMissing();
     const path = missing ? '' : newRegion(16 * MIB);
     const attached = await Promise.all(
       ['alice', 'bob'].map((name) => attachRegions({ patterns: path, pci: false, roots: only('').uio }, name)),

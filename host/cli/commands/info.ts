@@ -1,6 +1,7 @@
 /** `isthmus info`: what is on this machine, and why a device or a region is not used. */
 import type { Command } from 'commander';
-import { type ConfigRow, GROUPS } from '../../config/config.js';
+import type { ConfigRow } from '../../config/resolve.js';
+import { GROUPS } from '../../config/setting.js';
 import { WAYS } from '../../device/backing.js';
 import { withExamples } from '../support/help.js';
 import { print, printJson } from '../support/output.js';

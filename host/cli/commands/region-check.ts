@@ -1,8 +1,8 @@
 /** `isthmus region check`: verifies the structures of a region. */
 import type { Command } from 'commander';
-import type { Onlooker } from '../../region/inspection.js';
-import type { Counts } from '../../region/region-view.js';
-import { type Verification, verify } from '../../region/verification.js';
+import type { Counts } from '../../region/check/findings.js';
+import { type Verification, verify } from '../../region/check/verification.js';
+import type { ReadOnlyRegion } from '../../region/read-only-region.js';
 import { type Exit, withExamples } from '../support/help.js';
 import { print, printError, printJson } from '../support/output.js';
 import { REGION_NAME, viewRegion } from '../support/region-names.js';
@@ -19,7 +19,7 @@ export interface Verdict extends Verification {
   readonly consistent: boolean;
 }
 
-async function check(view: Onlooker): Promise<Verdict> {
+async function check(view: ReadOnlyRegion): Promise<Verdict> {
   const { path, size } = view;
   let announced = false;
   const { state, looks, counts, findings } = await verify(view, (_, left) => {

@@ -27,7 +27,7 @@ async function confirmDead(name: string, slot: number, force: boolean): Promise<
   }
   const { frames, connections } = selected.holdings();
   using region = await selected.map();
-  if (!region.bury(peer)) throw new CliError(`${label} has left in the meantime`);
+  if (!region.confirmDead(peer)) throw new CliError(`${label} has left in the meantime`);
   print(
     `${label}: declared dead; ${counted(frames, 'frame')} taken back, ` +
       `${counted(connections, 'connection')} will report it\n`,

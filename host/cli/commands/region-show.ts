@@ -1,7 +1,7 @@
 /** `isthmus region show`: what is in a region. */
 import type { Command } from 'commander';
 import { WAYS } from '../../device/backing.js';
-import type { FrameCount, RingView } from '../../region/inspection.js';
+import type { FrameCount, RingView } from '../../region/usage.js';
 import { type Exit, withExamples } from '../support/help.js';
 import { print, printJson } from '../support/output.js';
 import { REGION_NAME } from '../support/region-names.js';

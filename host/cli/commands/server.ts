@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { Keeper, type Leaving } from '../../region/server.js';
+import { type CloseResult, RegionServer } from '../../region/server.js';
 import { accountId } from '../support/accounts.js';
 import { interval, mebibytes } from '../support/args.js';
 import { UsageError } from '../support/errors.js';
@@ -85,10 +85,10 @@ interface Reporter {
   polled(state: RegionState, events: readonly PeerEvent[]): void;
   /** The path does not lead to the file any more. */
   removed(): void;
-  ended(leaving: Leaving): void;
+  ended(leaving: CloseResult): void;
 }
 
-function describe({ path, origin }: Keeper): string {
+function describe({ path, origin }: RegionServer): string {
   const how = {
     created: '',
     adopted: ', adopted: the file was there',
@@ -97,7 +97,7 @@ function describe({ path, origin }: Keeper): string {
   return `${path} is ready${how[origin]}`;
 }
 
-function textReporter(keeper: Keeper, size: number): Reporter {
+function textReporter(keeper: RegionServer, size: number): Reporter {
   const { isTTY } = process.stdout;
   const { path, stranded } = keeper;
   return {
@@ -124,7 +124,7 @@ function textReporter(keeper: Keeper, size: number): Reporter {
   };
 }
 
-function jsonReporter({ path, origin, stranded }: Keeper, size: number): Reporter {
+function jsonReporter({ path, origin, stranded }: RegionServer, size: number): Reporter {
   const line = (event: string, more: object) => printJsonLine({ time: new Date().toISOString(), event, path, ...more });
   return {
     ready: () => line('ready', { size, origin, pid: process.pid, stranded }),
@@ -166,7 +166,7 @@ async function serve(options: Options): Promise<void> {
   const { name, megabytes, owner, group, mode, force, json = false } = options;
   const size = megabytes * MIB;
   const stop = stopSignal();
-  using keeper = await Keeper.open({
+  using keeper = await RegionServer.open({
     name,
     size,
     force,

@@ -1,6 +1,6 @@
 /** The processes of `isthmus demo`: which function each role runs. */
 import { IsthmusError } from '../../index.js';
-import { Keeper } from '../../region/server.js';
+import { RegionServer } from '../../region/server.js';
 import { CliError } from '../support/errors.js';
 import { aborted } from '../support/signals.js';
 import { MIB } from '../support/units.js';
@@ -11,7 +11,7 @@ import { receiver, sender } from './transfer-roles.js';
 
 async function regionServer({ name, megabytes }: { name: string; megabytes: number }): Promise<void> {
   const stop = endOfInput();
-  using keeper = await Keeper.open({ name, size: megabytes * MIB, access: { mode: 0o660 } });
+  using keeper = await RegionServer.open({ name, size: megabytes * MIB, access: { mode: 0o660 } });
   if (!stop.aborted) report({ kind: 'ready' });
   await aborted(stop);
   // The file is removed even if peers are attached: they end, too.

@@ -3,8 +3,8 @@ import { readFileSync } from 'node:fs';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { Log } from '../../base/log.js';
 import { BROKER_URL, readBroker } from '../../config/broker-url.js';
-import { explain } from '../../config/config.js';
 import { isControlId } from '../../config/control-id.js';
+import { explain } from '../../config/resolve.js';
 import type { MqttOptions } from '../../control/broker.js';
 import { printError } from './output.js';
 

@@ -3,10 +3,10 @@ import { accessSync, constants, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { IsthmusError } from '../../base/errors.js';
+import type { Candidate } from '../../device/backing.js';
 import { attribute, type Backing } from '../../device/backing.js';
-import type { Candidate } from '../../device/posix.js';
 import type { UioRoots } from '../../device/uio.js';
-import { Onlooker } from '../../region/inspection.js';
+import { ReadOnlyRegion } from '../../region/read-only-region.js';
 import { type Finding, failed, good, none, note, readSystemFile } from './findings.js';
 import { bytes } from './units.js';
 
@@ -98,7 +98,7 @@ export function checkDevice(candidate: Candidate, kind: 'uio' | 'pci', roots: De
 export function checkRegion(backing: Backing, whileMapped?: () => Finding): Finding[] {
   const what = `region ${backing.path}`;
   try {
-    using view = Onlooker.of(backing);
+    using view = ReadOnlyRegion.of(backing);
     const findings = whileMapped ? [whileMapped()] : [];
     const { state, refused } = view.overview();
     if (refused) return [...findings, failed(what, refused)];
@@ -124,7 +124,7 @@ export async function checkHeartbeats(backings: readonly Backing[]): Promise<Fin
   const findings = await Promise.all(
     backings.map(async (backing): Promise<Finding[]> => {
       try {
-        using view = Onlooker.of(backing);
+        using view = ReadOnlyRegion.of(backing);
         if (view.overview().state !== 'formatted') return [];
         const ages = await view.heartbeats();
         return view

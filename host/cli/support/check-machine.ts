@@ -5,7 +5,7 @@ import { maskBroker } from '../../config/broker-url.js';
 import { Watcher } from '../../control/watcher.js';
 import { Core } from '../../core/core.js';
 import { SHM } from '../../device/posix.js';
-import { mapperMissing } from '../../native/native.js';
+import { addonMissing } from '../../native/native.js';
 import { shmPath, whyNotShm } from '../../region/shm-file.js';
 import { bad, type Finding, failed, good, none, note, readSystemFile, type Setting } from './findings.js';
 import { bytes, counted, GIB, MIB } from './units.js';
@@ -29,7 +29,7 @@ export function checkProcessors(proc: string): Finding {
 }
 
 export function checkNative(): Finding {
-  const missing = mapperMissing();
+  const missing = addonMissing();
   return missing ? failed('native part', missing) : good('native part', 'loaded');
 }
 

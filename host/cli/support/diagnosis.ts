@@ -1,9 +1,9 @@
 /** All checks of `isthmus doctor`. They attach nothing, and write nothing into a region. */
 import { basename } from 'node:path';
 import { IsthmusError } from '../../base/errors.js';
-import { type ConfigRow, explain } from '../../config/config.js';
+import { type ConfigRow, explain } from '../../config/resolve.js';
 import { discoverPci } from '../../device/pci.js';
-import { discoverPosix } from '../../device/posix.js';
+import { discoverPosix } from '../../device/posix-discovery.js';
 import { discoverUio } from '../../device/uio.js';
 import { checkDevice, checkHeartbeats, checkRegion, type DeviceRoots } from './check-devices.js';
 import { checkAddresses, checkBroker, checkNative, checkProcessors, checkSharedMemory } from './check-machine.js';

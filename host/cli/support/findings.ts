@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { IsthmusError } from '../../base/errors.js';
-import type { ConfigRow } from '../../config/config.js';
+import type { ConfigRow } from '../../config/resolve.js';
 import { actionFor } from './errors.js';
 
 /** `good`; `note`: works, but can be improved; `bad`: a requirement is missing; `none`: absent, and not required. */

@@ -2,11 +2,11 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { IsthmusError } from '../../base/errors.js';
-import type { Backing } from '../../device/backing.js';
+import type { Backing, Candidate } from '../../device/backing.js';
 import { discoverPci, uioOf } from '../../device/pci.js';
-import { type Candidate, regionPath } from '../../device/posix.js';
+import { regionPath } from '../../device/posix.js';
 import { discoverUio, type UioRoots } from '../../device/uio.js';
-import { Onlooker } from '../../region/inspection.js';
+import { ReadOnlyRegion } from '../../region/read-only-region.js';
 
 /** Help text of the argument of each command that takes a region. */
 export const REGION_NAME = 'name in /dev/shm, a path, a uio device, or a PCI address';
@@ -39,8 +39,8 @@ export function findDevice(name: string, roots: UioRoots = {}): Backing | undefi
 }
 
 /** A read-only view of the region, to be closed, and the kind of its backing. */
-export function viewRegion(name: string, roots: UioRoots = {}): { view: Onlooker; kind: Backing['kind'] } {
+export function viewRegion(name: string, roots: UioRoots = {}): { view: ReadOnlyRegion; kind: Backing['kind'] } {
   const device = findDevice(name, roots);
-  if (device) return { view: Onlooker.of(device), kind: device.kind };
-  return { view: Onlooker.ofFile(regionPath(name)), kind: 'posix' };
+  if (device) return { view: ReadOnlyRegion.of(device), kind: device.kind };
+  return { view: ReadOnlyRegion.ofFile(regionPath(name)), kind: 'posix' };
 }

@@ -2,8 +2,9 @@
 import type { Command } from 'commander';
 import type { Backing } from '../../device/backing.js';
 import { posixBacking } from '../../device/posix.js';
-import { Onlooker, type PeerSlot } from '../../region/inspection.js';
 import { MappedRegion } from '../../region/mapped.js';
+import type { PeerSlot } from '../../region/peer-table.js';
+import { ReadOnlyRegion } from '../../region/read-only-region.js';
 import { integer } from './args.js';
 import { CliError } from './errors.js';
 import { findDevice, REGION_NAME } from './region-names.js';
@@ -20,7 +21,7 @@ export interface SelectedPeer {
   readonly peer: PeerSlot;
   /** `slot 3 of PATH (NAME on HOST, pid PID)`. */
   readonly label: string;
-  readonly view: Onlooker;
+  readonly view: ReadOnlyRegion;
   /** What it holds now. */
   holdings(): { readonly frames: number; readonly connections: number };
   /**
@@ -34,7 +35,7 @@ export interface SelectedPeer {
 /** To be closed. @throws CliError if no peer has the slot; the reason if it is not usable as a region */
 export function selectPeer(name: string, slot: number): SelectedPeer {
   const backing: Backing = findDevice(name) ?? posixBacking(name, false);
-  const view = Onlooker.of(backing);
+  const view = ReadOnlyRegion.of(backing);
   try {
     const { refused } = view.overview();
     if (refused) throw refused;

@@ -3,7 +3,8 @@ import { statSync } from 'node:fs';
 import { coreLayout } from '../../core/core.js';
 import type { Backing } from '../../device/backing.js';
 import type { UioRoots } from '../../device/uio.js';
-import type { FrameCount, PeerSlot, RingView } from '../../region/inspection.js';
+import type { PeerSlot } from '../../region/peer-table.js';
+import type { FrameCount, RingView } from '../../region/usage.js';
 import { viewRegion } from './region-names.js';
 
 export interface SlotReport extends PeerSlot {

@@ -1,5 +1,9 @@
 /** Follows the peers of a region file: what they hold, and what has changed since the last poll. */
-import { type FrameCount, Heartbeats, Onlooker, type PeerSlot } from '../../region/inspection.js';
+
+import { Heartbeats } from '../../region/heartbeats.js';
+import type { PeerSlot } from '../../region/peer-table.js';
+import { ReadOnlyRegion } from '../../region/read-only-region.js';
+import type { FrameCount } from '../../region/usage.js';
 
 /** A peer whose heartbeat has not changed for so long is called silent. That proves nothing. */
 export const SILENT_AFTER_MS = 5000;
@@ -32,20 +36,20 @@ export interface PeerEvent {
 export const peerKey = ({ slot, generation }: Pick<PeerSlot, 'slot' | 'generation'>): string => `${slot}.${generation}`;
 
 export class RegionWatch implements Disposable {
-  readonly #view: Onlooker;
+  readonly #view: ReadOnlyRegion;
   readonly #heartbeats = new Heartbeats();
   #before = new Map<string, PeerState>();
 
   constructor(path: string) {
-    this.#view = Onlooker.ofFile(path);
+    this.#view = ReadOnlyRegion.ofFile(path);
   }
 
   /** Read the region. */
   poll(): RegionState {
     const view = this.#view;
-    view.look();
+    view.refresh();
     const slots = view.peers();
-    this.#heartbeats.look(slots);
+    this.#heartbeats.update(slots);
     const holdings = view.holdings();
     const peers = slots.map((peer): PeerState => {
       const { frames = 0, connections = 0 } = holdings.get(peer.slot) ?? {};

@@ -1,14 +1,14 @@
 /** The devices, regions, plugins and settings of this machine. Attaches nothing, and writes nothing into a region. */
 import { statSync } from 'node:fs';
 import { type ErrorCode, IsthmusError } from '../../base/errors.js';
-import { type ConfigRow, explain, masked } from '../../config/config.js';
-import type { Backing } from '../../device/backing.js';
+import { type ConfigRow, explain, masked } from '../../config/resolve.js';
+import type { Backing, Candidate } from '../../device/backing.js';
 import { discoverPci } from '../../device/pci.js';
-import { type Candidate, discoverPosix } from '../../device/posix.js';
+import { discoverPosix } from '../../device/posix-discovery.js';
 import { discoverUio, type UioRoots } from '../../device/uio.js';
-import { mapperMissing } from '../../native/native.js';
+import { addonMissing } from '../../native/native.js';
 import { ARCH } from '../../plugins/plugin.js';
-import { Onlooker } from '../../region/inspection.js';
+import { ReadOnlyRegion } from '../../region/read-only-region.js';
 import { shmPath, whyNotShm } from '../../region/shm-file.js';
 
 interface Peer {
@@ -51,7 +51,7 @@ export interface Survey {
 }
 
 /** What the first frames of a region say. */
-function read(view: Onlooker, mayFormat: boolean): Omit<Found, 'path' | 'kind' | 'size'> {
+function read(view: ReadOnlyRegion, mayFormat: boolean): Omit<Found, 'path' | 'kind' | 'size'> {
   const { state, uuid, host, refused } = view.overview();
   const unformatted =
     state === 'blank' && !mayFormat
@@ -93,7 +93,7 @@ function describe(
 function describeCandidate(kind: Found['kind'], { path, backing, refused }: Candidate): Found {
   return describe(kind, path, backing?.size, () => {
     if (!backing) throw refused ?? new IsthmusError('ERR_ISTHMUS_REGION_NOT_FOUND', path);
-    using view = Onlooker.of(backing);
+    using view = ReadOnlyRegion.of(backing);
     return read(view, backing.mayFormat);
   });
 }
@@ -105,7 +105,7 @@ function describeShm(path: string): Found | undefined {
   return describe('posix', path, size, () => {
     const why = whyNotShm(path);
     if (why) throw why;
-    using view = Onlooker.ofFile(path);
+    using view = ReadOnlyRegion.ofFile(path);
     return read(view, true);
   });
 }
@@ -114,7 +114,7 @@ function describeShm(path: string): Found | undefined {
 export function survey(roots?: UioRoots): Survey {
   const configuration = explain();
   const setting = (name: string) => configuration.find((row) => row.name === name)?.value;
-  const missing = mapperMissing();
+  const missing = addonMissing();
   const devices = [
     ...discoverUio(roots).map((candidate) => describeCandidate('uio', candidate)),
     ...(setting('pci') ? discoverPci(roots) : []).map((candidate) => describeCandidate('pci', candidate)),

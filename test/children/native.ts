@@ -2,7 +2,7 @@
 import { openSync } from 'node:fs';
 import { parentPort } from 'node:worker_threads';
 import * as assert from 'uvu/assert';
-import { mapper } from '../../host/native/native.js';
+import { addon } from '../../host/native/native.js';
 import { thrownBy } from '../support/outcomes.js';
 import { play } from '../support/process.js';
 import {
@@ -17,7 +17,7 @@ import {
 } from '../support/windows.js';
 
 const path = process.argv[3] as string;
-const { pageSize } = mapper();
+const { pageSize } = addon();
 
 const roles: Record<string, () => void> = {
   increment() {
@@ -29,7 +29,7 @@ const roles: Record<string, () => void> = {
   },
 
   hold() {
-    mapper().lock(openSync(path, 'r+'), 3);
+    addon().lock(openSync(path, 'r+'), 3);
     console.log('locked');
     setInterval(() => {}, 1000);
   },
@@ -56,8 +56,8 @@ const roles: Record<string, () => void> = {
 
   reserve() {
     const fd = openSync(path, 'w+');
-    mapper().reserve(fd, pageSize);
-    const { code, errno, syscall, message } = thrownBy<SystemError>(() => mapper().reserve(fd, 1 << 20));
+    addon().reserve(fd, pageSize);
+    const { code, errno, syscall, message } = thrownBy<SystemError>(() => addon().reserve(fd, 1 << 20));
     console.log(JSON.stringify({ code, errno, syscall, message }));
   },
 

@@ -1,6 +1,6 @@
 /**
- * The native mapper: pages of files in memories, locks on bytes, blocks for files.
- * Other processes and worker threads are test/children/mapper.ts, by role.
+ * The native addon: pages of files in memories, locks on bytes, blocks for files.
+ * Other processes and worker threads are test/children/native.ts, by role.
  */
 
 import { spawn, spawnSync } from 'node:child_process';
@@ -24,7 +24,7 @@ import { runInNewContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type Mapping, mapper } from '../../host/native/native.js';
+import { addon, type Mapping } from '../../host/native/native.js';
 import { thrownBy } from '../support/outcomes.js';
 import { program } from '../support/process.js';
 import { timebox } from '../support/timebox.js';
@@ -40,8 +40,8 @@ import {
   windowOf,
 } from '../support/windows.js';
 
-const another = fileURLToPath(program('mapper'));
-const { pageSize } = mapper();
+const another = fileURLToPath(program('native'));
+const { pageSize } = addon();
 
 // ── Helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -63,7 +63,7 @@ function runRole(role: string, path: string, before: string[] = [], env: NodeJS.
 }
 
 /** A folder of its own in shared memory, removed at the end whatever happens. */
-const folder = mkdtempSync('/dev/shm/isthmus-mapper-');
+const folder = mkdtempSync('/dev/shm/isthmus-native-');
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 let files = 0;
 
@@ -114,7 +114,7 @@ test(
     writeSync(fd, 'third', 2 * pageSize);
     const memory = newMemory();
     const all = new Uint8Array(memory.buffer).fill(9);
-    const mapping = mapper().map(memory.buffer, 3 * pageSize, pageSize, fd, 2 * pageSize);
+    const mapping = addon().map(memory.buffer, 3 * pageSize, pageSize, fd, 2 * pageSize);
     closeSync(fd);
     assert.is(Buffer.from(all.slice(3 * pageSize, 3 * pageSize + 6)).toString(), 'third\0');
     assert.ok(all.subarray(0, 3 * pageSize).every((byte) => byte === 9));
@@ -202,7 +202,7 @@ test(
     const { buffer } = memory;
     new Uint8Array(buffer).fill(8);
     const length = SIZE;
-    const map = mapper().map as (...values: unknown[]) => Mapping;
+    const map = addon().map as (...values: unknown[]) => Mapping;
     const cases: [typeof TypeError | typeof RangeError, RegExp, unknown[]][] = [
       [TypeError, /buffer must be an ArrayBuffer/, []],
       [TypeError, /buffer must be an ArrayBuffer/, [new Uint8Array(buffer), 0, length, fd, 0]],
@@ -258,7 +258,7 @@ test(
     assert.is(readOnly.syscall, 'mmap');
     assert.is(readOnly.message, `mmap of ${SIZE} bytes at file offset 0: Permission denied (EACCES)`);
 
-    const closed = thrownBy<SystemError>(() => mapper().map(memory.buffer, BOTTOM, SIZE, 999_999, 0));
+    const closed = thrownBy<SystemError>(() => addon().map(memory.buffer, BOTTOM, SIZE, 999_999, 0));
     assert.is(closed.code, 'EBADF');
     assert.is(closed.errno, 9);
     assert.is(closed.syscall, 'fcntl');
@@ -357,10 +357,10 @@ test(
     const worker = new Worker(another, { argv: ['role:spin', path] });
     assert.is((await once(worker, 'message'))[0], 'spinning');
     assert.is(timesMapped(path), 1);
-    assert.ok(mapper().locked(fd, 7));
+    assert.ok(addon().locked(fd, 7));
     await worker.terminate();
     assert.is(timesMapped(path), 0);
-    assert.not(mapper().locked(fd, 7));
+    assert.not(addon().locked(fd, 7));
     assert.ok(openDescriptors() <= descriptors);
     closeSync(fd);
   }),
@@ -397,11 +397,11 @@ test(
       assert.ok(mapFile(memory, path).lock(1));
       windowOf(memory).fill(5);
     })();
-    assert.ok(mapper().locked(fd, 1));
+    assert.ok(addon().locked(fd, 1));
     await collectGarbage();
     assert.is(timesMapped(path), 0);
     assert.is(openDescriptors(), descriptors);
-    assert.not(mapper().locked(fd, 1));
+    assert.not(addon().locked(fd, 1));
     assert.ok(windowOf(memory).every((byte) => byte === 0));
     assertUsable(windowOf(memory));
     closeSync(fd);
@@ -452,7 +452,7 @@ test(
     for (let i = 0; i < 300; i++) {
       mapFile(memory, path).detach();
       thrownBy<SystemError>(() => mapFile(memory, path, 'r'));
-      thrownBy<SystemError>(() => mapper().map(memory.buffer, BOTTOM, SIZE, 999_999, 0));
+      thrownBy<SystemError>(() => addon().map(memory.buffer, BOTTOM, SIZE, 999_999, 0));
     }
     assert.is(openDescriptors(), descriptors);
     assert.is(timesMapped(path), 0);
@@ -478,17 +478,17 @@ test(
       assert.ok(mapping.lock(byte));
       assert.ok(mapping.lock(byte), 'a second lock changes nothing');
       assert.not(mapping.locked(byte), 'its own lock does not count');
-      assert.ok(mapper().locked(fd, byte));
-      assert.not(mapper().lock(fd, byte));
+      assert.ok(addon().locked(fd, byte));
+      assert.not(addon().lock(fd, byte));
     }
-    assert.ok(mapper().lock(fd, 4), 'the next byte is free');
+    assert.ok(addon().lock(fd, 4), 'the next byte is free');
     assert.ok(mapping.locked(4));
     assert.not(mapping.lock(4));
     mapping.unlock(3);
-    assert.not(mapper().locked(fd, 3));
-    assert.ok(mapper().lock(fd, 3));
+    assert.not(addon().locked(fd, 3));
+    assert.ok(addon().lock(fd, 3));
     assert.ok(mapping.locked(3));
-    assert.ok(mapper().locked(fd, far));
+    assert.ok(addon().locked(fd, far));
     closeSync(fd);
     assert.not(mapping.locked(3));
     mapping.detach();
@@ -503,16 +503,16 @@ test(
     const own = mapFile(newMemory(), path);
     own.lock(1);
     own.detach();
-    assert.not(mapper().locked(fd, 1));
+    assert.not(addon().locked(fd, 1));
 
     const opening = openSync(path, 'r+');
-    const shared = mapper().map(newMemory().buffer, BOTTOM, SIZE, opening, 0);
-    assert.ok(mapper().lock(opening, 2));
+    const shared = addon().map(newMemory().buffer, BOTTOM, SIZE, opening, 0);
+    assert.ok(addon().lock(opening, 2));
     assert.not(shared.locked(2), 'a duplicate of the same opening');
     shared.detach();
-    assert.ok(mapper().locked(fd, 2));
+    assert.ok(addon().locked(fd, 2));
     closeSync(opening);
-    assert.not(mapper().locked(fd, 2));
+    assert.not(addon().locked(fd, 2));
     closeSync(fd);
   }),
 );
@@ -525,15 +525,15 @@ test(
     const child = spawn(process.execPath, [another, 'role:hold', path], { stdio: ['ignore', 'pipe', 'inherit'] });
     try {
       await once(child.stdout, 'data');
-      assert.ok(mapper().locked(fd, 3));
-      assert.not(mapper().lock(fd, 3));
+      assert.ok(addon().locked(fd, 3));
+      assert.not(addon().lock(fd, 3));
     } finally {
       const exit = once(child, 'exit');
       child.kill('SIGKILL');
       await exit;
     }
-    assert.not(mapper().locked(fd, 3));
-    assert.ok(mapper().lock(fd, 3));
+    assert.not(addon().locked(fd, 3));
+    assert.ok(addon().lock(fd, 3));
     closeSync(fd);
   }),
 );
@@ -560,13 +560,13 @@ test(
     }
     const fd = openSync(path, 'r');
     assert.is(
-      thrownBy<SystemError>(() => mapper().lock(fd, 0)).code,
+      thrownBy<SystemError>(() => addon().lock(fd, 0)).code,
       'EBADF',
       'a write lock needs a writable descriptor',
     );
-    assert.not(mapper().locked(fd, 0), 'a test of the lock does not');
+    assert.not(addon().locked(fd, 0), 'a test of the lock does not');
     closeSync(fd);
-    assert.is(thrownBy<SystemError>(() => mapper().locked(999_999, 0)).code, 'EBADF');
+    assert.is(thrownBy<SystemError>(() => addon().locked(999_999, 0)).code, 'EBADF');
   }),
 );
 
@@ -578,15 +578,15 @@ test(
     const path = newFile();
     const fd = openSync(path, 'r+');
     assert.is(fstatSync(fd).blocks, 0);
-    mapper().reserve(fd, SIZE);
+    addon().reserve(fd, SIZE);
     assert.ok(fstatSync(fd).blocks * 512 >= SIZE);
     assert.is(fstatSync(fd).size, SIZE);
     assert.instance(
-      thrownBy<SystemError>(() => mapper().reserve(fd, 0)),
+      thrownBy<SystemError>(() => addon().reserve(fd, 0)),
       RangeError,
     );
     closeSync(fd);
-    const error = thrownBy<SystemError>(() => mapper().reserve(999_999, SIZE));
+    const error = thrownBy<SystemError>(() => addon().reserve(999_999, SIZE));
     assert.is(error.code, 'EBADF');
     assert.is(error.syscall, 'posix_fallocate');
   }),

@@ -1,92 +1,94 @@
-/** What is in the runs of a region, verified: the words and records of a ring, the grants of an application's memory. */
-
-import type { Core } from '../core/core.js';
-import type { Counts, Glimpse } from './region-view.js';
+/** The check of what the runs contain: the words and records of a ring, the grants of an application's memory. */
+import type { Core } from '../../core/core.js';
+import type { RegionView } from '../region-view.js';
+import type { Counts, Findings } from './findings.js';
 
 const wrap = (position: number) => position >>> 0;
 const aligned = (position: number) => (position & 7) === 0;
 
-/** Where the walk through the records came to an end. */
+/** The walk through the records of a ring. */
 interface Walk {
+  /** Position behind the last record. */
   readonly end: number;
-  /** Positions behind the tail that the producer published: records, and padding in front of one. */
+  /** Records behind the tail that the producer has published. */
   readonly ahead: number;
 }
 
 export class RunContents {
-  readonly #glimpse: Glimpse;
+  readonly #view: RegionView;
   readonly #core: Core;
   readonly #counts: Counts;
-  readonly #error: (where: string, message: string) => void;
-  /** Which ring has a ready bit: by slot and index. */
+  readonly #findings: Findings;
+  /** Frame of the ring that has a ready bit, by slot and index. */
   readonly #bits = new Map<string, number>();
 
-  constructor(glimpse: Glimpse, counts: Counts, error: (where: string, message: string) => void) {
-    this.#glimpse = glimpse;
-    this.#core = glimpse.core;
+  constructor(view: RegionView, counts: Counts, findings: Findings) {
+    this.#view = view;
+    this.#core = view.core;
     this.#counts = counts;
-    this.#error = error;
+    this.#findings = findings;
   }
 
   /**
-   * @param reader slot of its reader
-   * @param writer who writes it
-   * @param writable whether somebody does, or may yet
+   * @param reader slot of the reader
+   * @param written whether a writer holds the producer's half
+   * @param writable whether a writer holds that half, or it is offered to one
    */
-  ring(
-    frame: number,
-    frames: number,
-    reader: number,
-    writer: { readonly slot: number } | undefined,
-    writable: boolean,
-  ) {
+  checkRing(frame: number, frames: number, reader: number, written: boolean, writable: boolean): void {
     const { layout } = this.#core;
     const where = `ring at frame ${frame}`;
-    const bytes = this.#glimpse.read(frame * layout.FRAME, frames * layout.FRAME);
+    const bytes = this.#view.read(frame * layout.FRAME, frames * layout.FRAME);
     const word = (at: number) => bytes.readUInt32LE(at);
     const capacity = word(layout.RING_CAPACITY);
     if (capacity < layout.RING_MIN || capacity > layout.RING_MAX || (capacity & (capacity - 1)) !== 0) {
-      this.#error(where, `its capacity is ${capacity}, which no ring has`);
+      this.#findings.error(where, `its capacity is ${capacity}, which no ring has`);
       return;
     }
     if (frames !== 1 + capacity / layout.FRAME) {
-      this.#error(where, `its capacity is ${capacity}, and its run has ${frames} frames`);
+      this.#findings.error(where, `its capacity is ${capacity}, and its run has ${frames} frames`);
       return;
     }
     const bit = word(layout.RING_READY);
-    if (bit >= layout.CONNECTIONS) this.#error(where, `its ready bit is ${bit}; there are ${layout.CONNECTIONS}`);
+    if (bit >= layout.CONNECTIONS)
+      this.#findings.error(where, `its ready bit is ${bit}; there are ${layout.CONNECTIONS}`);
     const twin = this.#bits.get(`${reader} ${bit}`);
     if (twin !== undefined)
-      this.#error(where, `its ready bit is ${bit} of slot ${reader}, as that of the ring at ${twin}`);
+      this.#findings.error(where, `its ready bit is ${bit} of slot ${reader}, as that of the ring at ${twin}`);
     this.#bits.set(`${reader} ${bit}`, frame);
     const armed = word(layout.RING_ARMED);
-    if (armed > 1) this.#error(where, `its word 'armed' is ${armed}, neither 0 nor 1`);
+    if (armed > 1) this.#findings.error(where, `its word 'armed' is ${armed}, neither 0 nor 1`);
     const mode = word(layout.RING_RECEIVE_MODE);
     if (mode > layout.RECEIVE_MODE_IN_PLACE)
-      this.#error(where, `its word 'receive mode' is ${mode}, which nobody says`);
+      this.#findings.error(where, `its word 'receive mode' is ${mode}, which does not exist`);
     const [start, head, tail] = [word(layout.RING_START), word(layout.RING_HEAD), word(layout.RING_TAIL)];
     if (![start, head, tail].every(aligned)) {
-      this.#error(where, `its positions are no multiples of 8: start ${start}, head ${head}, tail ${tail}`);
+      this.#findings.error(where, `its positions are no multiples of 8: start ${start}, head ${head}, tail ${tail}`);
       return;
     }
     if (wrap(tail - head) > capacity) {
-      this.#error(where, `its head is ${head} and its tail ${tail}: ${wrap(tail - head)} of ${capacity} bytes used`);
+      this.#findings.error(
+        where,
+        `its head is ${head} and its tail ${tail}: ${wrap(tail - head)} of ${capacity} bytes used`,
+      );
       return;
     }
-    if (writable && !writer && (head !== start || tail !== start)) {
-      this.#error(where, `nobody writes it yet, and its positions are start ${start}, head ${head}, tail ${tail}`);
+    if (writable && !written && (head !== start || tail !== start)) {
+      this.#findings.error(
+        where,
+        `no process writes it yet, and its positions are start ${start}, head ${head}, tail ${tail}`,
+      );
       return;
     }
     const walk = this.#walk(where, bytes, capacity, head, tail);
     if (walk && wrap(walk.end - tail) > capacity) {
-      this.#error(where, `its records end at ${walk.end}, in front of its tail ${tail}`);
+      this.#findings.error(where, `its records end at ${walk.end}, in front of its tail ${tail}`);
     } else if (walk && walk.ahead > 1) {
       // The tail follows each commit, so only one can be under way.
-      this.#error(where, `${walk.ahead} records lie behind its tail ${tail}`);
+      this.#findings.error(where, `${walk.ahead} records lie behind its tail ${tail}`);
     }
   }
 
-  /** From the head to the word that is zero. @returns undefined: something was wrong */
+  /** Walk from the head to the word that is zero. @returns undefined: a record was wrong */
   #walk(where: string, bytes: Buffer, capacity: number, head: number, tail: number): Walk | undefined {
     const { layout } = this.#core;
     const limit = (capacity >>> layout.RECORD_SHIFT) + layout.RECORD_EXTRA - layout.RECORD_HEADER;
@@ -94,7 +96,7 @@ export class RunContents {
     let ahead = 0;
     let walked = 0;
     let padded = false;
-    /** Bytes of the message that are to come; undefined: where the walk began is not known. */
+    /** Bytes of the message that are to come; undefined: the walk has not met the beginning of a message yet. */
     let rest: number | undefined;
     for (;;) {
       const position = wrap(head + walked);
@@ -102,7 +104,7 @@ export class RunContents {
       const at = layout.RING_DATA + place;
       const header = bytes.readBigUInt64LE(at);
       const fault = (what: string): undefined => {
-        this.#error(where, `the record at position ${position} (header 0x${header.toString(16)}) ${what}`);
+        this.#findings.error(where, `the record at position ${position} (header 0x${header.toString(16)}) ${what}`);
         return undefined;
       };
       if (header === 0n) {
@@ -113,7 +115,7 @@ export class RunContents {
       const kind = tag >>> 24;
       if ((tag & 0xffffff) !== ((position >>> 3) & 0xffffff)) return fault('is of another position');
       if (kind !== layout.RECORD_PAD && kind !== layout.RECORD_FIRST && kind !== layout.RECORD_MORE) {
-        return fault(`is of kind ${kind}, which is none`);
+        return fault(`is of kind ${kind}, which does not exist`);
       }
       const toEnd = capacity - place;
       const span = (payload + layout.RECORD_HEADER + 7) & ~7;
@@ -127,7 +129,7 @@ export class RunContents {
       // The word behind the last record has to be there as well.
       if (walked + span + layout.RECORD_HEADER > capacity) return fault('leaves no room for the end');
       if (kind !== layout.RECORD_PAD) {
-        const body = this.#body(kind, payload, bytes.readBigUInt64LE(at + layout.RECORD_HEADER), rest);
+        const body = this.#checkBody(kind, payload, bytes.readBigUInt64LE(at + layout.RECORD_HEADER), rest);
         if (typeof body === 'string') return fault(body);
         rest = body;
         this.#counts.records.total++;
@@ -139,8 +141,8 @@ export class RunContents {
     }
   }
 
-  /** @returns what is to come of the message behind this record, or what is wrong */
-  #body(kind: number, payload: number, net: bigint, rest: number | undefined): number | undefined | string {
+  /** @returns how many bytes of the message are to come after this record; undefined: unknown; a text: what is wrong */
+  #checkBody(kind: number, payload: number, net: bigint, rest: number | undefined): number | undefined | string {
     const { layout } = this.#core;
     let left = rest;
     let here = payload;
@@ -155,28 +157,28 @@ export class RunContents {
     return left - here;
   }
 
-  /** The book of an application's memory: which ranges it grants. */
-  memory(frame: number, frames: number): void {
+  /** The first frame of an application's memory lists the ranges that it grants. */
+  checkMemory(frame: number, frames: number): void {
     const { layout } = this.#core;
     const where = `run at frame ${frame}`;
-    const book = this.#glimpse.read(frame * layout.FRAME, layout.FRAME);
+    const grants = this.#view.read(frame * layout.FRAME, layout.FRAME);
     const room = (frames - 1) * layout.FRAME;
     const rights = layout.GRANT_READ | layout.GRANT_WRITE;
     const tokens = new Map<bigint, number>();
     for (let place = 0; place < layout.GRANTS; place++) {
       const at = place * layout.GRANT_SIZE;
-      const token = book.readBigUInt64LE(at + layout.GRANT_TOKEN);
+      const token = grants.readBigUInt64LE(at + layout.GRANT_TOKEN);
       if (token === 0n) continue;
       this.#counts.grants.total++;
-      const offset = book.readUInt32LE(at + layout.GRANT_OFFSET);
-      const length = book.readUInt32LE(at + layout.GRANT_LENGTH);
-      const right = book.readUInt32LE(at + layout.GRANT_RIGHTS);
+      const offset = grants.readUInt32LE(at + layout.GRANT_OFFSET);
+      const length = grants.readUInt32LE(at + layout.GRANT_LENGTH);
+      const right = grants.readUInt32LE(at + layout.GRANT_RIGHTS);
       if (offset + length > room) {
-        this.#error(where, `grant ${place} is of ${length} bytes at ${offset}, and the run has ${room}`);
+        this.#findings.error(where, `grant ${place} is of ${length} bytes at ${offset}, and the run has ${room}`);
       }
-      if (right === 0 || (right & ~rights) !== 0) this.#error(where, `grant ${place} gives rights ${right}`);
+      if (right === 0 || (right & ~rights) !== 0) this.#findings.error(where, `grant ${place} gives rights ${right}`);
       const twin = tokens.get(token);
-      if (twin !== undefined) this.#error(where, `grants ${twin} and ${place} have one token`);
+      if (twin !== undefined) this.#findings.error(where, `grants ${twin} and ${place} have one token`);
       tokens.set(token, place);
     }
   }

@@ -1,0 +1,146 @@
+/**
+ * Joining and leaving the region file of plugin `shm`: one for each user and host, created by the first process that needs
+ * it, and removed by the last, whichever processes die meanwhile.
+ *
+ * A process creates, joins, leaves or removes the file only while it holds the lock on byte LOCK_LIFECYCLE of the very file
+ * that the path leads to. The path is checked after the lock was taken, since the file may have been removed in between.
+ * Joining takes the lock of a slot before it drops this lock; leaving drops the lock of the slot before it takes this one.
+ * So while the lock is held, the locks on the other bytes say whether any process uses the region. If none does, the
+ * content of the file does not matter, be it empty or a region of an old version: the region begins anew, in place. The
+ * kernel drops the locks of dead processes.
+ */
+import { closeSync, fstatSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { IsthmusError } from '../base/errors.js';
+import { coreLayout } from '../core/core.js';
+import { identityOf, isAt } from '../device/identity.js';
+import { foreign } from '../device/posix.js';
+import { addon } from '../native/native.js';
+import { Region } from './region.js';
+import { backingOf, checkHeld, headOf, isForeign, isHeld, openOrCreate, openOwn, remove, renew } from './shm-file.js';
+
+/** How long a process that leaves waits for the lock. A process that has it for longer joins, and removes the file later. */
+const MAX_LEAVE_MS = 1000;
+/** The longest pause between two tries for the lock; jitter keeps processes from trying in step. */
+const MAX_PAUSE_MS = 5;
+
+/** Places whose bytes stay as they are: see {@link Region.detach}. */
+type Kept = Parameters<Region['detach']>[0];
+
+export interface JoinOptions {
+  readonly path: string;
+  /** Bytes, a power of two. */
+  readonly size: number;
+  /** The name of the runtime, for people. */
+  readonly name: string;
+  /** How long other processes may hold the lock before the join fails, in milliseconds. */
+  readonly limit: number;
+  readonly signal: AbortSignal;
+}
+
+/** With the lifecycle lock held. @returns undefined: the file was unusable and has been removed, begin again */
+async function joinLocked(fd: number, { path, size, name, signal }: JoinOptions): Promise<Region | undefined> {
+  const head = headOf(fd);
+  if (isForeign(head)) throw foreign(path, head);
+  const stat = fstatSync(fd);
+  const mode = stat.mode & 0o777;
+  const held = isHeld(fd);
+  if (mode !== 0o600) {
+    // A process of another user may have opened it, and keeps it whatever the mode becomes.
+    if (!held) {
+      remove(path);
+      return undefined;
+    }
+    const message = `${path}: has mode ${mode.toString(8)}, not 600, and is in use`;
+    throw new IsthmusError('ERR_ISTHMUS_REGION_PERMISSIONS', message, { path });
+  }
+  if (held) checkHeld(path, stat.size, size, head);
+  try {
+    if (!held) await renew(fd, path, size, signal);
+    return await Region.attach(backingOf(fd, path, size, !held), name, signal);
+  } catch (error) {
+    if (!isHeld(fd)) remove(path);
+    throw error;
+  }
+}
+
+/**
+ * Attach to the region file; create it if it is not there.
+ * @throws ERR_ISTHMUS_REGION_…, ERR_ISTHMUS_NATIVE_MISSING, ERR_ISTHMUS_SYSCALL, `signal.reason`; nothing stays behind
+ */
+export async function joinShm(options: JoinOptions): Promise<Region> {
+  const { path, limit, signal } = options;
+  const until = performance.now() + limit;
+  for (;;) {
+    signal.throwIfAborted();
+    const fd = openOrCreate(path);
+    if (fd !== undefined) {
+      try {
+        if (addon().lock(fd, coreLayout().LOCK_LIFECYCLE) && isAt(path, identityOf(fd))) {
+          const region = await joinLocked(fd, options);
+          if (region) return region;
+        }
+      } finally {
+        closeSync(fd); // Drops the lock.
+      }
+    }
+    if (performance.now() > until) {
+      throw new IsthmusError(
+        'ERR_ISTHMUS_REGION_FORMATTING',
+        `${path}: other processes were creating, joining or leaving it for more than ${limit} ms`,
+        { path },
+      );
+    }
+    await sleep(1 + Math.random() * MAX_PAUSE_MS);
+  }
+}
+
+/** Leave, and remove the file if no other process uses it. @returns false: the lifecycle lock is taken, try again */
+function tryLeave(region: Region, keep: Kept): boolean {
+  const { path } = region.backing;
+  let fd: number;
+  try {
+    fd = openOwn(path);
+  } catch {
+    region.detach(keep); // The file is gone, or belongs to another user now.
+    return true;
+  }
+  try {
+    const { dev, ino } = identityOf(fd);
+    if (dev === region.identity.dev && ino === region.identity.ino) {
+      if (!addon().lock(fd, coreLayout().LOCK_LIFECYCLE)) return false;
+      if (isAt(path, region.identity) && !isHeld(fd, region.slot)) remove(path);
+    }
+    region.detach(keep);
+    return true;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Leave a region that {@link joinShm} has attached; the last process removes the file. Takes a second at most. */
+export async function leaveShm(region: Region, keep?: Kept): Promise<void> {
+  const until = performance.now() + MAX_LEAVE_MS;
+  while (!tryLeave(region, keep)) {
+    if (performance.now() > until) {
+      region.detach(keep);
+      return;
+    }
+    await sleep(1 + Math.random() * MAX_PAUSE_MS);
+  }
+}
+
+/** The same, synchronously: at the exit of the process. */
+export function leaveShmNow(region: Region): void {
+  const until = performance.now() + MAX_LEAVE_MS / 4;
+  const never = new Int32Array(new SharedArrayBuffer(4));
+  while (!tryLeave(region, undefined)) {
+    if (performance.now() > until) return;
+    Atomics.wait(never, 0, 0, 1 + Math.random() * MAX_PAUSE_MS);
+  }
+}
+
+/** Whether a process that joins now would get this region: it is usable, and the path still leads to its file. */
+export function isCurrent(region: Region): boolean {
+  return region.usable && isAt(region.backing.path, region.identity);
+}
