@@ -13,6 +13,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { check as checkExports } from './exports.mjs';
+import { checkLayers } from './layers.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const biome = createRequire(import.meta.url).resolve('@biomejs/biome/bin/biome');
@@ -55,5 +56,12 @@ function checkAssembly() {
   }
 }
 
-const results = [check(root, '.'), checkAssembly(), await checkExports(write)];
+/** The order of the rooms of host/ (scripts/layers.mjs). */
+function checkRooms() {
+  const problems = checkLayers(root);
+  for (const problem of problems) console.error(problem);
+  return problems.length === 0;
+}
+
+const results = [check(root, '.'), checkAssembly(), await checkExports(write), checkRooms()];
 if (results.includes(false)) process.exitCode = 1;
