@@ -1,4 +1,4 @@
-/** Which regions a runtime uses: found, attached, or refused with a reason. */
+/** The search for regions: each candidate is attached, or refused with a reason. */
 
 import { IsthmusError } from '../base/errors.js';
 import type { Candidate } from '../device/backing.js';
@@ -8,18 +8,18 @@ import { discoverUio, type UioRoots } from '../device/uio.js';
 import { addonMissing } from '../native/native.js';
 import { Region } from '../region/region.js';
 
-/** A candidate that is not used, and why. */
+/** A candidate that is not used, and the reason. */
 export interface Refused {
   readonly path: string;
   readonly error: IsthmusError;
 }
 
-/** Whether the patterns name something that must be there. */
+/** The patterns that are names: these regions must exist. */
 function named(patterns: string): string[] {
   return patterns.split(/[\s,]+/).filter((pattern) => pattern !== '' && !/[*?]/.test(pattern));
 }
 
-/** Where to look. */
+/** Where to search. */
 export interface Places {
   /** `PSP_IVSHMEM_REGIONS`. */
   readonly patterns: string;
@@ -28,7 +28,15 @@ export interface Places {
   readonly roots: UioRoots | undefined;
 }
 
-/** All candidates: devices first, those with a driver before those without, then files. Attaches nothing. */
+/** The result of a search. */
+export interface FoundRegions {
+  readonly regions: Region[];
+  readonly refused: Refused[];
+  /** Why there is no region, if there is none. */
+  readonly missing: string | undefined;
+}
+
+/** All candidates: devices with a driver, devices without one, files. It attaches none. */
 export function findRegions({ patterns, pci, roots }: Places): Candidate[] {
   if (addonMissing()) return [];
   return [...discoverUio(roots), ...(pci ? discoverPci(roots) : []), ...discoverPosix(patterns)];
@@ -36,14 +44,10 @@ export function findRegions({ patterns, pci, roots }: Places): Candidate[] {
 
 /**
  * Attach all regions that are found.
- * @param strict what was named must be there; otherwise it is only noted, like the others
- * @throws the error of a region that was named
+ * @param strict whether a named region that cannot be attached is an error; otherwise it is refused, like the others
+ * @throws the error of a named region
  */
-export async function attachRegions(
-  places: Places,
-  name: string,
-  strict = true,
-): Promise<{ regions: Region[]; refused: Refused[]; missing: string | undefined }> {
+export async function attachRegions(places: Places, name: string, strict = true): Promise<FoundRegions> {
   const { patterns } = places;
   const explicit = strict && named(patterns).length > 0;
   const missing = addonMissing();

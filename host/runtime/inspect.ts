@@ -1,12 +1,13 @@
 /**
- * A look at a runtime from outside: plain data that survives JSON, the same for `runtime.inspect()`, the control socket
- * and `isthmus inspect --json`. What there is none of is null, so that every key is always there.
+ * Snapshots of a runtime: plain data that survives JSON, the same for `runtime.inspect()`, the control socket and
+ * `isthmus inspect --json`. A value that does not exist is null, so that every key is always present.
  */
 
 import { threadId } from 'node:worker_threads';
 import type { Connection } from '../api/connection.js';
 import type {
   ConnectionSnapshot,
+  RegionInfo,
   RegionSnapshot,
   RuntimeSnapshot,
   RuntimeStats,
@@ -19,11 +20,11 @@ import type { Refused } from './discovery.js';
 const COUNTERS = ['messagesSent', 'messagesReceived', 'bytesSent', 'bytesReceived', 'stalls'] as const;
 const NOW = ['ringUsed', 'ringSize', 'pendingSends', 'unreadMessages', 'unreadBytes'] as const;
 
-/** Numbers the connections of a runtime, and keeps the sums of those that are gone. */
+/** Numbers the connections of a runtime, and keeps the sums of those that have ended. */
 export class Ledger {
   readonly #started = new Date();
   readonly #entries = new WeakMap<Connection, { readonly number: number; readonly opened: string }>();
-  readonly #gone: Record<(typeof COUNTERS)[number], number> = {
+  readonly #ended: Record<(typeof COUNTERS)[number], number> = {
     messagesSent: 0,
     messagesReceived: 0,
     bytesSent: 0,
@@ -31,22 +32,22 @@ export class Ledger {
     stalls: 0,
   };
   readonly #left = new WeakSet<Connection>();
-  #ever = 0;
+  #count = 0;
 
   enter(connection: Connection): void {
-    this.#entries.set(connection, { number: ++this.#ever, opened: new Date().toISOString() });
+    this.#entries.set(connection, { number: ++this.#count, opened: new Date().toISOString() });
   }
 
-  /** It counts no further. Idempotent. */
+  /** The connection has ended: keep its sums. Idempotent. */
   leave(connection: Connection): void {
     if (this.#left.has(connection)) return;
     this.#left.add(connection);
     const stats = connection.stats();
-    for (const counter of COUNTERS) this.#gone[counter] += stats[counter];
+    for (const counter of COUNTERS) this.#ended[counter] += stats[counter];
   }
 
   stats(open: Iterable<Connection>): RuntimeStats {
-    const sums = { ...this.#gone, ringUsed: 0, ringSize: 0, pendingSends: 0, unreadMessages: 0, unreadBytes: 0 };
+    const sums = { ...this.#ended, ringUsed: 0, ringSize: 0, pendingSends: 0, unreadMessages: 0, unreadBytes: 0 };
     let connections = 0;
     let oldestUnreadMs = 0;
     for (const connection of open) {
@@ -55,7 +56,7 @@ export class Ledger {
       for (const counter of [...COUNTERS, ...NOW]) sums[counter] += stats[counter];
       oldestUnreadMs = Math.max(oldestUnreadMs, stats.oldestUnreadMs);
     }
-    return { connections, connectionsEver: this.#ever, ...sums, oldestUnreadMs };
+    return { connections, connectionsEver: this.#count, ...sums, oldestUnreadMs };
   }
 
   connection(connection: Connection): ConnectionSnapshot {
@@ -74,7 +75,7 @@ export class Ledger {
     };
   }
 
-  /** What is about the process and not about what it does. */
+  /** The properties of the process, and when the runtime started. */
   process(): Pick<RuntimeSummary, 'pid' | 'thread' | 'version' | 'node' | 'started'> {
     return {
       pid: process.pid,
@@ -84,6 +85,11 @@ export class Ledger {
       started: this.#started.toISOString(),
     };
   }
+}
+
+export function regionInfo(region: Region): RegionInfo {
+  const { slots, slotsUsed, frames, ...info } = regionSnapshot(region);
+  return info;
 }
 
 export function regionSnapshot(region: Region): RegionSnapshot {

@@ -1,4 +1,4 @@
-/** A runtime: its regions, plugins, listeners and connections. */
+/** A runtime: the facade over its plugins, regions, endpoints and control. */
 
 import { setMaxListeners } from 'node:events';
 import type { Connection } from '../api/connection.js';
@@ -10,65 +10,66 @@ import { IsthmusError } from '../base/errors.js';
 import { type Log, type Logger, makeLog } from '../base/log.js';
 import { addressIn, ownAddress, parseNetworks } from '../base/network.js';
 import { type Config, type ConfigOptions, SETTINGS } from '../config/config.js';
-import { configure, pluginPriority } from '../config/resolve.js';
+import { configure } from '../config/resolve.js';
 import { RuntimeConnection } from '../connection/connection.js';
 import type { MqttOptions } from '../control/broker.js';
-import { joinMqtt, type Membership } from '../control/mqtt.js';
-import { requestsOf } from '../control/requests.js';
-import { ControlSocket, newId } from '../control/socket.js';
 import type { Core } from '../core/core.js';
 import { createPrivateCore } from '../core/private.js';
-import { WAYS } from '../device/backing.js';
 import type { UioRoots } from '../device/uio.js';
 import type { Address } from '../endpoint/address.js';
 import type { ConnectionHandler } from '../endpoint/connections.js';
 import { type ConnectOptions, Endpoint } from '../endpoint/endpoint.js';
 import type { Listening, ListenOptions } from '../endpoint/listeners.js';
 import type { EndpointContext, EndpointEvents } from '../endpoint/state.js';
-import { takeRun } from '../memory/runs.js';
-import { RegionMemory } from '../memory/shared-memory.js';
-import { IvshmemPlugin } from '../plugins/ivshmem.js';
-import { LoopPlugin } from '../plugins/loop.js';
-import { disabled, PluginRegistry, type RankedPlugin } from '../plugins/registry.js';
-import { ShmPlugin } from '../plugins/shm.js';
+import { disabled } from '../plugins/registry.js';
 import type { StreamPlugin } from '../plugins/stream-plugin.js';
-import { TcpPlugin } from '../plugins/tcp.js';
-import { bindPlugins } from '../plugins/third-party.js';
 import { Poller } from '../polling/poller.js';
-import type { Region } from '../region/region.js';
-import { publish, type RegionIdentity } from './diagnostics.js';
-import { attachRegions, type Refused } from './discovery.js';
-import { Ledger, refusedSnapshot, regionSnapshot } from './inspect.js';
+import { Control } from './control.js';
+import { type Publish, publisher } from './diagnostics.js';
+import { attachRegions, type FoundRegions } from './discovery.js';
+import { Ledger, refusedSnapshot, regionInfo, regionSnapshot } from './inspect.js';
+import { Memories } from './memories.js';
 import { Migration } from './migration.js';
+import { makePlugins, type Plugins } from './plugins.js';
+import { Regions } from './regions.js';
 
-/** What `Runtime.create` takes; anything left out comes from the environment (`PSP_*`) or the defaults. */
+/** Options of `Runtime.create`. The environment (`PSP_*`), or the default, applies to each option that is left out. */
 export interface RuntimeOptions extends Omit<ConfigOptions, 'regions'> {
-  /** How the runtime calls itself; the first 8 bytes go over the wire. Default `isthmus`. */
+  /** Name of the runtime; the first 8 bytes go over the wire. Default `isthmus`. */
   readonly name?: string | undefined;
-  /** Region files, as `PSP_IVSHMEM_REGIONS`. What is named without `*` and `?` must be there. */
+  /** Region files, as `PSP_IVSHMEM_REGIONS`. A name without `*` and `?` must exist. */
   readonly regions?: string | readonly string[] | undefined;
-  /** Other places than `/sys` and `/dev` to find devices in. */
+  /** Search these places for devices, instead of `/sys` and `/dev`. */
   readonly uio?: UioRoots | undefined;
   /** Plugins besides the built-in ones, made by `streamPlugin`. */
   readonly plugins?: readonly StreamPlugin[] | undefined;
   /** Credentials and certificates for the broker, besides its URL. */
   readonly mqtt?: MqttOptions | undefined;
-  /** Receives what is logged, instead of standard error; how much is `debug`'s matter. */
+  /** Receives the lines of the log, instead of standard error. `debug` sets which lines there are. */
   readonly log?: Log | undefined;
 }
 
-/** What `runtime.endpoint` takes. */
+/** Options of `runtime.endpoint`. */
 export interface EndpointOptions {
   readonly name?: string | undefined;
   /** pscom's connection type mask. */
   readonly plugins?: PluginMask | undefined;
 }
 
-/** The most that `allocate` gives, in bytes. */
-const MOST = 2 ** 31;
+/** What `Runtime.create` has prepared. */
+interface Parts {
+  readonly name: string;
+  readonly config: Config;
+  readonly log: Logger;
+  readonly plugins: Plugins;
+  readonly found: FoundRegions;
+  readonly discover: () => Promise<FoundRegions>;
+  readonly privateCore: () => Core;
+  readonly mqtt: MqttOptions | undefined;
+}
 
 /**
- * A runtime finds regions and plugins once, and makes connections over the best of them that both sides have.
+ * A runtime finds regions and plugins once, and makes connections over the best plugin that both sides have.
  *
  * ```ts
  * const runtime = await Runtime.create({ name: 'worker' });
@@ -79,113 +80,61 @@ const MOST = 2 ** 31;
  */
 export class Runtime implements AsyncDisposable, Migratable {
   readonly name: string;
-  /** What `isthmus ps` calls it: unique among the runtimes of this user. */
+  /** The id that `isthmus ps` prints: unique among the runtimes of this user. */
   readonly id: string;
   readonly #log: Logger;
-  readonly #regions: Region[] = [];
-  #refused: readonly Refused[] = [];
-  readonly #registry: PluginRegistry;
-  readonly #loop: LoopPlugin;
-  readonly #shm: ShmPlugin;
-  readonly #ivshmem: IvshmemPlugin;
-  readonly #migration: Migration;
+  readonly #plugins: Plugins;
+  readonly #memories = new Memories();
+  readonly #regions: Regions;
   readonly #poller: Poller;
   readonly #endpoints = new Set<Endpoint>();
-  readonly #memories = new Set<RegionMemory>();
-  readonly #host: EndpointContext;
+  readonly #endpointContext: EndpointContext;
   readonly #ledger = new Ledger();
-  readonly #control: ControlSocket | undefined;
-  readonly #mqtt: Membership | undefined;
-  /** Aborts what is under way when the runtime is closed. */
+  readonly #migration: Migration;
+  readonly #control: Control;
+  readonly #publish: Publish = publisher(this);
+  /** Aborted when the runtime is closed. */
   readonly #ending = new AbortController();
-  #privateCore: Core | undefined;
   #closed: Promise<void> | undefined;
 
-  private constructor(
-    name: string,
-    config: Config,
-    log: Logger,
-    found: Awaited<ReturnType<typeof attachRegions>>,
-    thirdParty: readonly RankedPlugin[],
-    discover: () => ReturnType<typeof attachRegions>,
-    mqtt: MqttOptions | undefined,
-  ) {
+  private constructor({ name, config, log, plugins, found, discover, privateCore, mqtt }: Parts) {
     this.name = name;
-    // Every connect under way listens.
+    // Each connect under way adds a listener.
     setMaxListeners(0, this.#ending.signal);
     this.#log = log;
+    this.#plugins = plugins;
     this.#poller = new Poller(config.wait);
-    this.#loop = new LoopPlugin();
-    this.#ivshmem = new IvshmemPlugin({
-      ringSize: config.ringSize || undefined,
-      guard: config.guard,
+    this.#regions = new Regions({
+      plugins,
+      memories: this.#memories,
+      connections: () => this.#open(),
+      discover,
+      publish: this.#publish,
+      log,
     });
-    this.#shm = new ShmPlugin({
-      name,
-      file: config.shmName,
-      size: config.shmSize,
-      limit: config.handshakeTimeout * 0.4,
-      ringSize: config.ringSize || undefined,
-      guard: config.guard,
-      attached: (region) => this.#attached(region),
-      leaving: (region) => this.#leaving(region),
-    });
-    const tcp = new TcpPlugin(() => this.#private(), {
-      noDelay: config.noDelay,
-      sendBuffer: config.sendBuffer,
-      receiveBuffer: config.receiveBuffer,
-      log: (line) => log('warning', line),
-      ringSize: config.tcpRingSize || 65536,
-    });
-    this.#registry = new PluginRegistry([
-      { plugin: this.#loop, priority: config.loop },
-      { plugin: this.#shm, priority: config.shm },
-      { plugin: this.#ivshmem, priority: config.ivshmem },
-      { plugin: tcp, priority: config.tcp },
-      ...thirdParty,
-    ]);
-    this.#host = {
+    this.#endpointContext = {
       config,
       log,
-      registry: this.#registry,
-      loop: this.#loop,
+      registry: plugins.registry,
+      loop: plugins.loop,
       poller: this.#poller,
       ending: this.#ending.signal,
-      privateCore: () => this.#private(),
+      privateCore,
       endpoints: this.#endpoints,
       events: this.#events(),
     };
     this.#migration = new Migration({
       endpoints: this.#endpoints,
       connections: () => this.#open().filter(({ plugin }) => !this.#migratable(plugin)),
-      leaveDevices: async () => {
-        for (const region of this.#regions.splice(0)) region.detach(this.#leaving(region));
-        this.#ivshmem.use([], 'suspended');
-        await this.#shm.close();
-      },
-      takeDevices: async () => {
-        this.#shm.restore();
-        this.#use(await discover());
-      },
-      changed: (state) => publish(this, 'isthmus:migration', () => ({ state })),
+      leaveDevices: () => this.#regions.leave(),
+      takeDevices: () => this.#regions.attach(),
+      changed: (state) => this.#publish('isthmus:migration', () => ({ state })),
       timeout: config.suspendTimeout,
       log,
     });
-    this.#control = config.control ? ControlSocket.open(requestsOf(this), log) : undefined;
-    this.id = this.#control?.id ?? newId();
-    const { broker, mqttKeepalive: keepalive, controlId, postponeFeedback: postpone } = config;
-    const connections = () => this.inspect().connections;
-    const joining = { broker, mqtt, keepalive, controlId, postpone, id: this.id, name, connections, log };
-    this.#mqtt = config.suspendResume ? joinMqtt(this, joining) : undefined;
-    this.#use(found);
-  }
-
-  #use({ regions, refused, missing }: Awaited<ReturnType<typeof attachRegions>>): void {
-    this.#regions.splice(0, this.#regions.length, ...regions);
-    this.#refused = refused;
-    this.#ivshmem.use(regions, missing);
-    for (const region of regions) this.#attached(region);
-    for (const { error } of refused) this.#log('warning', `not used: ${error.message} (${error.code})`);
+    this.#control = new Control(this, name, config, mqtt, log);
+    this.id = this.#control.id;
+    this.#regions.use(found);
   }
 
   /**
@@ -194,7 +143,7 @@ export class Runtime implements AsyncDisposable, Migratable {
    * region that was named
    */
   static async create(options: RuntimeOptions = {}): Promise<Runtime> {
-    const { name = 'isthmus', regions, uio, plugins = [], mqtt, log: sink, ...settings } = options;
+    const { name = 'isthmus', regions, uio, plugins: own = [], mqtt, log: sink, ...settings } = options;
     if (typeof name !== 'string' || name === '' || name.includes('\0')) {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'the name of a runtime is a string that is not empty');
     }
@@ -205,23 +154,40 @@ export class Runtime implements AsyncDisposable, Migratable {
     if (networks.length > 0 && addressIn(networks) === undefined) {
       log('warning', `PSP_NETWORK: no address of this machine lies in '${config.network}'; ${ownAddress('')} is used`);
     }
-    const thirdParty = bindPlugins(plugins, {
-      core: () => runtime.#private(),
-      ringSize: config.tcpRingSize || 65536,
-      guard: config.guard,
-    }).map((plugin) => ({ plugin, priority: pluginPriority(plugin.name, plugin.priority) }));
-    const discover = (strict: boolean) =>
+    let core: Core | undefined;
+    const privateCore = () => {
+      core ??= createPrivateCore();
+      return core;
+    };
+    const plugins = makePlugins(config, name, own, {
+      core: privateCore,
+      attached: (region) => runtime.#regions.onAttached(region),
+      leaving: (region) => runtime.#regions.onLeaving(region),
+      log,
+    });
+    const discover = (strict: boolean): Promise<FoundRegions> =>
       config.ivshmem > 0
         ? attachRegions({ patterns: config.regions, pci: config.pci, roots: uio }, name, strict)
         : Promise.resolve({ regions: [], refused: [], missing: undefined });
     const found = await discover(true);
-    const runtime = new Runtime(name, config, log, found, thirdParty, () => discover(false), mqtt);
+    const runtime = new Runtime({
+      name,
+      config,
+      log,
+      plugins,
+      found,
+      discover: () => discover(false),
+      privateCore,
+      mqtt,
+    });
     return runtime;
   }
 
+  // ─── inspecting ────────────────────────────────────────────────────────────────────────────────────────────────────
+
   /**
-   * Plugins with their priorities, best first; why one cannot be used; the region file of `shm`, which is attached with
-   * the first connection that wants it.
+   * The plugins with their priorities, best first. `unavailable`: the reason why a plugin cannot be used. `path`: the
+   * region file of `shm`, which is attached with the first connection that uses it.
    */
   plugins(): {
     name: string;
@@ -230,21 +196,22 @@ export class Runtime implements AsyncDisposable, Migratable {
     unavailable: string | undefined;
     path: string | undefined;
   }[] {
-    return this.#registry.all.map((ranked) => ({
+    const { registry, shm } = this.#plugins;
+    return registry.all.map((ranked) => ({
       name: ranked.plugin.name,
       archId: ranked.plugin.archId,
       priority: ranked.priority,
       unavailable: disabled(ranked) ?? ranked.plugin.unavailable(),
-      path: ranked.plugin === this.#shm ? this.#shm.path : undefined,
+      path: ranked.plugin === shm ? shm.path : undefined,
     }));
   }
 
-  /** The regions that are attached, that of `shm` last. */
+  /** The attached regions; that of `shm` last. */
   regions(): RegionInfo[] {
-    return this.#usable().map(regionInfo);
+    return this.#regions.usable.map(regionInfo);
   }
 
-  /** How much is logged, as `PSP_DEBUG`. Setting it has an effect at once. */
+  /** The level of the log, as `PSP_DEBUG`. A change takes effect at once. */
   get debug(): number {
     return this.#log.limit;
   }
@@ -260,12 +227,12 @@ export class Runtime implements AsyncDisposable, Migratable {
     this.#log.limit = level;
   }
 
-  /** Sums over all connections that there are and have been. */
+  /** Sums over all connections, those that have ended included. */
   stats(): RuntimeStats {
     return this.#ledger.stats(this.#open());
   }
 
-  /** Everything that can be seen of the runtime and its connections, as plain data that survives JSON. */
+  /** The whole state of the runtime and its connections, as plain data that survives JSON. */
   inspect(): RuntimeSnapshot {
     return {
       id: this.id,
@@ -276,15 +243,15 @@ export class Runtime implements AsyncDisposable, Migratable {
       stats: this.stats(),
       migration: { state: this.migration, since: new Date(this.#migration.since).toISOString() },
       plugins: this.plugins().map(({ unavailable = null, path: _path, ...plugin }) => ({ ...plugin, unavailable })),
-      regions: this.#usable().map(regionSnapshot),
-      refused: this.#refused.map(refusedSnapshot),
+      regions: this.#regions.usable.map(regionSnapshot),
+      refused: this.#regions.refused.map(refusedSnapshot),
       connections: this.#open().map((connection) => this.#ledger.connection(connection)),
     };
   }
 
-  /** Candidates that were found and not used. */
+  /** Candidates for regions that were found and are not used. */
   refusedRegions(): { path: string; error: IsthmusError }[] {
-    return this.#refused.map(({ path, error }) => ({ path, error }));
+    return this.#regions.refused.map(({ path, error }) => ({ path, error }));
   }
 
   /** The connections of all endpoints. */
@@ -292,17 +259,19 @@ export class Runtime implements AsyncDisposable, Migratable {
     return this.#open();
   }
 
+  // ─── connecting ────────────────────────────────────────────────────────────────────────────────────────────────────
+
   /**
-   * The endpoint of that name, made when it is asked for the first time; without a name, the one that `listen` and
+   * The endpoint with that name; the first call creates it. Without a name: the default endpoint, which `listen` and
    * `connect` of the runtime use.
-   * @param options.plugins which plugins its connections may use, from here on; default: all
+   * @param options.plugins the plugins that its later connections may use; default: all
    * @throws ERR_ISTHMUS_INVALID_ARGUMENT, ERR_ISTHMUS_CLOSED
    */
   endpoint({ name = this.name, plugins }: EndpointOptions = {}): Endpoint {
     this.#check();
     let endpoint = [...this.#endpoints].find((one) => one.name === name);
     if (!endpoint) {
-      endpoint = new Endpoint(name, this.#host);
+      endpoint = new Endpoint(name, this.#endpointContext);
       this.#endpoints.add(endpoint);
     }
     if (plugins) endpoint.mask(plugins);
@@ -320,53 +289,43 @@ export class Runtime implements AsyncDisposable, Migratable {
   }
 
   /**
-   * Memory to expose to peers. In the region of a connection the peer reads and writes it without this process; where
-   * there is none, or no room in it, it is ordinary memory, and the peer has to ask: `inRegion` tells.
+   * Memory to expose to peers. In the region of a connection the peer reads and writes it without this process. Without a
+   * region, or without room in it, it is ordinary memory, and this process serves the peer: `inRegion` tells.
    * @param size in bytes
-   * @param options.connection whose region to take; default: the first one
+   * @param options.connection whose region to take; default: the first region with room
    * @throws ERR_ISTHMUS_INVALID_ARGUMENT, ERR_ISTHMUS_CLOSED
    */
   allocate(size: number, { connection }: { readonly connection?: Connection | undefined } = {}): SharedMemory {
     this.#check();
-    if (!Number.isSafeInteger(size) || size < 0 || size > MOST) {
-      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `${size} is not a number of bytes up to ${MOST}`);
-    }
-    const own = connection instanceof RuntimeConnection ? connection.region : undefined;
-    const regions = connection ? (own ? [own] : []) : this.#usable();
-    for (const region of regions) {
-      const run = takeRun(region, size);
-      if (!run) continue;
-      const memory = new RegionMemory(size, { region, ...run });
-      memory.write(0, new Uint8Array(size));
-      this.#memories.add(memory);
-      memory.onRelease = () => this.#memories.delete(memory);
-      return memory;
-    }
-    return new RegionMemory(size, { bytes: new Uint8Array(size) });
+    if (!connection) return this.#memories.allocate(size, this.#regions.usable);
+    const region = connection instanceof RuntimeConnection ? connection.region : undefined;
+    return this.#memories.allocate(size, region ? [region] : []);
   }
 
-  /** After a migration, with `postponeFeedback`: the application is ready, whoever asked may be told COMPLETED. */
+  // ─── migration ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** After a migration, with `postponeFeedback`: the application is ready, COMPLETED may be answered. */
   completeMigration(): void {
-    this.#mqtt?.complete();
+    this.#control.complete();
   }
 
-  /** Where it stands in a migration. */
+  /** The state of the migration. */
   get migration(): MigrationState {
     return this.#migration.migration;
   }
 
-  /** Be told of each change of {@link migration}. @returns how not to be */
+  /** Call `listener` at each change of {@link migration}. @returns removes the listener */
   onMigration(listener: (state: MigrationState) => void): () => void {
     return this.#migration.onMigration(listener);
   }
 
   /**
-   * Let go of everything that a migration would break: each connection finishes the message under way and is closed
-   * underneath, each region is left, so that its device can be unplugged. Messages that are sent meanwhile wait; what was
-   * received stays. It never waits for the application. While it goes on another call gets the same promise; when it is
-   * done already, that promise has been resolved.
+   * Let go of everything that a migration would break: each connection finishes the message under way and lets go of its
+   * link; each region is left, so that its device can be unplugged. Messages that are sent meanwhile wait; received
+   * messages stay. It never waits for the application. A call while a suspension is under way, or done, returns the promise
+   * of that suspension.
    * @param options.timeout in milliseconds; default: `suspendTimeout`
-   * @throws ERR_ISTHMUS_SUSPEND: in the end it was not possible, and everything goes on as before; ERR_ISTHMUS_CLOSED
+   * @throws ERR_ISTHMUS_SUSPEND: it was not possible in time, and everything goes on as before; ERR_ISTHMUS_CLOSED
    */
   async suspend(options?: { readonly timeout?: number | undefined }): Promise<void> {
     this.#check();
@@ -374,27 +333,30 @@ export class Runtime implements AsyncDisposable, Migratable {
   }
 
   /**
-   * Attach what is there now, and bring the connections back, each over the best plugin that there is now. Resolves when
-   * they are open again, or after a second: a peer may be suspended itself, and comes when it is back. What comes too late
-   * for `resumeTimeout` fails with ERR_ISTHMUS_RESUME_TIMEOUT. Without a suspension nothing happens.
+   * Attach the regions that exist now, and bring the connections back, each over the best plugin that it can use now.
+   * Resolves when they are open again, or after a second: a peer may be suspended itself, and comes back later. A
+   * connection that is not open again within `resumeTimeout` fails with ERR_ISTHMUS_RESUME_TIMEOUT. Without a suspension
+   * it does nothing.
    */
   async resume(): Promise<void> {
     this.#check();
     return this.#migration.resume();
   }
 
-  /** One bounded pass over all connections, for those who poll. True: there was something. */
+  // ─── progress and end ──────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** One bounded pass over all connections, for applications that poll. @returns whether anything was done */
   progress(): boolean {
     return this.#poller.pollOnce(0);
   }
 
-  /** Let the event loop run once: sockets, timers, the guards of connections. */
+  /** Let the event loop run once: sockets, timers, guards of connections. */
   turn(): Promise<void> {
     return new Promise((resolve) => setImmediate(resolve));
   }
 
   /**
-   * Close all listeners and connections, and let go of all regions. Idempotent.
+   * Close all listeners and connections, and leave all regions. Idempotent.
    * @param timeout for the orderly close of each connection, in milliseconds, default `closeTimeout`
    */
   close({ timeout }: { timeout?: number | undefined } = {}): Promise<void> {
@@ -409,34 +371,32 @@ export class Runtime implements AsyncDisposable, Migratable {
   async #close(timeout: number | undefined): Promise<void> {
     this.#ending.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the runtime was closed'));
     this.#migration.end();
-    // There is nobody to say goodbye to, and no way back.
+    // A suspended connection has no link to close in order, and will not come back.
     if (this.migration !== 'inactive') {
       for (const connection of this.#open()) if (connection.state === 'suspended') connection.destroy();
     }
     await Promise.all([...this.#endpoints].map((endpoint) => endpoint.close({ timeout })));
     this.#poller.stop();
-    for (const region of this.#regions) region.detach(this.#leaving(region));
-    await this.#shm.close();
+    await this.#regions.close();
     for (const connection of this.#open()) this.#ledger.leave(connection);
-    for (const line of await this.#registry.destroy()) this.#log('error', line);
-    this.#control?.close();
-    await this.#mqtt?.leave();
+    for (const line of await this.#plugins.registry.destroy()) this.#log('error', line);
+    await this.#control.close();
   }
 
   #events(): EndpointEvents {
+    const publish = this.#publish;
     return {
       created: (connection) => this.#ledger.enter(connection),
       opened: (connection) => {
-        publish(this, 'isthmus:connection:open', () => ({ connection }));
-        connection.closed.then((closed) => publish(this, 'isthmus:connection:close', () => ({ connection, closed })));
+        publish('isthmus:connection:open', () => ({ connection }));
+        connection.closed.then((closed) => publish('isthmus:connection:close', () => ({ connection, closed })));
       },
-      suspended: (connection) => publish(this, 'isthmus:connection:suspend', () => ({ connection })),
-      resumed: (connection) => publish(this, 'isthmus:connection:resume', () => ({ connection })),
-      silence: (connection, event, silence) =>
-        publish(this, `isthmus:connection:${event}`, () => ({ connection, silence })),
+      suspended: (connection) => publish('isthmus:connection:suspend', () => ({ connection })),
+      resumed: (connection) => publish('isthmus:connection:resume', () => ({ connection })),
+      silence: (connection, event, silence) => publish(`isthmus:connection:${event}`, () => ({ connection, silence })),
       released: (connection) => this.#ledger.leave(connection),
-      listening: (address) => publish(this, 'isthmus:listen', () => ({ ...address })),
-      failed: (role, address, error) => publish(this, 'isthmus:handshake:failed', () => ({ role, address, error })),
+      listening: (address) => publish('isthmus:listen', () => ({ ...address })),
+      failed: (role, address, error) => publish('isthmus:handshake:failed', () => ({ role, address, error })),
     };
   }
 
@@ -448,56 +408,8 @@ export class Runtime implements AsyncDisposable, Migratable {
     if (this.#closed) throw new IsthmusError('ERR_ISTHMUS_CLOSED', 'the runtime is closed');
   }
 
-  #private(): Core {
-    this.#privateCore ??= createPrivateCore();
-    return this.#privateCore;
-  }
-
   /** Whether the connections of a plugin survive a migration. */
   #migratable(name: string): boolean {
-    return this.#registry.all.find(({ plugin }) => plugin.name === name)?.plugin.migratable === true;
+    return this.#plugins.registry.all.find(({ plugin }) => plugin.name === name)?.plugin.migratable === true;
   }
-
-  #usable(): Region[] {
-    return [...this.#regions, ...this.#shm.regions()].filter((region) => region.usable);
-  }
-
-  #attached(region: Region): void {
-    const { kind, path, size } = region.backing;
-    this.#log('info', `attached to ${path}, ${size} bytes`);
-    if (kind === 'pci') {
-      this.#log('warning', `${path}: ${WAYS.pci}; install the driver (vendor/ivshmem/driver) to have it at full speed`);
-    }
-    region.onFenced = (error) => this.#fenced(region, error);
-    publish(this, 'isthmus:region:attach', () => ({ region: identityOf(region) }));
-  }
-
-  /** A region is about to be let go of. @returns what must keep its bytes there: messages that are borrowed */
-  #leaving(region: Region): { readonly offset: number; readonly length: number }[] {
-    const kept = this.#open().flatMap((connection) => connection.abandon(region.core));
-    for (const memory of this.#memories) memory.evacuate(region);
-    // That of one which was taken away from us has been told.
-    if (region.usable) {
-      publish(this, 'isthmus:region:detach', () => ({ region: identityOf(region), error: undefined }));
-    }
-    return kept;
-  }
-
-  #fenced(region: Region, error: IsthmusError): void {
-    this.#log('error', error.message);
-    publish(this, 'isthmus:region:detach', () => ({ region: identityOf(region), error }));
-    for (const connection of this.#open()) if (connection.link?.core === region.core) connection.destroy(error);
-    // Nothing of ours is written there any more, so what was kept for us may be had by others.
-    region.detach(this.#leaving(region));
-  }
-}
-
-function identityOf({ backing, uuid }: Region): RegionIdentity {
-  const { name, path, kind, size } = backing;
-  return { name, path, kind, size, uuid: uuid.toString('hex') };
-}
-
-function regionInfo(region: Region): RegionInfo {
-  const { slots, slotsUsed, frames, ...info } = regionSnapshot(region);
-  return info;
 }
