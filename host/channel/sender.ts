@@ -190,7 +190,10 @@ export class Sender {
     return entry;
   }
 
-  /** {@link queue} as a promise. `signal` does not withdraw a message that has begun: the ring holds a part of it. */
+  /**
+   * {@link queue} as a promise. `signal` does not withdraw a message that has begun: the ring holds a part of it. It does
+   * again behind {@link withdrawShutdown}.
+   */
   wait(
     type: number,
     xheader: Uint8Array,
@@ -198,9 +201,8 @@ export class Sender {
     sent: number,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    // What has begun goes on whatever becomes of the signal.
-    if (sent >= 0) return new Promise((resolve, reject) => this.queue(type, xheader, data, sent, resolve, reject));
-    return abortable(signal, (resolve, reject) => {
+    const begun = sent >= 0 && signal?.aborted === true;
+    return abortable(begun ? undefined : signal, (resolve, reject) => {
       const entry = this.queue(type, xheader, data, sent, resolve, reject);
       return () => this.cancel(entry);
     });

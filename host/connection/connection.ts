@@ -15,7 +15,7 @@ import { type PendingSend, Sender } from '../channel/sender.js';
 import type { Core } from '../core/core.js';
 import type { Extent } from '../link/borrowed-records.js';
 import type { BoundLink } from '../link/bound-link.js';
-import { type Closing, Lifecycle } from '../link/lifecycle.js';
+import { type Closing, Lifecycle, type Phase } from '../link/lifecycle.js';
 import { LinkBinding } from '../link/link-binding.js';
 import { ProtocolRouter } from '../link/protocol-router.js';
 import type { Matching } from '../matching/matching.js';
@@ -61,8 +61,7 @@ export class RuntimeConnection implements Connection, Pollable {
     this.#context = context;
     this.matching = matching;
     this.lifecycle = new Lifecycle((from, event, to, step) => {
-      const what = to === from ? 'ignored' : `→ ${to}${step === undefined ? '' : ` (${step})`}`;
-      log('debug', `connection to ${this.peer.name}: ${from}, ${event} ${what}`);
+      log('debug', `connection to ${this.peer.name}: ${from}, ${event} ${outcomeOf(from, to, step)}`);
     });
     const binding = new LinkBinding(this.lifecycle, poller, this);
     const sender = new Sender(binding);
@@ -430,4 +429,10 @@ export class RuntimeConnection implements Connection, Pollable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
+}
+
+/** What an event has made of a connection, for the trace. */
+function outcomeOf(from: Phase, to: Phase, step: string | undefined): string {
+  if (to !== from) return step === undefined ? `→ ${to}` : `→ ${to} (${step})`;
+  return step === undefined ? 'ignored' : `→ ${step}`;
 }

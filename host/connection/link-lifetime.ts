@@ -54,6 +54,8 @@ export class LinkLifetime implements LinkOwner {
   #unconfirmed: Unconfirmed | undefined;
   /** What the link has told of its end. */
   #end: LinkEnd | undefined;
+  /** How the connection was ended without its link: {@link fail}, {@link cut}. */
+  #cut: Closed | undefined;
   readonly #onLetGo: (() => void)[] = [];
   /** Rings of links that are gone, of which records are borrowed. */
   readonly #borrowed = new Set<BorrowedRecords>();
@@ -159,6 +161,8 @@ export class LinkLifetime implements LinkOwner {
     link.link.finish();
     this.#unlink();
     this.#end = undefined;
+    // A link that broke behind its last message ends nothing.
+    lifecycle.error = undefined;
     lifecycle.raise('letGo');
     this.#context.onSuspended();
     this.#tellLetGo();
@@ -176,15 +180,13 @@ export class LinkLifetime implements LinkOwner {
       binding.link?.link.finish();
     }
     this.#unlink();
-    this.#resolveClosed(this.#closedAs(event));
+    this.#resolveClosed(this.#closedAs());
     receiver.dismiss();
   }
 
-  #closedAs(event: LifecycleEvent): Closed {
+  #closedAs(): Closed {
+    if (this.#cut) return this.#cut;
     const { closing, error } = this.#parts.binding.lifecycle;
-    const failed = error === undefined ? {} : { error };
-    if (event === 'violation') return { reason: 'error', ...failed };
-    if (event === 'destroy') return { reason: 'local', ...failed };
     if (closing) return { reason: closing };
     return error ? { reason: 'error', error } : { reason: 'peer' };
   }
@@ -335,6 +337,7 @@ export class LinkLifetime implements LinkOwner {
     const { lifecycle } = this.#parts.binding;
     if (lifecycle.over) return;
     lifecycle.error ??= error;
+    this.#cut = { reason: 'error', error };
     lifecycle.raise('violation');
   }
 
@@ -343,6 +346,7 @@ export class LinkLifetime implements LinkOwner {
     const { lifecycle } = this.#parts.binding;
     if (lifecycle.over) return;
     if (error) lifecycle.error ??= error;
+    this.#cut = error ? { reason: 'local', error } : { reason: 'local' };
     lifecycle.raise('destroy');
   }
 

@@ -206,7 +206,10 @@ const CLOSABLE: ReadonlySet<Phase> = new Set(
 /** Why this side closes: the application wants to (`local`), or it has seen the end of what the peer sends (`peer`). */
 export type Closing = 'local' | 'peer';
 
-/** What a trace is called with: phases before and behind, the event; the same phase twice: it changed nothing. */
+/**
+ * What a trace is called with: phases before and behind, the event, the step of the model. The same phase twice: it changed
+ * nothing; with step `closing`: the connection was marked.
+ */
 export type Trace = (from: Phase, event: LifecycleEvent, to: Phase, step: string | undefined) => void;
 
 export class Lifecycle {
