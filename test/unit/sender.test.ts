@@ -3,8 +3,8 @@ import { getEventListeners } from 'node:events';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { IsthmusError } from '../../host/base/errors.js';
-import type { PendingSend } from '../../host/channel/sender.js';
 import type { Message } from '../../host/base/message.js';
+import type { PendingSend } from '../../host/channel/sender.js';
 import { BoundLink } from '../../host/link/bound-link.js';
 import {
   bytesOf,
