@@ -125,15 +125,23 @@ export class PendingReceives {
     }
     const { length } = unread;
     receive.begin();
+    const failed = (error: unknown) => receive.reject(error);
+    if (this.#unread.isFetching(unread)) {
+      // It is fetched once: its data is on its way to memory of its own.
+      this.#unread.fetch(unread).then(({ data }) => {
+        receive.complete(connection, new Message(keep(receive, data), xheader), length);
+      }, failed);
+      return;
+    }
     const room = Math.min(receive.maxLength, receive.target?.length ?? length, length);
     const target = receive.target?.subarray(0, room) ?? (room < length ? new Uint8Array(room) : undefined);
     const done = (data: Uint8Array) => receive.complete(connection, new Message(data, xheader), length);
     try {
       const data = unread.fetch(target);
       if (data instanceof Uint8Array) done(data);
-      else data.then(done, (error: unknown) => receive.reject(error));
+      else data.then(done, failed);
     } catch (error) {
-      receive.reject(error);
+      failed(error);
     }
   }
 
