@@ -43,14 +43,6 @@ export const OUTSIDE = {
   'bench/': ['host/cli/support/table.ts', 'host/cli/support/units.ts'],
 };
 
-/** Violations that somebody is at work on, without their numbers: to be deleted. One that is no violation is one itself. */
-export const PENDING = [
-  'host/runtime/runtime.ts: lines',
-  'host/connection: floors',
-  'host/memory: floors',
-  'host/region: floors',
-];
-
 export const MAX_LINES = 500;
 export const MAX_FLOORS = 15;
 export const MAX_FLOORS_IN_FOLDER = 4;
@@ -64,7 +56,6 @@ const OUTER = ['bench', 'examples', 'scripts', 'vendor'];
  * @typedef {object} Options
  * @property {readonly (readonly string[])[]} [floors]
  * @property {Readonly<Record<string, readonly string[]>>} [outside]
- * @property {readonly string[]} [pending]
  */
 
 /** Files with code below a folder, by their paths from the root. @param {string} root @param {string} folder @returns {string[]} */
@@ -175,7 +166,7 @@ function longestRows(files, imports) {
  * @param {Options} [options] in the place of the lists above
  * @returns {string[]} what is wrong; empty: nothing
  */
-export function checkLayers(root, { floors = FLOORS, outside = OUTSIDE, pending = PENDING } = {}) {
+export function checkLayers(root, { floors = FLOORS, outside = OUTSIDE } = {}) {
   /** @type {Map<string, string>} */
   const texts = new Map();
   for (const path of ['host', ...OUTER].flatMap((folder) => codeBelow(root, folder))) {
@@ -186,14 +177,6 @@ export function checkLayers(root, { floors = FLOORS, outside = OUTSIDE, pending 
   const imports = all.filter(({ from }) => from.startsWith('host/'));
   /** @type {string[]} */
   const problems = [];
-  /** Entries of `pending` that were needed. */
-  const excused = new Set();
-  /** @param {string} what @param {string} problem */
-  const unlessPending = (what, problem) => {
-    if (pending.includes(what)) excused.add(what);
-    else problems.push(problem);
-  };
-
   const rooms = floors.flat();
   for (const [index, room] of rooms.entries()) {
     if (rooms.indexOf(room) !== index) problems.push(`scripts/layers.mjs: ${room} is there twice`);
@@ -209,25 +192,18 @@ export function checkLayers(root, { floors = FLOORS, outside = OUTSIDE, pending 
   problems.push(...checkOrder(imports, floors), ...checkCircles(imports));
   for (const path of files) {
     const lines = (texts.get(path)?.split('\n').length ?? 1) - 1;
-    if (lines > MAX_LINES) unlessPending(`${path}: lines`, `${path}: ${lines} lines, at most ${MAX_LINES}`);
+    if (lines > MAX_LINES) problems.push(`${path}: ${lines} lines, at most ${MAX_LINES}`);
   }
   for (const [folder, row] of longestRows(files, imports)) {
     if (row.length <= MAX_FLOORS_IN_FOLDER) continue;
     const names = row.map((path) => path.slice(folder.length + 1));
-    unlessPending(
-      `${folder}: floors`,
-      `${folder}: ${row.length} floors of files (${names.join(' → ')}), at most ${MAX_FLOORS_IN_FOLDER}`,
-    );
+    problems.push(`${folder}: ${row.length} floors of files (${names.join(' → ')}), at most ${MAX_FLOORS_IN_FOLDER}`);
   }
   for (const { from, line, to } of all.filter((one) => !one.from.startsWith('host/'))) {
     const allowed = Object.entries(outside).flatMap(([folder, paths]) => (from.startsWith(folder) ? paths : []));
     if (to === 'host/index.ts' || allowed.some((path) => (path.endsWith('/') ? to.startsWith(path) : to === path)))
       continue;
     problems.push(`${from}:${line} imports ${to}: only host/index.ts, and what OUTSIDE in scripts/layers.mjs names`);
-  }
-  for (const what of pending) {
-    if (!excused.has(what))
-      problems.push(`scripts/layers.mjs: '${what}' is no violation any more; remove it from PENDING`);
   }
   return problems;
 }

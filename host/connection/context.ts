@@ -5,7 +5,6 @@ import type { Log } from '../base/log.js';
 import type { ReceiveLimits } from '../channel/ring-reader.js';
 import type { Matching } from '../matching/matching.js';
 import type { Poller } from '../polling/poller.js';
-import type { LivenessLimits } from './liveness.js';
 
 /** The peer, and the plugin that reaches it: known as soon as there is a link. */
 export interface Route {
@@ -26,12 +25,15 @@ export interface Ends {
   readonly listens: number | undefined;
 }
 
-export interface ConnectionContext extends LivenessLimits {
+export interface ConnectionContext {
   readonly poller: Poller;
   readonly matching: Matching;
   readonly limits: ReceiveLimits;
   /** In milliseconds. */
   readonly closeTimeout: number;
+  /** The limits of `liveness.ts`. */
+  readonly stallTimeout: number;
+  readonly peerTimeout: number;
   readonly log: Log;
   /** Bytes from which on data is announced over a plugin, instead of sent. */
   readonly rendezvous: (plugin: string) => number;

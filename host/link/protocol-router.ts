@@ -5,6 +5,7 @@
  * comes, so that a connection without such messages pays nothing for them.
  */
 import { IsthmusError } from '../base/errors.js';
+import { NO_BYTES } from '../base/message.js';
 import type { Announced } from '../matching/announced.js';
 
 /** Where the data of a message goes. */
@@ -14,6 +15,9 @@ export interface Sink {
   /** Called before each fragment. False: the owner has taken the memory back, and the rest is dropped. */
   readonly open?: () => boolean;
 }
+
+/** For data that is dropped. */
+export const NOWHERE: Sink = { target: NO_BYTES };
 
 export interface MessageHandler {
   /**

@@ -45,11 +45,12 @@ export class ConnectionMemory {
     const sender = this.#sender;
     const { ring } = this.#receiver;
     const inFlight = new InFlightRuns();
-    const exposures = new Exposures(binding, inFlight);
+    const exposures = new Exposures(binding, (address, length) => inFlight.find(address, length));
     const replies = new Replies(sender);
     const access = new RemoteAccess(binding, sender, exposures, replies);
     const { maxMessageSize } = ring.limits;
-    const rendezvous = new Rendezvous(binding, sender, exposures, inFlight, access, replies, maxMessageSize);
+    const read = (address: bigint, target: Uint8Array) => access.ask(address, target);
+    const rendezvous = new Rendezvous(binding, sender, exposures, inFlight, read, replies, maxMessageSize);
     rendezvous.onOffersFetched = () => this.onOffersFetched();
     rendezvous.onBorrowReturned = () => this.onBorrowReturned();
     ring.addDemand(access);

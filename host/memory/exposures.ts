@@ -11,7 +11,6 @@ import type { SharedMemory } from '../api/shared-memory.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
 import type { LinkBinding } from '../link/link-binding.js';
-import type { InFlightRuns } from './in-flight-runs.js';
 import { RegionMemory } from './shared-memory.js';
 import { encodeToken, high, low } from './token.js';
 
@@ -42,13 +41,14 @@ interface Grant {
 
 export class Exposures {
   readonly #binding: LinkBinding;
-  readonly #inFlight: InFlightRuns;
+  readonly #findAnnounced: (address: bigint, length: number) => Uint8Array | undefined;
   readonly #exposed = new Map<bigint, Exposed>();
   readonly #withdrawals = new Set<() => void>();
 
-  constructor(binding: LinkBinding, inFlight: InFlightRuns) {
+  /** @param findAnnounced the bytes behind an address, if they are those of a message in a run that the peer could not adopt */
+  constructor(binding: LinkBinding, findAnnounced: (address: bigint, length: number) => Uint8Array | undefined) {
     this.#binding = binding;
-    this.#inFlight = inFlight;
+    this.#findAnnounced = findAnnounced;
   }
 
   /** `connection.expose()` */
@@ -122,8 +122,7 @@ export class Exposures {
       if ((exposed.rights & rights) !== rights) continue;
       return { exposed, offset: Number(offset) };
     }
-    // A run that the peer could not adopt.
-    const announced = rights === WRITE ? undefined : this.#inFlight.find(address, length);
+    const announced = rights === WRITE ? undefined : this.#findAnnounced(address, length);
     if (!announced) return undefined;
     return { exposed: { base: address, length, rights: READ, view: () => announced, copy: true }, offset: 0 };
   }

@@ -7,7 +7,7 @@
  */
 import { randomFillSync } from 'node:crypto';
 import type { Region } from '../region/region.js';
-import { giveBack, type Run } from './runs.js';
+import { giveBack, type Run } from '../region/runs.js';
 
 /** A message that is on its way. */
 interface InFlight {

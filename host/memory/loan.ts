@@ -6,7 +6,7 @@ import type { Core } from '../core/core.js';
 import type { Extent } from '../link/borrowed-records.js';
 import type { LinkBinding } from '../link/link-binding.js';
 import type { Region } from '../region/region.js';
-import { giveBack, type Run, takeRun } from './runs.js';
+import { giveBack, type Run, takeRun } from '../region/runs.js';
 
 /** Pauses between two tries to get frames: no event tells that a peer gave some back. */
 const FIRST_PAUSE_MS = 0.2;

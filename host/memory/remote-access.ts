@@ -7,7 +7,7 @@ import type { ReadDemand } from '../channel/ring-reader.js';
 import type { Sender } from '../channel/sender.js';
 import { coreLayout } from '../core/core.js';
 import type { LinkBinding } from '../link/link-binding.js';
-import type { MessageHandler, ProtocolRouter, Sink } from '../link/protocol-router.js';
+import { type MessageHandler, NOWHERE, type ProtocolRouter } from '../link/protocol-router.js';
 import { type Exposures, READ, randomId, WRITE } from './exposures.js';
 import { MAX_PIECES, PIECE_BYTES, protocol, type Replies } from './replies.js';
 import { decodeToken, high, low } from './token.js';
@@ -25,9 +25,6 @@ interface PendingRead {
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
-
-/** For data that is dropped. */
-export const NOWHERE: Sink = { target: NO_BYTES };
 
 export class RemoteAccess implements ReadDemand {
   readonly #binding: LinkBinding;

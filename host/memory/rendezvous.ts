@@ -8,14 +8,13 @@ import type { PendingSend, Sender } from '../channel/sender.js';
 import { type Core, coreLayout } from '../core/core.js';
 import type { Extent } from '../link/borrowed-records.js';
 import type { LinkBinding } from '../link/link-binding.js';
-import type { MessageHandler, ProtocolRouter } from '../link/protocol-router.js';
+import { type MessageHandler, NOWHERE, type ProtocolRouter } from '../link/protocol-router.js';
 import type { Announced, Lent } from '../matching/announced.js';
 import type { Region } from '../region/region.js';
+import { type Run, takeRun } from '../region/runs.js';
 import { type Exposed, type Exposures, READ, randomId, type View } from './exposures.js';
 import type { InFlightRuns } from './in-flight-runs.js';
-import { NOWHERE, type RemoteAccess } from './remote-access.js';
 import { PIECE_BYTES, protocol, type Replies } from './replies.js';
-import { type Run, takeRun } from './runs.js';
 import { high, low } from './token.js';
 
 /** Bytes of a RENDEZVOUS_REQ's data: id, address, length; with a reference into a region; and at most. */
@@ -24,6 +23,9 @@ const REQUEST_WITH_REFERENCE_BYTES = 28;
 const MAX_REQUEST_BYTES = 4096;
 
 type Reject = (error: unknown) => void;
+
+/** Fills `target` from an address of the peer, by an RMA_READ. */
+type ReadRemote = (address: bigint, target: Uint8Array) => Promise<void>;
 
 /** A message of this side that the peer has to fetch, and has not fetched yet. */
 interface Offer {
@@ -68,7 +70,7 @@ export class Rendezvous {
   readonly #sender: Sender;
   readonly #exposures: Exposures;
   readonly #inFlight: InFlightRuns;
-  readonly #remote: RemoteAccess;
+  readonly #read: ReadRemote;
   readonly #replies: Replies;
   readonly #maxMessageSize: number;
   readonly #offers = new Map<bigint, Offer>();
@@ -79,7 +81,7 @@ export class Rendezvous {
     sender: Sender,
     exposures: Exposures,
     inFlight: InFlightRuns,
-    remote: RemoteAccess,
+    read: ReadRemote,
     replies: Replies,
     maxMessageSize: number,
   ) {
@@ -87,7 +89,7 @@ export class Rendezvous {
     this.#sender = sender;
     this.#exposures = exposures;
     this.#inFlight = inFlight;
-    this.#remote = remote;
+    this.#read = read;
     this.#replies = replies;
     this.#maxMessageSize = maxMessageSize;
   }
@@ -309,7 +311,7 @@ export class Rendezvous {
         grown.set(bytes.subarray(0, at));
         bytes = grown;
       }
-      await this.#remote.ask(base + BigInt(at), bytes.subarray(at, at + piece));
+      await this.#read(base + BigInt(at), bytes.subarray(at, at + piece));
       at += piece;
     }
     return bytes;

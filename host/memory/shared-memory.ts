@@ -3,7 +3,7 @@
 import { SharedMemory } from '../api/shared-memory.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Region } from '../region/region.js';
-import { giveBack } from './runs.js';
+import { giveBack } from '../region/runs.js';
 
 /** Where a {@link SharedMemory} lies. @internal */
 export type Place =

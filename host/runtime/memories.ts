@@ -1,9 +1,9 @@
 /** The memory that a runtime has allocated for its application to share. */
 import type { SharedMemory } from '../api/shared-memory.js';
 import { IsthmusError } from '../base/errors.js';
-import { takeRun } from '../memory/runs.js';
 import { RegionMemory } from '../memory/shared-memory.js';
 import type { Region } from '../region/region.js';
+import { takeRun } from '../region/runs.js';
 
 const MAX_BYTES = 2 ** 31;
 

@@ -1,5 +1,5 @@
 /** Runs of frames of a region that this side takes from the frame map and gives back. */
-import type { Region } from '../region/region.js';
+import type { Region } from './region.js';
 
 /** The first frame holds the grants; behind it lies what is granted. */
 export interface Run {
