@@ -48,6 +48,8 @@ if (options.help) {
 const WATCHED = ['assembly', 'host', 'native', 'scripts', 'test'];
 /** Written by scripts/setup.mjs; a change of these touches tests as one of a source does. */
 const BUILT = [`build/wasm/core.${wasmTarget}.wasm`, 'build/Release/isthmus.node', 'dist'];
+/** Sources that scripts/setup.mjs writes after a change of assembly/: no change of their own. */
+const GENERATED = ['host/core/exports.ts', 'host/core/layout.ts'];
 /** An editor writes a file in several steps, and often several files. */
 const SETTLE_MS = 150;
 
@@ -114,8 +116,9 @@ function watchFolders(notify) {
 
 // ── Programs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** The program of this round that runs. */
+/** The program of this round that runs, and its name. */
 let running;
+let runningName = '';
 
 /** Run a script and hand on what it prints. @returns its exit code, and all that it printed */
 async function script(name, args) {
@@ -126,6 +129,7 @@ async function script(name, args) {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   running = child;
+  runningName = name;
   let output = '';
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (text) => {
@@ -272,6 +276,7 @@ function noticed() {
     const changed = changedBelow(WATCHED);
     if (changed.length === 0 || over) return;
     for (const path of changed) pending.add(path);
+    if (running && runningName === 'setup.mjs' && changed.every((path) => GENERATED.includes(path))) return;
     changedMeanwhile = true;
     try {
       watchFolders(noticed);
