@@ -59,7 +59,7 @@ export class RingReader {
   /** Records that may be taken in this pass. */
   left = 0;
   readonly #router: ProtocolRouter;
-  readonly #demands: ReadDemand[] = [];
+  #demands: ReadDemand[] | undefined;
   /** The link has ended: what is in the ring is all there will be. */
   #draining = false;
   readonly #route = (partial: PartialMessage) => this.#routePartial(partial);
@@ -95,6 +95,7 @@ export class RingReader {
 
   /** From here on the demand is asked before reading stops. */
   addDemand(demand: ReadDemand): void {
+    this.#demands ??= [];
     this.#demands.push(demand);
   }
 
@@ -116,6 +117,7 @@ export class RingReader {
   }
 
   #heldBytes(): number {
+    if (!this.#demands) return 0;
     let held = 0;
     for (const demand of this.#demands) held += demand.heldBytes;
     return held;
@@ -125,7 +127,7 @@ export class RingReader {
   #expects(): boolean {
     const { lifecycle } = this.binding;
     if (this.drainRequested || lifecycle.unconfirmed || lifecycle.exchanging) return true;
-    return this.#demands.some((demand) => demand.expects);
+    return this.#demands?.some((demand) => demand.expects) === true;
   }
 
   /**

@@ -38,9 +38,8 @@ export class Shutdown {
     this.#requestDrain = requestDrain;
     this.#listenPort = listenPort;
     const { MESSAGE_SHUTDOWN_REQ, MESSAGE_SHUTDOWN_ACK, MESSAGE_SUSPEND } = coreLayout();
-    for (const type of [MESSAGE_SHUTDOWN_REQ, MESSAGE_SHUTDOWN_ACK, MESSAGE_SUSPEND]) {
-      router.register(type, () => this.#handler(type));
-    }
+    const make = (type: number) => this.#handler(type);
+    for (const type of [MESSAGE_SHUTDOWN_REQ, MESSAGE_SHUTDOWN_ACK, MESSAGE_SUSPEND]) router.register(type, make);
   }
 
   #handler(type: number): MessageHandler {

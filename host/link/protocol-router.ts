@@ -44,26 +44,30 @@ export function unsupported(type: number): IsthmusError {
   );
 }
 
+/** Called once for each type that it is registered for, when the first message of that type comes. */
+export type MakeHandler = (type: number) => MessageHandler;
+
 export class ProtocolRouter {
-  readonly #makers: ((() => MessageHandler) | undefined)[] = [];
-  readonly #handlers: (MessageHandler | undefined)[] = [];
+  readonly #makers: (MakeHandler | undefined)[] = [];
+  #handlers: (MessageHandler | undefined)[] | undefined;
 
   /**
    * @param type MESSAGE_… of the core's layout
-   * @param make called once, when the first message of that type comes
+   * @param make the same function for several types costs a connection less memory than one for each
    */
-  register(type: number, make: () => MessageHandler): void {
+  register(type: number, make: MakeHandler): void {
     if (this.#makers[type]) throw new Error(`message type ${type} is registered twice`);
     this.#makers[type] = make;
   }
 
   /** @throws ERR_ISTHMUS_PEER_PROTOCOL: no handler takes that type */
   handler(type: number): MessageHandler {
-    let handler = this.#handlers[type];
+    let handler = this.#handlers?.[type];
     if (!handler) {
       const make = this.#makers[type];
       if (!make) throw unsupported(type);
-      handler = make();
+      handler = make(type);
+      this.#handlers ??= [];
       this.#handlers[type] = handler;
     }
     return handler;

@@ -52,9 +52,14 @@ export class RemoteAccess implements ReadDemand {
   /** @param make made with the first message of these types */
   static register(router: ProtocolRouter, make: () => RemoteAccess): void {
     const { MESSAGE_RMA_WRITE, MESSAGE_RMA_READ, MESSAGE_RMA_READ_ANSWER } = coreLayout();
-    router.register(MESSAGE_RMA_WRITE, () => make().#writes);
-    router.register(MESSAGE_RMA_READ, () => make().#requests);
-    router.register(MESSAGE_RMA_READ_ANSWER, () => make().#answers);
+    const handler = (type: number) => make().#handler(type);
+    for (const type of [MESSAGE_RMA_WRITE, MESSAGE_RMA_READ, MESSAGE_RMA_READ_ANSWER]) router.register(type, handler);
+  }
+
+  #handler(type: number): MessageHandler {
+    const { MESSAGE_RMA_WRITE, MESSAGE_RMA_READ } = coreLayout();
+    if (type === MESSAGE_RMA_WRITE) return this.#writes;
+    return type === MESSAGE_RMA_READ ? this.#requests : this.#answers;
   }
 
   #check(): void {

@@ -97,8 +97,8 @@ export class Rendezvous {
   /** @param make made with the first message of these types */
   static register(router: ProtocolRouter, make: () => Rendezvous): void {
     const { MESSAGE_RENDEZVOUS_REQ, MESSAGE_RENDEZVOUS_FIN } = coreLayout();
-    router.register(MESSAGE_RENDEZVOUS_REQ, () => make().#requests);
-    router.register(MESSAGE_RENDEZVOUS_FIN, () => make().#fins);
+    const handler = (type: number) => (type === MESSAGE_RENDEZVOUS_REQ ? make().#requests : make().#fins);
+    for (const type of [MESSAGE_RENDEZVOUS_REQ, MESSAGE_RENDEZVOUS_FIN]) router.register(type, handler);
   }
 
   /** Whether the peer has to fetch something before this side may end. It adopts by itself what lies in a region. */

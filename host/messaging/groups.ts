@@ -1,6 +1,7 @@
 /** The groups of an endpoint, and messages for groups that are not open yet. */
 
 import { IsthmusError } from '../base/errors.js';
+import type { ReadDemand } from '../channel/ring-reader.js';
 import type { RuntimeConnection } from '../connection/connection.js';
 import { coreLayout } from '../core/core.js';
 import type { MessageHandler } from '../link/protocol-router.js';
@@ -14,12 +15,33 @@ interface EarlyMessage {
   readonly message: GroupMessage;
 }
 
+/** Why a connection reads on, or stops reading, for groups. */
+class GroupDemand implements ReadDemand {
+  readonly #groups: Groups;
+  readonly #connection: RuntimeConnection;
+
+  constructor(groups: Groups, connection: RuntimeConnection) {
+    this.#groups = groups;
+    this.#connection = connection;
+  }
+
+  get expects(): boolean {
+    return this.#groups.expects(this.#connection);
+  }
+
+  get heldBytes(): number {
+    return this.#groups.heldBytes(this.#connection);
+  }
+}
+
 export class Groups {
   readonly #open = new Map<number, Group>();
   /** Ids of closed groups: late messages for them are dropped. */
   readonly #closed = new Set<number>();
   /** In order of arrival. Their bytes count as unread: at its limit a connection stops reading. */
   #early: EarlyMessage[] = [];
+  /** Connections that have a {@link GroupDemand}: members of a group, and those with an early message. */
+  readonly #demanding = new Set<RuntimeConnection>();
 
   /** @throws ERR_ISTHMUS_INVALID_ARGUMENT */
   open(options: GroupOptions, own: (connection: unknown) => RuntimeConnection): Group {
@@ -40,6 +62,7 @@ export class Groups {
     });
     this.#open.set(id, group);
     this.#closed.delete(id);
+    for (const connection of connections) if (connection) this.#demand(connection);
     const mine = this.#early.filter(({ message }) => message.group === id);
     this.#early = this.#early.filter(({ message }) => message.group !== id);
     for (const { connection, type, message } of mine) {
@@ -53,21 +76,18 @@ export class Groups {
     return group;
   }
 
-  /** Messages of a connection for groups come here, and are reason to read on or to stop reading. */
+  /** Messages of a connection for groups come here. */
   enter(connection: RuntimeConnection): void {
     const { MESSAGE_BCAST, MESSAGE_BARRIER } = coreLayout();
-    for (const type of [MESSAGE_BCAST, MESSAGE_BARRIER]) {
-      connection.router.register(type, () => this.#handler(connection, type));
-    }
-    const groups = this;
-    connection.receiver.ring.addDemand({
-      get expects() {
-        return groups.#expects(connection);
-      },
-      get heldBytes() {
-        return groups.#held(connection);
-      },
-    });
+    const make = (type: number) => this.#handler(connection, type);
+    for (const type of [MESSAGE_BCAST, MESSAGE_BARRIER]) connection.router.register(type, make);
+  }
+
+  /** From here on groups are a reason of the connection to read on, or to stop reading. It is asked at each message. */
+  #demand(connection: RuntimeConnection): void {
+    if (this.#demanding.has(connection)) return;
+    this.#demanding.add(connection);
+    connection.receiver.ring.addDemand(new GroupDemand(this, connection));
   }
 
   #handler(connection: RuntimeConnection, type: number): MessageHandler {
@@ -82,12 +102,17 @@ export class Groups {
 
   #received(connection: RuntimeConnection, type: number, message: GroupMessage): void {
     const group = this.#open.get(message.group);
-    if (group) group.received(connection, type, message);
-    else if (!this.#closed.has(message.group)) this.#early.push({ connection, type, message });
+    if (group) {
+      group.received(connection, type, message);
+      return;
+    }
+    if (this.#closed.has(message.group)) return;
+    this.#early.push({ connection, type, message });
+    this.#demand(connection);
   }
 
   /** Bytes that have come over a connection and wait for the application. */
-  #held(connection: RuntimeConnection): number {
+  heldBytes(connection: RuntimeConnection): number {
     let held = 0;
     for (const { connection: from, message } of this.#early) {
       if (from === connection) held += heldBytes(message);
@@ -97,7 +122,7 @@ export class Groups {
   }
 
   /** Whether a group waits for a message over a connection. */
-  #expects(connection: RuntimeConnection): boolean {
+  expects(connection: RuntimeConnection): boolean {
     for (const group of this.#open.values()) if (group.expects(connection)) return true;
     return false;
   }
@@ -105,6 +130,7 @@ export class Groups {
   /** A connection is released: drop what it sent for groups that were never opened with it. */
   forget(connection: RuntimeConnection): void {
     this.#early = this.#early.filter((one) => one.connection !== connection);
+    this.#demanding.delete(connection);
   }
 
   async close(): Promise<void> {
