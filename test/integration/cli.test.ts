@@ -191,7 +191,7 @@ test(
     assert.match(third.stdout.toString(), /adopted/);
     third.child.kill();
     fine(await third.ended);
-    assert.not(existsSync(shm(name)));
+    assert.not(existsSync(shm(name)), third.stderr);
   }),
 );
 

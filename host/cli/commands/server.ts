@@ -97,12 +97,12 @@ function describe({ path, origin }: RegionServer): string {
   return `${path} is ready${how[origin]}`;
 }
 
-function textReporter(keeper: RegionServer, size: number): Reporter {
+function textReporter(server: RegionServer, size: number): Reporter {
   const { isTTY } = process.stdout;
-  const { path, stranded } = keeper;
+  const { path, stranded } = server;
   return {
     ready() {
-      print(`isthmus: region ${describe(keeper)}, ${bytes(size)}, pid ${process.pid}\n`);
+      print(`isthmus: region ${describe(server)}, ${bytes(size)}, pid ${process.pid}\n`);
       for (const { pid, name } of stranded) {
         printError(`isthmus: ${name}[${pid}] still uses the old file: detach its device and attach it again\n`);
       }
@@ -166,7 +166,7 @@ async function serve(options: Options): Promise<void> {
   const { name, megabytes, owner, group, mode, force, json = false } = options;
   const size = megabytes * MIB;
   const stop = stopSignal();
-  using keeper = await RegionServer.open({
+  using server = await RegionServer.open({
     name,
     size,
     force,
@@ -176,24 +176,24 @@ async function serve(options: Options): Promise<void> {
       gid: group === undefined ? undefined : accountId('group', group),
     },
   });
-  const reporter = json ? jsonReporter(keeper, size) : textReporter(keeper, size);
+  const reporter = json ? jsonReporter(server, size) : textReporter(server, size);
   {
-    using watch = new RegionWatch(keeper.path);
+    using watch = new RegionWatch(server.path);
     if (!stop.aborted) reporter.ready();
     notifySystemd('--ready');
     let inPlace = true;
     // Also once standard output is closed: the server is there for the region.
     while (!stop.aborted) {
-      const dead = new Set(keeper.reap().map(peerKey));
+      const dead = new Set(server.reap().map(peerKey));
       const state = watch.poll();
       reporter.polled(state, watch.changes(state, dead));
-      if (inPlace && !keeper.inPlace) reporter.removed();
-      inPlace = keeper.inPlace;
+      if (inPlace && !server.inPlace) reporter.removed();
+      inPlace = server.inPlace;
       await sleep(options.interval * 1000, undefined, { signal: stop }).catch(() => {});
     }
   }
   notifySystemd('STOPPING=1');
-  reporter.ended(keeper.close());
+  reporter.ended(server.close());
 }
 
 function permissions(text: string): number {

@@ -11,11 +11,11 @@ import { receiver, sender } from './transfer-roles.js';
 
 async function regionServer({ name, megabytes }: { name: string; megabytes: number }): Promise<void> {
   const stop = endOfInput();
-  using keeper = await RegionServer.open({ name, size: megabytes * MIB, access: { mode: 0o660 } });
+  using server = await RegionServer.open({ name, size: megabytes * MIB, access: { mode: 0o660 } });
   if (!stop.aborted) report({ kind: 'ready' });
   await aborted(stop);
   // The file is removed even if peers are attached: they end, too.
-  keeper.close(true);
+  server.close(true);
 }
 
 /** The demo passes the arguments of a role as JSON. */
