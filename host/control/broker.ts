@@ -1,5 +1,6 @@
 /**
- * A connection to an MQTT broker that reconnects by itself, for the control of a process (mqtt.ts) and for the command line (watcher.ts).
+ * A connection to an MQTT broker that reconnects by itself: for the control of a process (mqtt.ts), and for the command
+ * line (watcher.ts).
  *
  * Each attempt has a client of its own, so that nothing of the previous one is left: no queue, no timer. Without `ref` it
  * does not keep the process alive: socket and timers are not waited for. (libuv waits for a TCP connect under way, up to

@@ -95,7 +95,7 @@ byte effort[2];
 byte call[2];
 /* The link that the called end is leaving. */
 bit leaves[2];
-/* An effort that was interrupted by a suspension (`interrupted` in host/endpoint/reconnector.ts). */
+/* An effort that was interrupted by a suspension (`interrupted` in host/endpoint/reconnection.ts). */
 bit again[2];
 /* Applications receive all messages. */
 bit taking;
