@@ -1,7 +1,7 @@
 /** What is known of a message before its data is taken. */
 import type { Connection } from './connection.js';
 
-/** What a match function sees of a message, before anything of its data is taken. */
+/** What a match function sees of a message, before its data is taken. */
 export interface Envelope {
   readonly connection: Connection;
   /** The user's header, a copy. */
@@ -10,5 +10,5 @@ export interface Envelope {
   readonly length: number;
 }
 
-/** Whether a receive takes a message. Called for each message that comes by, maybe twice: quick, and without effects. */
+/** Whether a receive takes a message. It is called for each message, perhaps twice: it must be quick and have no effects. */
 export type Match = (envelope: Envelope) => boolean;

@@ -4,6 +4,6 @@
 export interface ConnectionEvents {
   /** The peer has shown no sign of life for `silence` milliseconds, at least `stallTimeout`. */
   stalled: (silence: number) => void;
-  /** It has shown one again, after `silence` milliseconds. */
+  /** The peer has shown a sign of life again, after `silence` milliseconds. */
   recovered: (silence: number) => void;
 }

@@ -1,8 +1,8 @@
-/** What is to be steered through a migration, as the control side sees it. */
+/** A runtime as the control side sees it: it can be suspended and resumed. */
 
 /**
- * Where a process stands, as in pscom: a request has come, connections are being closed, the migration may go on; it is
- * over, connections are coming back.
+ * State of a process in a migration, as in pscom: a request has come, connections are being closed, the migration may go
+ * on; it is over, connections are coming back.
  */
 export type MigrationState = 'inactive' | 'requested' | 'preparing' | 'allowed' | 'finished' | 'resuming';
 
@@ -10,14 +10,14 @@ export type MigrationState = 'inactive' | 'requested' | 'preparing' | 'allowed' 
 export interface Migratable {
   readonly migration: MigrationState;
   /**
-   * Suspend all connections and let go of every device. Resolves when the migration may go on. While it goes on, another
-   * call gets the same promise; when it is over already, it resolves at once.
+   * Suspend all connections and release every device. Resolves when the migration may go on. While the suspension is under
+   * way, another call gets the same promise; when the runtime is suspended already, it resolves at once.
    * @param options.timeout in milliseconds
-   * @throws ERR_ISTHMUS_SUSPEND: the deadline; a resume came first. The runtime goes on then as if never asked
+   * @throws ERR_ISTHMUS_SUSPEND: the time is over, or a resume came first. The runtime then goes on as before
    */
   suspend(options?: { readonly timeout?: number | undefined }): Promise<void>;
-  /** Take devices again and bring the connections back. Resolves at once if it is not suspended. */
+  /** Attach to devices again and bring the connections back. Resolves at once if the runtime is not suspended. */
   resume(): Promise<void>;
-  /** Be told of each change of `migration`. @returns how not to be */
+  /** Add a listener for each change of `migration`. @returns removes it */
   onMigration(listener: (state: MigrationState) => void): () => void;
 }

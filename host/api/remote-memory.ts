@@ -1,4 +1,4 @@
-/** Memory of one side that the other reads and writes: what an application has of it. */
+/** Memory of one side that the other side reads and writes. */
 
 export interface ExposeOptions {
   /** What the peer may do; default: read. */
@@ -8,9 +8,9 @@ export interface ExposeOptions {
 
 /** Memory that a peer may use, until it is withdrawn, released, or the connection ends. */
 export interface Exposure extends Disposable {
-  /** For the peer, who makes it an {@link RmaToken} with `connection.token()`; 56 bytes, valid on this connection only. */
+  /** 56 bytes for the peer, which passes them to `connection.token()`. Valid on this connection only. */
   readonly token: Uint8Array;
-  /** From here on the peer gets an error. Idempotent. */
+  /** Withdraw the memory: from here on the peer gets an error. Idempotent. */
   withdraw(): void;
 }
 
@@ -26,16 +26,16 @@ export interface RmaToken {
   readonly length: number;
   readonly readable: boolean;
   readonly writable: boolean;
-  /** Whether this side gets at it without the other: it lies in a region that both map. */
+  /** Whether this side accesses it without the peer: it lies in a region that both map. */
   readonly oneSided: boolean;
   /**
-   * Fill `target` from there. One-sided, that is done when the call returns.
+   * Fill `target` from there. A one-sided read is done when the call returns.
    * @throws ERR_ISTHMUS_RMA_DENIED: unknown, withdrawn, beyond the end, no right; ERR_ISTHMUS_CLOSED, what ended the
    * connection; `signal.reason` (what the peer still sends is dropped; `target` may be filled in part)
    */
   read(target: Uint8Array, options?: RmaOptions): Promise<void>;
   /**
-   * Write there. Resolves when it is done; the bytes must not change until then. What an abort leaves there is undefined.
+   * Write there. Resolves when it is done; the bytes must not change until then. After an abort the content is undefined.
    * @throws as {@link read}
    */
   write(source: Uint8Array, options?: RmaOptions): Promise<void>;

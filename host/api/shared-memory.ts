@@ -1,8 +1,8 @@
 /** Memory that an application shares with its peers. */
 
 /**
- * Bytes that can be exposed to peers. In a region the peers that map it read and write them without this process; their
- * bytes may change at any moment, so one gets at them by copies only.
+ * Memory that can be exposed to peers. In a region the peers that map it read and write it without this process. Its bytes
+ * may change at any moment, so that the application accesses them by copies only.
  *
  * ```ts
  * const memory = runtime.allocate(1 << 20);
@@ -13,14 +13,14 @@
 export abstract class SharedMemory implements Disposable {
   /** In bytes. */
   abstract readonly length: number;
-  /** Whether it lies in a region. False: there was none with so much room, and peers have to ask for each byte. */
+  /** Whether the memory lies in a region. False: no region had room for it, and peers have to ask for each byte. */
   abstract get inRegion(): boolean;
   /**
-   * Copy out.
+   * Copy `target.length` bytes out, from `offset` on.
    * @throws ERR_ISTHMUS_INVALID_ARGUMENT: beyond the end; ERR_ISTHMUS_RELEASED
    */
   abstract read(offset: number, target: Uint8Array): void;
-  /** Copy in. @throws as {@link read} */
+  /** Copy `source` in, to `offset`. @throws as {@link read} */
   abstract write(offset: number, source: Uint8Array): void;
   /** Withdraw all tokens and give the memory back. Idempotent. */
   abstract release(): void;

@@ -3,9 +3,9 @@ import type { Duplex } from 'node:stream';
 
 /** What `connection.stream()` takes. */
 export interface StreamOptions {
-  /** False: when the peer has ended its direction, ours is ended too. Default true. */
+  /** False: when the peer has ended its direction, this direction is ended too. Default true. */
   readonly allowHalfOpen?: boolean | undefined;
-  /** Most bytes of one message, default 262,144. Longer writes are split. */
+  /** Maximum of bytes of one message, default 262,144. Longer writes are split. */
   readonly chunkSize?: number | undefined;
   /** Bytes that either direction buffers before it holds back, default 65,536. */
   readonly highWaterMark?: number | undefined;
@@ -13,7 +13,7 @@ export interface StreamOptions {
 
 /**
  * A Node `Duplex` over a connection, for whatever takes a stream or a socket: `pipeline`, `http`, `https`, `tls`,
- * `readline`. It is the one who receives: an application that has a stream does not call `receive`, `poll` and their like.
+ * `readline`. The stream receives: an application that has a stream does not call `receive`, `borrow` or `poll`.
  *
  * - `end()` sends what is left and the end of the direction; the other direction stays open (`allowHalfOpen`). When both
  *   have ended the connection is closed in order, and `'close'` comes when the peer has read everything and closed too.
@@ -21,15 +21,15 @@ export interface StreamOptions {
  *   the connection (`PSP_UNREAD_LIMIT`), then the ring.
  * - `destroy()` cuts the connection, and the peer gets an error; behind `'finish'`, and behind `'end'` with nothing left
  *   to write, it closes in order instead, as a socket does: what was written still arrives.
- * - What a peer had sent before it died is read before `'error'` comes, an `IsthmusError`, as long as the reader reads.
- * - A peer that closes the connection without the end of its direction (`connection.close()`) has ended it too.
+ * - Bytes that a peer had sent before it died are read before `'error'` (an `IsthmusError`), as long as the reader reads.
+ * - A peer that closes the connection (`connection.close()`) without the end of its direction has ended that too.
  *
- * Beyond `Duplex` it has of `net.Socket` what servers and agents ask for.
+ * Beyond `Duplex` it has the members of `net.Socket` that servers and agents use.
  */
 export interface ConnectionStream extends Duplex {
   /** Milliseconds given to `setTimeout`. */
   readonly timeout: number | undefined;
-  /** False: a connection is connected; `net.Socket` has times when it is not. */
+  /** Always false: a connection is connected. `net.Socket` has it. */
   readonly connecting: boolean;
   /** End this direction, and close the connection when everything is written, without waiting for the other direction. */
   destroySoon(): void;
@@ -40,7 +40,7 @@ export interface ConnectionStream extends Duplex {
   setTimeout(milliseconds: number, listener?: () => void): this;
   /** Does nothing: memory has no such delay, and `tcp` has the runtime's option. */
   setNoDelay(): this;
-  /** Does nothing: a peer that dies is noticed without. */
+  /** Does nothing: the death of a peer is noticed without it. */
   setKeepAlive(): this;
   ref(): this;
   unref(): this;
@@ -49,6 +49,6 @@ export interface ConnectionStream extends Duplex {
   readonly remotePort: number | undefined;
   readonly remoteFamily: 'IPv4' | 'IPv6' | undefined;
   readonly bytesRead: number;
-  /** What still waits to be sent included. */
+  /** Includes bytes that still wait to be sent. */
   readonly bytesWritten: number;
 }

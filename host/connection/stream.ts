@@ -14,31 +14,31 @@ type Callback = (error?: Error | null) => void;
 
 const END = new Uint8Array(0);
 /** Measured between two processes: below 128 KiB messages cost more than their bytes, above 512 KiB they leave the cache. */
-const CHUNK_SIZE = 262_144;
+const CHUNK_BYTES = 262_144;
 /** As net.Socket from Node 22 on. With the 16 KiB of Node 20 a reader asks four times as often. */
-const HIGH_WATER_MARK = 65_536;
-/** Bytes of small pieces that are put together, for one message or from many. */
-const JOINED = 65_536;
-/** Messages shorter than this are taken with their neighbours: a promise and a chunk for each cost more than a copy. */
-const SMALL = 4096;
-/** Bytes written, or chunks read, before the event loop gets its turn although there is more to do. */
-const WRITE_BURST = 4 << 20;
-const READ_BURST = 16;
-/** How long a reader may stand still on what came before an error until it gets the error instead, in milliseconds. */
-const PATIENCE = 1000;
-/** How long a peer that has not ended its direction may take to read what we left, in milliseconds. */
-const LINGER = 120_000;
-/** Weeks, in milliseconds: as long as a timer goes. */
-const LONG = 2 ** 31 - 1;
+const HIGH_WATER_MARK_BYTES = 65_536;
+/** Bytes of short pieces that are joined: for one message, or from several messages. */
+const MAX_JOINED_BYTES = 65_536;
+/** Shorter messages are joined with their neighbours: a promise and a chunk for each cost more than a copy. */
+const MIN_LONG_BYTES = 4096;
+/** Bytes written, and chunks read, before the event loop gets its turn although more is there. */
+const MAX_WRITE_BURST_BYTES = 4 << 20;
+const MAX_READ_BURST = 16;
+/** Limit for a reader that does not read what came before an error: then it gets the error instead. */
+const MAX_READER_PAUSE_MS = 1000;
+/** Limit for a peer that has not ended its direction to read what this side has sent. */
+const LINGER_MS = 120_000;
+/** The longest time of a timer: 24 days. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
-/** Small pieces on their way through this process; nothing stays in it when a function returns. */
-const joined = Buffer.allocUnsafeSlow(JOINED);
+/** Short pieces while they are joined; it is empty when a function returns. */
+const joined = Buffer.allocUnsafeSlow(MAX_JOINED_BYTES);
 
 /** {@link ConnectionStream}: pieces of the stream are messages. */
 export class DuplexStream extends Duplex implements ConnectionStream {
   /** Milliseconds given to `setTimeout`. */
   timeout: number | undefined;
-  /** A connection is connected; `net.Socket` has times when it is not. */
+  /** Always false: a connection is connected. `net.Socket` has it. */
   readonly connecting = false;
   readonly #connection: Connection;
   readonly #chunkSize: number;
@@ -48,21 +48,21 @@ export class DuplexStream extends Duplex implements ConnectionStream {
 
   /** The reader asks for more. */
   #wanted = false;
-  /** Somebody is at it already: a loop, a timer, a promise. */
+  /** A loop, a timer or a promise pulls already. */
   #pulling = false;
   /** The last message was short. */
   #small = false;
   #burst = 0;
   /** Bytes in `joined`. */
   #joined = 0;
-  /** A message that did not fit behind them. */
+  /** A message that did not fit behind the joined ones. */
   #large: Buffer | undefined;
-  /** Nothing comes any more, be it by the end or by an error. */
+  /** No further message comes, because of the end or of an error. */
   #inputDone = false;
   #inputBroken = false;
 
   #sent = 0;
-  /** Of a write that failed with the connection. */
+  /** Callback of a write that failed with the connection. */
   #unwritten: Callback | undefined;
   /** What ended the connection, until the reader is ready for it. */
   #failure: Error | undefined;
@@ -70,7 +70,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
 
   /** Made by `connection.stream()`. */
   constructor(connection: Connection, options: StreamOptions = {}) {
-    const { allowHalfOpen = true, chunkSize = CHUNK_SIZE, highWaterMark = HIGH_WATER_MARK } = options;
+    const { allowHalfOpen = true, chunkSize = CHUNK_BYTES, highWaterMark = HIGH_WATER_MARK_BYTES } = options;
     for (const [name, value, least] of [
       ['chunkSize', chunkSize, 1],
       ['highWaterMark', highWaterMark, 0],
@@ -104,7 +104,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
   override _writev(chunks: { chunk: Buffer; encoding: BufferEncoding }[], callback: Callback): void {
     let total = 0;
     for (const { chunk } of chunks) total += chunk.length;
-    if (total > Math.min(JOINED, this.#chunkSize)) {
+    if (total > Math.min(MAX_JOINED_BYTES, this.#chunkSize)) {
       this.#sendAll(
         chunks.map(({ chunk }) => chunk),
         callback,
@@ -121,7 +121,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
 
   override _final(callback: Callback): void {
     const failed = (error: unknown) => {
-      // A peer that has closed the connection in order waits for nothing any more, not for the end either.
+      // A peer that has closed the connection in order does not wait for the end of this direction.
       this.#connection.closed.then(({ reason }) => {
         if (reason === 'peer') callback();
         else this.#unsent(error, callback);
@@ -152,21 +152,21 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       return;
     }
     this.#sentOne(piece.length);
-    // A peer that reads as fast as we write must not keep everybody else of this process waiting.
-    if (this.#sent < WRITE_BURST) callback();
+    // A peer that reads as fast as this side writes must not keep the event loop from its other work.
+    if (this.#sent < MAX_WRITE_BURST_BYTES) callback();
     else {
       this.#sent = 0;
       setImmediate(callback);
     }
   }
 
-  /** As many messages as it takes, with room or without. */
+  /** Send as many messages as the chunks need, waiting for room. */
   async #sendAll(chunks: readonly Buffer[], callback: Callback): Promise<void> {
     try {
       for (const piece of pieces(chunks, this.#chunkSize)) {
         if (!this.#connection.trySend(piece)) await this.#connection.send(piece);
         this.#sentOne(piece.length);
-        if (this.#sent < WRITE_BURST) continue;
+        if (this.#sent < MAX_WRITE_BURST_BYTES) continue;
         this.#sent = 0;
         await new Promise((resolve) => setImmediate(resolve));
       }
@@ -174,7 +174,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       this.#unsent(error, callback);
       return;
     }
-    // What the application throws in its callbacks is none of this promise's.
+    // An error that the application throws in a callback does not belong to this promise.
     process.nextTick(callback);
   }
 
@@ -189,7 +189,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       callback(error as Error);
       return;
     }
-    // The connection is over. What the peer said before may still be unread, and calling back would throw it away.
+    // The connection is over. Earlier messages of the peer may still be unread, and the callback would discard them.
     this.#unwritten = callback;
     this.#fail(error as Error);
   }
@@ -205,14 +205,14 @@ export class DuplexStream extends Duplex implements ConnectionStream {
 
   override read(size?: number): ReturnType<Duplex['read']> {
     const chunk = super.read(size);
-    // Later: whoever gets this chunk gets it before the error.
+    // Later: the reader gets this chunk before the error.
     if (this.#failure) process.nextTick(() => this.#settle());
     return chunk;
   }
 
   readonly #pull = (): void => {
     while (this.#wanted && !this.#inputDone && !this.destroyed) {
-      if (this.#burst >= READ_BURST) {
+      if (this.#burst >= MAX_READ_BURST) {
         this.#burst = 0;
         setImmediate(this.#pull);
         return;
@@ -227,21 +227,26 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     this.#pulling = false;
   };
 
-  /** All short messages that are there, as one chunk. @returns whether there was anything */
+  /** All short messages that are there, as one chunk. @returns whether there was any */
   #gather(): boolean {
     this.#joined = 0;
     this.#large = undefined;
     try {
-      while (!this.#large && !this.#inputDone && this.#joined < JOINED && this.#connection.poll(this.#join, 1) > 0);
+      while (
+        !this.#large &&
+        !this.#inputDone &&
+        this.#joined < MAX_JOINED_BYTES &&
+        this.#connection.poll(this.#join, 1) > 0
+      );
     } catch {
-      // receive() is told the same, and what it means.
+      // receive() gets the same error, and the stream with it.
     }
     const length = this.#joined;
     const large = this.#large as Buffer | undefined;
     this.#large = undefined;
     if (length > 0) this.#give(Buffer.from(joined.subarray(0, length)));
     if (large) {
-      this.#small = large.length < SMALL;
+      this.#small = large.length < MIN_LONG_BYTES;
       this.#give(large);
     }
     if (this.#inputDone) this.push(null);
@@ -254,7 +259,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       return;
     }
     const bytes = memory.subarray(offset, offset + length);
-    if (length <= JOINED - this.#joined) {
+    if (length <= MAX_JOINED_BYTES - this.#joined) {
       joined.set(bytes, this.#joined);
       this.#joined += length;
     } else {
@@ -270,7 +275,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       this.push(null);
     } else {
       const { buffer, byteOffset, length } = message.data;
-      this.#small = length < SMALL;
+      this.#small = length < MIN_LONG_BYTES;
       this.#give(Buffer.from(buffer, byteOffset, length));
     }
     this.#pull();
@@ -290,10 +295,10 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     this.#timer?.refresh();
     this.#wanted = false;
     try {
-      // Not assigned: a reader may ask again while it is given this.
+      // Not assigned: a reader may ask again while it gets this chunk.
       if (this.push(chunk)) this.#wanted = true;
     } catch (error) {
-      // Thrown by a 'data' handler, maybe below a promise: it goes where it would go from a socket.
+      // Thrown by a 'data' handler, perhaps below a promise: it becomes an uncaught exception, as with a socket.
       this.#wanted = true;
       process.nextTick(() => {
         throw error;
@@ -301,10 +306,10 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     }
   }
 
-  /** Nothing more will be received, by the orderly close of either side. */
+  /** No further message will be received: one of the sides has closed in order. */
   #endOfConnection(): void {
     this.#inputDone = true;
-    // When this side closed it the stream is not at its end, but destroyed.
+    // When this side closed the connection, the stream is not at its end, but destroyed.
     this.#connection.closed.then(({ reason }) => {
       if (reason === 'peer') this.push(null);
     });
@@ -312,12 +317,12 @@ export class DuplexStream extends Duplex implements ConnectionStream {
 
   // ─── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** The connection ended with an error, which comes when the reader has had what came before it. */
+  /** The connection ended with an error. The reader gets it behind what came before. */
   #fail(error: Error): void {
     if (this.destroyed || this.#failure) return;
     this.#failure = error;
     if (this.readableFlowing === null) {
-      this.destroy(error); // Nobody reads.
+      this.destroy(error); // No reader.
       return;
     }
     this.#settle();
@@ -326,17 +331,17 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     const patience = setInterval(() => {
       if (read() === before) this.destroy(error);
       before = read();
-    }, PATIENCE);
+    }, MAX_READER_PAUSE_MS);
     this.once('close', () => clearInterval(patience));
     if (this.destroyed) clearInterval(patience);
   }
 
-  /** See whether it is time for what has to wait for the reader. */
+  /** The reader may have got far enough for the error, or for the end. */
   #settle(): void {
     if (this.#failure) {
       if (this.readableEnded || (this.#inputBroken && this.readableLength === 0)) this.destroy(this.#failure);
     } else if (this.#peerClosed && this.readableEnded) {
-      // Nobody would get what is written now. Whoever is about to do so within 'end' learns it as an error.
+      // What is written now would reach no peer. A write within 'end' gets an error.
       setImmediate(() => this.end());
     }
   }
@@ -347,7 +352,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     const unwritten = this.#unwritten;
     this.#unwritten = undefined;
     unwritten?.(error ?? new IsthmusError('ERR_ISTHMUS_CLOSED', 'the stream was destroyed'));
-    // `for await` destroys what it has read to the end: with nothing left to write that is no reason to cut the peer off.
+    // `for await` destroys a stream that it has read to the end: with nothing left to write the peer is not cut off.
     const over = this.writableFinished || (this.readableEnded && this.writableLength === 0);
     const left = error === null || (error as NodeJS.ErrnoException).code === 'ABORT_ERR';
     if (!left || !over) {
@@ -355,9 +360,9 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       callback(error);
       return;
     }
-    // Who has said its end may take its time to read ours.
+    // A peer that has sent its end has no limit to read the rest.
     const done = () => callback(error);
-    connection.close({ timeout: this.readableEnded ? LONG : LINGER }).then(done, done);
+    connection.close({ timeout: this.readableEnded ? MAX_TIMER_MS : LINGER_MS }).then(done, done);
   }
 
   // ─── what net.Socket has ───────────────────────────────────────────────────────────────────────────────────────────
@@ -384,7 +389,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     if (milliseconds === 0) {
       if (listener) this.removeListener('timeout', listener);
     } else {
-      this.#timer = setTimeout(() => this.emit('timeout'), Math.min(milliseconds, LONG)).unref();
+      this.#timer = setTimeout(() => this.emit('timeout'), Math.min(milliseconds, MAX_TIMER_MS)).unref();
       if (listener) this.once('timeout', listener);
     }
     return this;
@@ -395,7 +400,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     return this;
   }
 
-  /** Does nothing: a peer that dies is noticed without. */
+  /** Does nothing: the death of a peer is noticed without it. */
   setKeepAlive(): this {
     return this;
   }
@@ -428,15 +433,15 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     return this.#received;
   }
 
-  /** What still waits to be sent included. */
+  /** Includes bytes that still wait to be sent. */
   get bytesWritten(): number {
     return this.#written + this.writableLength;
   }
 }
 
-/** What becomes of chunks: neighbours that are short put together, long ones split, nothing empty. */
+/** Messages from chunks: short neighbours joined, long chunks split, none empty. */
 function* pieces(chunks: readonly Buffer[], most: number): Generator<Buffer> {
-  const limit = Math.min(JOINED, most);
+  const limit = Math.min(MAX_JOINED_BYTES, most);
   let first = 0;
   while (first < chunks.length) {
     let end = first;

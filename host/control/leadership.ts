@@ -10,7 +10,7 @@ const MAX_ANSWER_MS = 250;
 
 export interface LeadershipEvents {
   /** Send to all other threads: the question which thread leads, or the statement that this one does. */
-  send(kind: 'who' | 'lead'): void;
+  send(kind: 'query' | 'lead'): void;
   /** This thread leads from here on, or no longer. */
   changed(leading: boolean): void;
   /** Another thread leads than before. */
@@ -47,7 +47,7 @@ export class Leadership {
   #elect(): void {
     if (this.#election) return;
     this.#leader = undefined;
-    this.#events.send('who');
+    this.#events.send('query');
     this.#election = setTimeout(() => {
       this.#election = undefined;
       if (!this.#leader) this.#lead();

@@ -10,7 +10,7 @@ import { Leadership, MAX_SILENCE_MS } from './leadership.js';
 import { type Act, type Described, RemoteRuntime } from './remote-runtime.js';
 
 type Message = { readonly from: number } & (
-  | { readonly kind: 'who' }
+  | { readonly kind: 'query' }
   | { readonly kind: 'lead' }
   /** All runtimes of a thread; none: the thread is leaving. */
   | { readonly kind: 'runtimes'; readonly runtimes: readonly Described[] }
@@ -110,7 +110,7 @@ export class Threads {
   #received(message: Message): void {
     const { from } = message;
     switch (message.kind) {
-      case 'who':
+      case 'query':
         this.#leadership.onWho();
         break;
       case 'lead':

@@ -1,4 +1,4 @@
-/** The private instance: the rings of all `loop` and `tcp` connections, in memory that nobody else sees. */
+/** The private instance: the rings of all `loop` and `tcp` connections, in memory of this process alone. */
 import { IsthmusError } from '../base/errors.js';
 import { Core } from './core.js';
 

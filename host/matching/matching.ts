@@ -60,9 +60,9 @@ export class Matching {
     let envelope: Envelope | undefined;
     for (let i = 0, j = 0; i < own.length || j < any.length; ) {
       const mine = own[i];
-      const anybody = any[j];
-      const isMine = mine !== undefined && (anybody === undefined || mine.order < anybody.order);
-      const receive = (isMine ? mine : anybody) as PendingReceive;
+      const other = any[j];
+      const isMine = mine !== undefined && (other === undefined || mine.order < other.order);
+      const receive = (isMine ? mine : other) as PendingReceive;
       if (!receive.match) return receive;
       envelope ??= { connection, xheader: xheader(), length };
       try {
