@@ -19,8 +19,8 @@ class Process {
       send: (kind) => {
         for (const [other, leadership] of this.threads) {
           if (other === number || this.deaf.has(number) || this.deaf.has(other)) continue;
-          if (kind === 'who') leadership.onWho();
-          else leadership.onLead(number);
+          // As over a channel: not before this call has returned.
+          queueMicrotask(() => (kind === 'who' ? leadership.onWho() : leadership.onLead(number)));
         }
       },
       changed: (leading) => this.events.push(`${number} ${leading ? 'leads' : 'follows'}`),
@@ -66,8 +66,9 @@ check('the main thread leads at once, also when another one did', async (clock, 
   await clock.advance(ANSWER_MS);
   assert.equal(process.leaders, [3]);
   process.start(0);
+  await clock.advance(0);
   assert.equal(process.leaders, [0]);
-  assert.equal(process.events, ['3 leads', '3 follows', '3 has a new leader', '0 leads']);
+  assert.equal(process.events, ['3 leads', '0 leads', '3 follows', '3 has a new leader']);
 });
 
 check('another thread leads when none answers in time, and follows one that does', async (clock, process) => {
@@ -77,6 +78,7 @@ check('another thread leads when none answers in time, and follows one that does
   await clock.advance(1);
   assert.ok(first.leading);
   process.start(2);
+  await clock.advance(0);
   assert.is(clock.pending, 0, 'answered: the question is over');
   await clock.advance(ANSWER_MS);
   await process.beat(clock);
@@ -92,6 +94,7 @@ check('of two that lead the one with the lower number stays', async (clock, proc
   assert.equal(process.leaders, [2, 5]);
   process.deaf.clear();
   process.threads.get(2)?.onLead(5);
+  await clock.advance(0);
   assert.equal(process.leaders, [2]);
 });
 
@@ -99,6 +102,7 @@ check('a leader that is leaving, or silent for too long, is replaced', async (cl
   process.start(0);
   const second = process.start(1);
   process.start(2);
+  await clock.advance(0);
   const before = [...process.events];
   second.onLeft(2);
   await clock.advance(ANSWER_MS);
