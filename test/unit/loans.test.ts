@@ -2,7 +2,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { IsthmusError } from '../../host/base/errors.js';
-import { Loans, RegionLoan } from '../../host/memory/loan.js';
+import { Loans, type RegionLoan } from '../../host/memory/loan.js';
 import { giveBack, takeRun } from '../../host/memory/runs.js';
 import { channel, linkPair, TestRegion } from '../support/channel.js';
 import { FakeClock } from '../support/clock.js';

@@ -175,7 +175,10 @@ test(
     while (!parts.next()) assert.is(b.polled.tryReceiveInto(second), -1);
     assert.is(b.polled.tryReceiveInto(second), LONG.length);
     assertBytes(second, LONG);
-    assert.ok(first.every((byte) => byte === 0xee), 'the first target was the caller’s again');
+    assert.ok(
+      first.every((byte) => byte === 0xee),
+      'the first target was the caller’s again',
+    );
     assert.is(b.violations.length, 0);
   }),
 );
