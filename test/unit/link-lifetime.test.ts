@@ -171,7 +171,7 @@ test(
 test(
   'a lost peer: what it committed is delivered, what waits is rejected, and the loss is an error while the connection is open',
   timebox(5, async () => {
-    const { a, b, near, far } = connected();
+    const { a, b, near } = connected();
     for (const text of ['1', '2']) await b.connection.send(text);
     const waits: Promise<void>[] = [];
     for (let i = 0; i < 4; i++) waits.push(a.connection.send(LONG));
@@ -390,7 +390,7 @@ test(
 test(
   'over a stream the link stays until it has taken the last message',
   timebox(5, async () => {
-    const { a, near, far, core, settle } = connected({ polled: false });
+    const { a, near, far, core } = connected({ polled: false });
     const suspended = a.connection.suspend();
     await turn();
     write(far, NONE, L.MESSAGE_SHUTDOWN_ACK);
