@@ -46,7 +46,10 @@ export class Receiver {
     this.pending = new PendingReceives(connection, matching, this.unread);
     this.ring = new RingReader(binding, router, this.pending, this.unread, limits);
     this.unread.onEmptied = () => binding.wake();
-    this.unread.onFetchFailed = (error) => binding.onViolation(asError(error));
+    this.unread.onFetchFailed = (error) => {
+      // The sender of a message that was discarded may deny the rest of it.
+      if (!this.ring.discards) binding.onViolation(asError(error));
+    };
   }
 
   attach(link: BoundLink): void {

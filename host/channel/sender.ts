@@ -209,7 +209,8 @@ export class Sender {
   }
 
   /**
-   * Send a message of the protocol's own, behind what is queued. Dropped when the connection is over.
+   * Send a message of the protocol's own, behind what is queued. Dropped when the end of this direction is in the ring, or
+   * the connection is over.
    * @returns undefined: it is in the ring, or dropped
    */
   control(
@@ -219,7 +220,8 @@ export class Sender {
     resolve?: () => void,
     reject?: (error: unknown) => void,
   ): PendingSend | undefined {
-    if (this.#binding.lifecycle.over) return undefined;
+    const { lifecycle } = this.#binding;
+    if (lifecycle.over || lifecycle.phase === 'eofSent') return undefined;
     const sent = this.begin(type, xheader, data);
     if (sent < data.length + xheader.length) return this.queue(type, xheader, data, sent, resolve, reject);
     resolve?.();

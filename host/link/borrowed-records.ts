@@ -43,11 +43,10 @@ export class BorrowedRecords {
       records.shift();
       if (!this.#abandoned) call.publish(index, records[0]?.from ?? call.position(index));
     }
-    if (this.#abandoned) return;
-    if (!this.#onReturned) {
-      if (!polled) link.released();
-    } else if (records.length === 0) {
-      this.#onReturned();
+    if (this.#onReturned) {
+      if (records.length === 0) this.#onReturned();
+    } else if (!polled && !this.#abandoned) {
+      link.released();
     }
   }
 

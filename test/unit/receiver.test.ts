@@ -863,17 +863,25 @@ test(
 );
 
 test(
-  'a failed fetch of an announced message ends the connection',
+  'a failed fetch of an announced message ends the connection, unless that is closing and has discarded it',
   timebox(5, async () => {
-    const { b } = channel();
-    b.receiver.unread.push({
+    const announced = {
       xheader: NONE,
       length: 5,
       here: false,
       fetch: () => Promise.reject(new Error('gone')),
       lend: () => undefined,
       drop() {},
-    });
+    };
+    const closing = channel();
+    closing.b.receiver.unread.push(announced);
+    closing.b.receiver.unread.head();
+    closing.b.lifecycle.close('local');
+    closing.b.receiver.discard();
+    await turn();
+    assert.is(closing.b.violations.length, 0);
+    const { b } = channel();
+    b.receiver.unread.push(announced);
     assert.is(b.receiver.unread.head(), undefined);
     await turn();
     assert.equal(
