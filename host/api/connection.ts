@@ -1,4 +1,4 @@
-/** A connection as an application has it, and the contracts that it relies on. */
+/** The public interface of a connection. */
 import type { IsthmusError } from '../base/errors.js';
 import type { BorrowedMessage, Message } from '../base/message.js';
 import type { ConnectionEvents } from './events.js';
@@ -18,7 +18,7 @@ export interface Closed {
   readonly error?: IsthmusError;
 }
 
-/** Filled by `tryReceiveInto`, so that the caller need not make an object for each message. */
+/** Filled by `tryReceiveInto`: the caller makes one, and not one for each message. */
 export interface ReceiveInfo {
   /** Receives the xheader from its beginning, if there is one and it fits. */
   xheader?: Uint8Array;
@@ -26,7 +26,7 @@ export interface ReceiveInfo {
   xheaderLength: number;
 }
 
-/** What `connection.stats()` tells. */
+/** Counters of `connection.stats()`. */
 export interface ConnectionStats {
   readonly messagesSent: number;
   readonly messagesReceived: number;
@@ -40,50 +40,50 @@ export interface ConnectionStats {
   readonly ringSize: number;
   /** Messages that wait for room in the transmit ring. */
   readonly pendingSends: number;
-  /** Received and not yet taken by the application: messages, and the bytes that they occupy. */
+  /** Messages that have been received and that the application has not taken, and the bytes that they occupy. */
   readonly unreadMessages: number;
   readonly unreadBytes: number;
-  /** How long the oldest of them has been there, in milliseconds, to some hundredths of a second. */
+  /** Age of the oldest of them in milliseconds, to some hundredths of a second. */
   readonly oldestUnreadMs: number;
 }
 
 /**
  * One connection. Messages arrive once, whole and in order.
  *
- * What committed records hold is delivered before the error of a dead peer. An aborted call rejects with
- * `signal.reason` and loses no message. Leaving an iterator closes nothing.
+ * Messages that a peer had committed before it died are delivered before the error. An aborted call rejects with
+ * `signal.reason` and loses no message. Leaving an iterator does not close the connection.
  */
 export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
-  /** Name of the plugin that carries it. */
+  /** Name of the plugin of its link. */
   readonly plugin: string;
-  /** Why not a better plugin; undefined if this is the best one. */
+  /** Why plugins of higher priority were not used; undefined: this one has the highest. */
   readonly why: string | undefined;
-  /** Who the peer says it is. */
+  /** The peer, as it describes itself. */
   readonly peer: Peer;
   readonly state: 'connecting' | 'open' | 'suspended' | 'closing' | 'closed';
   /** Settles when the connection is closed; never rejects. */
   readonly closed: Promise<Closed>;
   /**
-   * For how long the peer has shown no sign of life, in milliseconds and steps of 500, once that is `stallTimeout`; 0: it
-   * lives, as far as one can see, and always where nobody can: over `tcp` and `loop`, and in any state but `open`. A
-   * stalled connection goes on: what is sent waits in the ring or for room there, and nothing is lost.
+   * For how long the peer has shown no sign of life, in milliseconds and steps of 500, once that is `stallTimeout`. 0: the
+   * peer shows signs of life. Always 0 where they cannot be seen: over `tcp` and `loop`, and in any state but `open`. A
+   * stalled connection stays usable: messages wait in the ring, or for room in it, and nothing is lost.
    */
   readonly stalled: number;
   /**
-   * Be told when the connection stalls, and when it has recovered. Between the two it may as well be suspended or closed.
-   * There are no other events; what a listener throws is logged, and nothing else comes of it.
+   * Add a listener for a connection that stalls, or that has recovered. A stalled connection may also be suspended or
+   * closed instead. There are no other events. An error that a listener throws is logged, and has no other effect.
    * @throws ERR_ISTHMUS_INVALID_ARGUMENT
    */
   on<Event extends keyof ConnectionEvents>(event: Event, listener: ConnectionEvents[Event]): this;
   /** {@link on}, for the next time only. */
   once<Event extends keyof ConnectionEvents>(event: Event, listener: ConnectionEvents[Event]): this;
-  /** Take back one {@link on} or {@link once} of that listener. */
+  /** Remove a listener that {@link on} or {@link once} added, once. */
   off<Event extends keyof ConnectionEvents>(event: Event, listener: ConnectionEvents[Event]): this;
   /**
-   * Send a message: resolves when it is in the ring, waits for room. The bytes must not change until then. A message of
-   * which the first part is on its way is not given up by `signal`.
+   * Send a message. Waits for room, and resolves when the message is in the ring; its bytes must not change until then.
+   * `signal` does not withdraw a message of which the first part is in the ring.
    * @param xheader at most 65,535 bytes
-   * @param data a {@link Loan} is the peer's from here on, whatever becomes of the call
+   * @param data a {@link Loan} belongs to the peer from here on, also when the call fails
    * @throws ERR_ISTHMUS_CLOSED, ERR_ISTHMUS_MESSAGE_TOO_LARGE, ERR_ISTHMUS_PEER_DIED, ERR_ISTHMUS_PEER_TIMEOUT,
    * `signal.reason`; ERR_ISTHMUS_RELEASED, ERR_ISTHMUS_INVALID_ARGUMENT: a loan that was sent, or of another connection
    */
@@ -92,18 +92,18 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
     options?: { xheader?: Uint8Array | undefined; signal?: AbortSignal | undefined },
   ): Promise<void>;
   /**
-   * Send a message if there is room now. False: not taken, and nothing changed. The bytes are the caller's again when it
-   * returns. Allocates nothing for a message that the ring takes whole. A {@link Loan} that was not taken is still the
-   * caller's.
+   * Send a message if there is room now. The caller may change its bytes when the call returns. Allocates nothing for a
+   * message that fits into the ring as a whole.
+   * @returns false: the message was not taken, and nothing changed; a {@link Loan} is still the caller's
    * @throws ERR_ISTHMUS_CLOSED, ERR_ISTHMUS_MESSAGE_TOO_LARGE, ERR_ISTHMUS_PEER_DIED, ERR_ISTHMUS_PEER_TIMEOUT;
    * ERR_ISTHMUS_RELEASED, ERR_ISTHMUS_INVALID_ARGUMENT: a loan that was sent, or of another connection
    */
   trySend(data: Sendable | Loan, options?: { xheader?: Uint8Array | undefined }): boolean;
   /**
    * Room for a message of `size` bytes in the memory that both ends map: fill it, and send it without a copy. Waits until
-   * the region has a run of free frames for it, for ever if a peer never releases what it has borrowed. Where there is no
-   * region (over `tcp`, while suspended), or one that is too small whoever uses it, it is memory of our own, and is
-   * copied when it is sent.
+   * the region has a run of free frames for it, without a limit if a peer never releases the messages that it has borrowed.
+   * Without a region (over `tcp`, while suspended), or in one whose capacity is smaller than the message, the loan is
+   * memory of this process, and is copied when it is sent.
    * @throws ERR_ISTHMUS_INVALID_ARGUMENT, ERR_ISTHMUS_MESSAGE_TOO_LARGE, ERR_ISTHMUS_CLOSED, what ended the connection,
    * `signal.reason`
    */
@@ -111,57 +111,62 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
   /** {@link loan} without waiting; undefined: the region has no such room now. @throws as {@link loan} */
   tryLoan(size: number): Loan | undefined;
   /**
-   * Resolves when the peer's runtime has consumed all that was sent so far. Over `tcp`: when the kernel has it.
+   * Resolves when the peer's runtime has consumed all messages sent so far; over `tcp`: when the kernel has taken them.
    * @throws ERR_ISTHMUS_CLOSED, ERR_ISTHMUS_PEER_DIED, ERR_ISTHMUS_PEER_TIMEOUT, `signal.reason`
    */
   flush(options?: { signal?: AbortSignal | undefined }): Promise<void>;
   /**
-   * The next message, a copy of its own; undefined at the orderly end.
-   * @throws what ended the connection, after all messages before it were delivered; `signal.reason`
+   * The next message, in memory of its own; undefined: the connection was closed in order.
+   * @throws the error that ended the connection, behind the messages that came before it; `signal.reason`
    */
   receive(options?: { signal?: AbortSignal | undefined }): Promise<Message | undefined>;
   /**
-   * Copy the data of the next message to the beginning of `target`, without waiting and without allocating. Polls: while
-   * an application calls it, nobody else looks at the connection.
-   * @returns the length in bytes, or -1 if nothing is there
-   * @throws ERR_ISTHMUS_BUFFER_TOO_SMALL (the message stays); ERR_ISTHMUS_CLOSED at the orderly end; what else ended it
+   * Copy the data of the next message to the beginning of `target`, without waiting and without allocating. The application
+   * polls: as long as it goes on calling this, the runtime does not poll the connection itself.
+   * @returns the length in bytes; -1: there is no message
+   * @throws ERR_ISTHMUS_BUFFER_TOO_SMALL (the message stays); ERR_ISTHMUS_CLOSED: the connection was closed in order; the
+   * error that ended it
    */
   tryReceiveInto(target: Uint8Array, info?: ReceiveInfo): number;
   /**
-   * The next message where it lies, for the one who has read what {@link BorrowedMessage} says about such bytes;
-   * undefined at the orderly end.
+   * The next message where it lies; undefined: the connection was closed in order. Read about such bytes at
+   * {@link BorrowedMessage} first.
+   * @throws as {@link receive}
    */
   borrow(options?: { signal?: AbortSignal | undefined }): Promise<BorrowedMessage | undefined>;
   /**
-   * Call `handler` for each message that is there, at most `limit`, with the place of its data in `memory`; the bytes are
-   * the handler's until it returns. They may be changing under its hands: copy, then look. Allocates nothing.
-   * @returns how many
+   * Call `handler` for each message that is there, at most `limit`, with the place of its data in `memory`. The handler may
+   * use the bytes until it returns. The peer may change them meanwhile: copy them first, then check them. Allocates nothing.
+   * @returns the number of messages
+   * @throws as {@link tryReceiveInto} when the connection has ended; the error of the handler; ERR_ISTHMUS_INVALID_ARGUMENT:
+   * called by its own handler
    */
   poll(handler: (memory: Uint8Array, offset: number, length: number) => void, limit?: number): number;
   /**
-   * The connection as a Node `Duplex`, always the same one: {@link ConnectionStream} says what it promises. From then on it
-   * is the stream who receives.
+   * The connection as a Node `Duplex`, the same one at each call; {@link ConnectionStream} has its contract. From then on
+   * the stream receives the messages.
    * @throws ERR_ISTHMUS_INVALID_ARGUMENT
    */
   stream(options?: StreamOptions): ConnectionStream;
   /**
-   * Let the peer read (default), or write, some memory, until it is withdrawn or the connection ends. The peer makes
-   * what it gets of `token` an {@link RmaToken}.
+   * Let the peer read (default) or write some memory, until it is withdrawn or the connection ends. The peer passes the
+   * token of the {@link Exposure} to {@link token}.
    * @throws ERR_ISTHMUS_CLOSED, ERR_ISTHMUS_RELEASED, ERR_ISTHMUS_INVALID_ARGUMENT
    */
   expose(memory: SharedMemory | Uint8Array, options?: ExposeOptions): Exposure;
-  /** What the peer has exposed. @throws ERR_ISTHMUS_INVALID_ARGUMENT: these bytes are no token */
+  /** Memory that the peer has exposed. @throws ERR_ISTHMUS_INVALID_ARGUMENT: these bytes are not a token */
   token(bytes: Uint8Array): RmaToken;
   stats(): ConnectionStats;
   /**
-   * Close in order: what was sent so far is delivered, then the peer is told. Receiving ends at once.
+   * Close in order: messages sent so far are delivered, then the peer sees the end. Receiving ends at once.
    * @param timeout in milliseconds, default `closeTimeout`; then the connection is cut
    * @throws ERR_ISTHMUS_CLOSE_TIMEOUT, `signal.reason` (cut as well)
    */
   close(options?: { timeout?: number | undefined; signal?: AbortSignal | undefined }): Promise<void>;
   /** Cut at once. The peer gets an error. */
   destroy(error?: Error): void;
-  /** Keep the process alive for this connection (the default), or not. */
+  /** The connection keeps the process alive (default). */
   ref(): this;
+  /** The connection does not keep the process alive. */
   unref(): this;
 }

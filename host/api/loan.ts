@@ -2,7 +2,7 @@
 
 /**
  * Room for one message, lent by `connection.loan()`. Fill `data`, then pass the loan to `send` or `trySend` of that
- * connection: it is the peer's from there on, and nothing of it is copied where both map one region.
+ * connection. From then on it belongs to the peer. No byte of it is copied where both ends map one region.
  *
  * ```ts
  * const loan = await connection.loan(frame.length);
@@ -10,9 +10,9 @@
  * await connection.send(loan);
  * ```
  *
- * The peer, and everybody else who maps the region, can see the bytes while they are written. One that is neither sent nor
- * released occupies its part of the region until the process ends: no garbage collector knows whether somebody still
- * looks at it. When the region goes away, for a migration, the bytes stay where they are, and are copied when they are sent.
+ * Every process that maps the region can see the bytes while they are written. A loan that is neither sent nor released
+ * occupies its part of the region until the process ends, since no garbage collector knows whether a process still reads
+ * it. When the region goes away, for a migration, the bytes stay where they are, and are copied when they are sent.
  */
 export abstract class Loan implements Disposable {
   /** In bytes. */

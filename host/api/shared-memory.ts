@@ -1,8 +1,8 @@
 /** Memory that an application shares with its peers. */
 
 /**
- * Bytes that can be exposed to peers. In a region the peers that map it read and write them without this process; their
- * bytes may change at any moment, so one gets at them by copies only.
+ * Bytes that can be exposed to peers, made by `runtime.allocate()`. Peers that map the same region read and write them
+ * without this process. The bytes may change at any moment, so the application reads and writes copies.
  *
  * ```ts
  * const memory = runtime.allocate(1 << 20);
@@ -13,7 +13,7 @@
 export abstract class SharedMemory implements Disposable {
   /** In bytes. */
   abstract readonly length: number;
-  /** Whether it lies in a region. False: there was none with so much room, and peers have to ask for each byte. */
+  /** Whether it lies in a region. False: no region had room for it, and peers have to send requests for its bytes. */
   abstract get inRegion(): boolean;
   /**
    * Copy out.

@@ -1,8 +1,4 @@
-/**
- * A connection as a stream of bytes: what `connection.stream()` returns.
- *
- * Pieces of the stream are messages; an empty message is the end of its sender's direction, as for `isthmus pipe`.
- */
+/** A connection as a stream of bytes. Pieces are messages; an empty message is the end of a direction, as for `isthmus pipe`. */
 import { isIP } from 'node:net';
 import { Duplex } from 'node:stream';
 import type { Connection } from '../api/connection.js';
@@ -14,31 +10,30 @@ type Callback = (error?: Error | null) => void;
 
 const END = new Uint8Array(0);
 /** Measured between two processes: below 128 KiB messages cost more than their bytes, above 512 KiB they leave the cache. */
-const CHUNK_SIZE = 262_144;
+const CHUNK_BYTES = 262_144;
 /** As net.Socket from Node 22 on. With the 16 KiB of Node 20 a reader asks four times as often. */
-const HIGH_WATER_MARK = 65_536;
-/** Bytes of small pieces that are put together, for one message or from many. */
-const JOINED = 65_536;
-/** Messages shorter than this are taken with their neighbours: a promise and a chunk for each cost more than a copy. */
-const SMALL = 4096;
+const HIGH_WATER_MARK_BYTES = 65_536;
+/** Short pieces are joined up to this, for one message or from several. */
+const MAX_JOINED_BYTES = 65_536;
+/** Longer messages are taken one by one; for shorter ones a promise and a chunk each would cost more than a copy. */
+const MIN_SINGLE_BYTES = 4096;
 /** Bytes written, or chunks read, before the event loop gets its turn although there is more to do. */
-const WRITE_BURST = 4 << 20;
-const READ_BURST = 16;
-/** How long a reader may stand still on what came before an error until it gets the error instead, in milliseconds. */
-const PATIENCE = 1000;
-/** How long a peer that has not ended its direction may take to read what we left, in milliseconds. */
-const LINGER = 120_000;
-/** Weeks, in milliseconds: as long as a timer goes. */
-const LONG = 2 ** 31 - 1;
+const MAX_WRITE_BURST_BYTES = 4 << 20;
+const MAX_READ_BURST = 16;
+/** How long a reader may stop in front of an error before it gets the error instead of the rest. */
+const MAX_READER_PAUSE_MS = 1000;
+/** Time for a peer that has not ended its direction to read the last bytes of this side. */
+const LINGER_MS = 120_000;
+/** The longest time of a timer: weeks. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
-/** Small pieces on their way through this process; nothing stays in it when a function returns. */
-const joined = Buffer.allocUnsafeSlow(JOINED);
+/** Short pieces are joined here, of all streams; it is empty whenever a function returns. */
+const joined = Buffer.allocUnsafeSlow(MAX_JOINED_BYTES);
 
-/** {@link ConnectionStream}: pieces of the stream are messages. */
+/** {@link ConnectionStream} */
 export class DuplexStream extends Duplex implements ConnectionStream {
   /** Milliseconds given to `setTimeout`. */
   timeout: number | undefined;
-  /** A connection is connected; `net.Socket` has times when it is not. */
   readonly connecting = false;
   readonly #connection: Connection;
   readonly #chunkSize: number;
@@ -48,29 +43,29 @@ export class DuplexStream extends Duplex implements ConnectionStream {
 
   /** The reader asks for more. */
   #wanted = false;
-  /** Somebody is at it already: a loop, a timer, a promise. */
+  /** Receiving is under way: in a loop, behind a timer or a promise. */
   #pulling = false;
   /** The last message was short. */
   #small = false;
   #burst = 0;
   /** Bytes in `joined`. */
   #joined = 0;
-  /** A message that did not fit behind them. */
+  /** A message that did not fit behind those. */
   #large: Buffer | undefined;
-  /** Nothing comes any more, be it by the end or by an error. */
+  /** No bytes come any more: the direction has ended, or the connection has failed (`#inputBroken`). */
   #inputDone = false;
   #inputBroken = false;
 
   #sent = 0;
-  /** Of a write that failed with the connection. */
+  /** Callback of a write that failed with the connection. */
   #unwritten: Callback | undefined;
-  /** What ended the connection, until the reader is ready for it. */
+  /** The error that ended the connection, until the reader is ready for it. */
   #failure: Error | undefined;
   #peerClosed = false;
 
   /** Made by `connection.stream()`. */
   constructor(connection: Connection, options: StreamOptions = {}) {
-    const { allowHalfOpen = true, chunkSize = CHUNK_SIZE, highWaterMark = HIGH_WATER_MARK } = options;
+    const { allowHalfOpen = true, chunkSize = CHUNK_BYTES, highWaterMark = HIGH_WATER_MARK_BYTES } = options;
     for (const [name, value, least] of [
       ['chunkSize', chunkSize, 1],
       ['highWaterMark', highWaterMark, 0],
@@ -104,7 +99,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
   override _writev(chunks: { chunk: Buffer; encoding: BufferEncoding }[], callback: Callback): void {
     let total = 0;
     for (const { chunk } of chunks) total += chunk.length;
-    if (total > Math.min(JOINED, this.#chunkSize)) {
+    if (total > Math.min(MAX_JOINED_BYTES, this.#chunkSize)) {
       this.#sendAll(
         chunks.map(({ chunk }) => chunk),
         callback,
@@ -121,7 +116,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
 
   override _final(callback: Callback): void {
     const failed = (error: unknown) => {
-      // A peer that has closed the connection in order waits for nothing any more, not for the end either.
+      // A peer that has closed the connection in order does not wait for the end of this direction.
       this.#connection.closed.then(({ reason }) => {
         if (reason === 'peer') callback();
         else this.#unsent(error, callback);
@@ -152,21 +147,21 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       return;
     }
     this.#sentOne(piece.length);
-    // A peer that reads as fast as we write must not keep everybody else of this process waiting.
-    if (this.#sent < WRITE_BURST) callback();
+    // A peer that reads as fast as this side writes must not keep the rest of the process waiting.
+    if (this.#sent < MAX_WRITE_BURST_BYTES) callback();
     else {
       this.#sent = 0;
       setImmediate(callback);
     }
   }
 
-  /** As many messages as it takes, with room or without. */
+  /** As many messages as needed; waits for room. */
   async #sendAll(chunks: readonly Buffer[], callback: Callback): Promise<void> {
     try {
       for (const piece of pieces(chunks, this.#chunkSize)) {
         if (!this.#connection.trySend(piece)) await this.#connection.send(piece);
         this.#sentOne(piece.length);
-        if (this.#sent < WRITE_BURST) continue;
+        if (this.#sent < MAX_WRITE_BURST_BYTES) continue;
         this.#sent = 0;
         await new Promise((resolve) => setImmediate(resolve));
       }
@@ -174,7 +169,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       this.#unsent(error, callback);
       return;
     }
-    // What the application throws in its callbacks is none of this promise's.
+    // An error of the application's callback must not reject this promise.
     process.nextTick(callback);
   }
 
@@ -189,7 +184,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       callback(error as Error);
       return;
     }
-    // The connection is over. What the peer said before may still be unread, and calling back would throw it away.
+    // The connection is over. Bytes of the peer may still be unread, and the callback would discard them.
     this.#unwritten = callback;
     this.#fail(error as Error);
   }
@@ -205,14 +200,14 @@ export class DuplexStream extends Duplex implements ConnectionStream {
 
   override read(size?: number): ReturnType<Duplex['read']> {
     const chunk = super.read(size);
-    // Later: whoever gets this chunk gets it before the error.
+    // Later: the reader gets this chunk before the error.
     if (this.#failure) process.nextTick(() => this.#settle());
     return chunk;
   }
 
   readonly #pull = (): void => {
     while (this.#wanted && !this.#inputDone && !this.destroyed) {
-      if (this.#burst >= READ_BURST) {
+      if (this.#burst >= MAX_READ_BURST) {
         this.#burst = 0;
         setImmediate(this.#pull);
         return;
@@ -227,21 +222,26 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     this.#pulling = false;
   };
 
-  /** All short messages that are there, as one chunk. @returns whether there was anything */
+  /** All short messages that are there, as one chunk. @returns whether there were any */
   #gather(): boolean {
     this.#joined = 0;
     this.#large = undefined;
     try {
-      while (!this.#large && !this.#inputDone && this.#joined < JOINED && this.#connection.poll(this.#join, 1) > 0);
+      while (
+        !this.#large &&
+        !this.#inputDone &&
+        this.#joined < MAX_JOINED_BYTES &&
+        this.#connection.poll(this.#join, 1) > 0
+      );
     } catch {
-      // receive() is told the same, and what it means.
+      // receive() rejects with the same error, which is handled there.
     }
     const length = this.#joined;
     const large = this.#large as Buffer | undefined;
     this.#large = undefined;
     if (length > 0) this.#give(Buffer.from(joined.subarray(0, length)));
     if (large) {
-      this.#small = large.length < SMALL;
+      this.#small = large.length < MIN_SINGLE_BYTES;
       this.#give(large);
     }
     if (this.#inputDone) this.push(null);
@@ -254,7 +254,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       return;
     }
     const bytes = memory.subarray(offset, offset + length);
-    if (length <= JOINED - this.#joined) {
+    if (length <= MAX_JOINED_BYTES - this.#joined) {
       joined.set(bytes, this.#joined);
       this.#joined += length;
     } else {
@@ -270,7 +270,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       this.push(null);
     } else {
       const { buffer, byteOffset, length } = message.data;
-      this.#small = length < SMALL;
+      this.#small = length < MIN_SINGLE_BYTES;
       this.#give(Buffer.from(buffer, byteOffset, length));
     }
     this.#pull();
@@ -290,10 +290,10 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     this.#timer?.refresh();
     this.#wanted = false;
     try {
-      // Not assigned: a reader may ask again while it is given this.
+      // Not assigned: the reader may ask for more within push().
       if (this.push(chunk)) this.#wanted = true;
     } catch (error) {
-      // Thrown by a 'data' handler, maybe below a promise: it goes where it would go from a socket.
+      // Thrown by a 'data' handler, perhaps within a promise: it becomes an uncaught exception, as with a socket.
       this.#wanted = true;
       process.nextTick(() => {
         throw error;
@@ -301,10 +301,10 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     }
   }
 
-  /** Nothing more will be received, by the orderly close of either side. */
+  /** No message will come: one of the sides has closed in order. */
   #endOfConnection(): void {
     this.#inputDone = true;
-    // When this side closed it the stream is not at its end, but destroyed.
+    // When this side closed the connection, the stream has not ended: it is destroyed.
     this.#connection.closed.then(({ reason }) => {
       if (reason === 'peer') this.push(null);
     });
@@ -312,12 +312,12 @@ export class DuplexStream extends Duplex implements ConnectionStream {
 
   // ─── ending ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** The connection ended with an error, which comes when the reader has had what came before it. */
+  /** The connection ended with an error. The reader gets it behind the bytes that came before it. */
   #fail(error: Error): void {
     if (this.destroyed || this.#failure) return;
     this.#failure = error;
     if (this.readableFlowing === null) {
-      this.destroy(error); // Nobody reads.
+      this.destroy(error); // There is no reader.
       return;
     }
     this.#settle();
@@ -326,17 +326,17 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     const patience = setInterval(() => {
       if (read() === before) this.destroy(error);
       before = read();
-    }, PATIENCE);
+    }, MAX_READER_PAUSE_MS);
     this.once('close', () => clearInterval(patience));
     if (this.destroyed) clearInterval(patience);
   }
 
-  /** See whether it is time for what has to wait for the reader. */
+  /** Emit the error, or end, if the reader has read far enough. */
   #settle(): void {
     if (this.#failure) {
       if (this.readableEnded || (this.#inputBroken && this.readableLength === 0)) this.destroy(this.#failure);
     } else if (this.#peerClosed && this.readableEnded) {
-      // Nobody would get what is written now. Whoever is about to do so within 'end' learns it as an error.
+      // Bytes written now would be lost. A write within 'end' still comes first, and fails.
       setImmediate(() => this.end());
     }
   }
@@ -347,7 +347,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     const unwritten = this.#unwritten;
     this.#unwritten = undefined;
     unwritten?.(error ?? new IsthmusError('ERR_ISTHMUS_CLOSED', 'the stream was destroyed'));
-    // `for await` destroys what it has read to the end: with nothing left to write that is no reason to cut the peer off.
+    // `for await` destroys a stream that it has read to the end: with nothing left to write the connection is not cut.
     const over = this.writableFinished || (this.readableEnded && this.writableLength === 0);
     const left = error === null || (error as NodeJS.ErrnoException).code === 'ABORT_ERR';
     if (!left || !over) {
@@ -355,24 +355,19 @@ export class DuplexStream extends Duplex implements ConnectionStream {
       callback(error);
       return;
     }
-    // Who has said its end may take its time to read ours.
+    // A peer that has ended its direction may take its time to read this side's.
     const done = () => callback(error);
-    connection.close({ timeout: this.readableEnded ? LONG : LINGER }).then(done, done);
+    connection.close({ timeout: this.readableEnded ? MAX_TIMER_MS : LINGER_MS }).then(done, done);
   }
 
-  // ─── what net.Socket has ───────────────────────────────────────────────────────────────────────────────────────────
+  // ─── members of net.Socket (api/stream.ts) ─────────────────────────────────────────────────────────────────────────
 
-  /** End this direction, and close the connection when everything is written, without waiting for the other direction. */
   destroySoon(): void {
     if (this.writable) this.end();
     if (this.writableFinished) this.destroy();
     else this.once('finish', () => this.destroy());
   }
 
-  /**
-   * Emit `'timeout'` when so many milliseconds pass without a byte in either direction; 0: never (the default).
-   * @throws ERR_ISTHMUS_INVALID_ARGUMENT
-   */
   setTimeout(milliseconds: number, listener?: () => void): this {
     if (typeof milliseconds !== 'number' || !(milliseconds >= 0)) {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'a timeout is a number of milliseconds from 0 on');
@@ -384,18 +379,16 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     if (milliseconds === 0) {
       if (listener) this.removeListener('timeout', listener);
     } else {
-      this.#timer = setTimeout(() => this.emit('timeout'), Math.min(milliseconds, LONG)).unref();
+      this.#timer = setTimeout(() => this.emit('timeout'), Math.min(milliseconds, MAX_TIMER_MS)).unref();
       if (listener) this.once('timeout', listener);
     }
     return this;
   }
 
-  /** Does nothing: memory has no such delay, and `tcp` has the runtime's option. */
   setNoDelay(): this {
     return this;
   }
 
-  /** Does nothing: a peer that dies is noticed without. */
   setKeepAlive(): this {
     return this;
   }
@@ -410,7 +403,6 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     return this;
   }
 
-  /** Address that the socket of the handshake came from; undefined over `loop`. */
   get remoteAddress(): string | undefined {
     return this.#connection.peer.address?.host;
   }
@@ -428,15 +420,14 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     return this.#received;
   }
 
-  /** What still waits to be sent included. */
   get bytesWritten(): number {
     return this.#written + this.writableLength;
   }
 }
 
-/** What becomes of chunks: neighbours that are short put together, long ones split, nothing empty. */
+/** The messages for chunks: short neighbours joined, long chunks split, none of them empty. */
 function* pieces(chunks: readonly Buffer[], most: number): Generator<Buffer> {
-  const limit = Math.min(JOINED, most);
+  const limit = Math.min(MAX_JOINED_BYTES, most);
   let first = 0;
   while (first < chunks.length) {
     let end = first;
