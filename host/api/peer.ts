@@ -11,7 +11,7 @@ export interface ConInfo {
   readonly name: string;
 }
 
-/** The other end of a connection. */
+/** The other end of a connection, as its CON_INFO describes it. Nothing of it is authenticated. */
 export interface Peer extends ConInfo {
   /** Source address of the handshake's socket; undefined on `loop`. */
   readonly address: { readonly host: string; readonly port: number } | undefined;

@@ -29,7 +29,7 @@ export interface RegionSnapshot {
   readonly size: number;
   /** 32 hexadecimal digits. */
   readonly uuid: string;
-  /** Ours. */
+  /** Of this process. */
   readonly slot: number;
   readonly slots: number;
   readonly slotsUsed: number;

@@ -87,7 +87,7 @@ export class RuntimeConnection implements Connection, Pollable {
       context,
       route,
     );
-    this.#path = new SendPath(binding, sender, this.#memory, this.lifetime, limits.maxMessageSize);
+    this.#path = new SendPath(binding, sender, this.#memory, limits.maxMessageSize);
     sender.onBlocked = () => {
       if (binding.link) binding.pollForRoom();
       else if (this.lifecycle.state === 'connecting') context.bringUp();

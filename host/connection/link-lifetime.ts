@@ -46,8 +46,6 @@ interface Unconfirmed {
 export class LinkLifetime implements LinkOwner {
   readonly closed: Promise<Closed>;
   route: Route;
-  /** Bytes from which on data is announced, instead of sent. */
-  rendezvous = Number.POSITIVE_INFINITY;
   readonly #parts: ConnectionParts;
   readonly #context: ConnectionContext;
   #resolveClosed!: (closed: Closed) => void;
@@ -124,7 +122,7 @@ export class LinkLifetime implements LinkOwner {
     this.#unconfirmed = undefined;
     const { link } = binding;
     this.route = route;
-    this.rendezvous = this.#context.rendezvous(route.plugin);
+    binding.announceFrom = this.#context.rendezvous(route.plugin);
     sender.attach(link as BoundLink);
     shutdown.linkUp();
     onUp();

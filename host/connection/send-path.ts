@@ -15,7 +15,6 @@ import type { LinkBinding } from '../link/link-binding.js';
 import type { ConnectionMemory } from '../memory/connection-memory.js';
 import { RegionLoan } from '../memory/loan.js';
 import type { Offered } from '../memory/rendezvous.js';
-import type { LinkLifetime } from './link-lifetime.js';
 
 const MAX_XHEADER_BYTES = 65_535;
 /** Bytes from which on it is worth checking whether the peer waits for a message. */
@@ -34,21 +33,13 @@ export class SendPath {
   readonly #binding: LinkBinding;
   readonly #sender: Sender;
   readonly #memory: ConnectionMemory;
-  readonly #lifetime: LinkLifetime;
   readonly #maxMessageSize: number;
 
-  constructor(
-    binding: LinkBinding,
-    sender: Sender,
-    memory: ConnectionMemory,
-    lifetime: LinkLifetime,
-    maxMessageSize: number,
-  ) {
+  constructor(binding: LinkBinding, sender: Sender, memory: ConnectionMemory, maxMessageSize: number) {
     this.#lifecycle = binding.lifecycle;
     this.#binding = binding;
     this.#sender = sender;
     this.#memory = memory;
-    this.#lifetime = lifetime;
     this.#maxMessageSize = maxMessageSize;
   }
 
@@ -85,9 +76,9 @@ export class SendPath {
 
   /** Whether data of so many bytes is announced: for its length, or because the peer reads it in place. */
   #announces(length: number): boolean {
-    const { rendezvous } = this.#lifetime;
-    if (length >= rendezvous) return true;
-    return length > LARGE_BYTES && rendezvous <= this.#maxMessageSize && this.#sender.wantsRun(length);
+    const { announceFrom } = this.#binding;
+    if (length >= announceFrom) return true;
+    return length > LARGE_BYTES && announceFrom <= this.#maxMessageSize && this.#sender.wantsRun(length);
   }
 
   // ─── waiting for room ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -213,7 +204,7 @@ export class SendPath {
   ): PendingSend | undefined {
     const bytes = bytesOf(data);
     this.#check(bytes.length, xheader);
-    const announced = bytes.length >= this.#lifetime.rendezvous;
+    const announced = bytes.length >= this.#binding.announceFrom;
     if (announced && this.#memory.rendezvous.offer(xheader, bytes, true, resolve, reject)) return undefined;
     const sent = this.#sender.begin(0, xheader, bytes);
     if (sent < bytes.length + xheader.length) return this.#sender.queue(0, xheader, bytes, sent, resolve, reject);

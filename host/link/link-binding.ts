@@ -12,6 +12,8 @@ export class LinkBinding {
   link: BoundLink | undefined;
   /** That of the link, or of the last one; undefined: there has been no link. */
   core: Core | undefined;
+  /** Bytes from which on data is announced over this link, instead of sent. */
+  announceFrom = Number.POSITIVE_INFINITY;
   /** The peer broke the protocol: the connection is to end. Set by the connection. */
   onViolation: (error: IsthmusError) => void = () => {};
   readonly #poller: Poller;

@@ -20,7 +20,7 @@ class Process {
         for (const [other, leadership] of this.threads) {
           if (other === number || this.deaf.has(number) || this.deaf.has(other)) continue;
           // As over a channel: not before this call has returned.
-          queueMicrotask(() => (kind === 'who' ? leadership.onWho() : leadership.onLead(number)));
+          queueMicrotask(() => (kind === 'query' ? leadership.onWho() : leadership.onLead(number)));
         }
       },
       changed: (leading) => this.events.push(`${number} ${leading ? 'leads' : 'follows'}`),
