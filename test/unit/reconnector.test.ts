@@ -1,6 +1,6 @@
 /**
- * Connections that come up by themselves: which side dials, whom they take for their peer, how long they wait, and what is
- * left behind. Dialer, listeners and connections are stand-ins, and time passes when a test says so.
+ * Connections that come up by themselves: which side dials, which process counts as the peer, how long they wait, and
+ * what is left behind. Dialer, listeners and connections are stand-ins, and time passes when a test says so.
  */
 import { getEventListeners } from 'node:events';
 import { test } from 'uvu';
