@@ -316,6 +316,9 @@ function main(): void {
       assert.is(fenced.code, 0, fenced.stderr);
       assert.match(fenced.stdout, /shut out; its \d+ frames are kept for it, 1 connection will report it/);
       assert.match((await printed(['region', 'show', path])).stdout, /fenced/);
+      const verdict = await printed(['region', 'check', path]);
+      assert.is(verdict.code, 0, verdict.stdout);
+      assert.match(verdict.stdout, new RegExp(`^note: slot ${slot}: generation \\d+ is fenced`, 'm'));
       await eventually('the error', () => bad.state === 'closed');
       assert.is((await bad.closed).error?.code, 'ERR_ISTHMUS_PEER_DIED');
       // Others take all the frames that they can get, and sweep: its frames are not among them.

@@ -297,7 +297,7 @@ export class Hostile {
         return;
       case 1: {
         const present = this.#core.u64(slot);
-        const states = [L.SLOT_FREE, L.SLOT_CLAIMED, L.SLOT_ATTACHED, L.SLOT_DEAD, random(256)];
+        const states = [L.SLOT_FREE, L.SLOT_CLAIMED, L.SLOT_ATTACHED, L.SLOT_DEAD, L.SLOT_FENCED, random(256)];
         const word = random(2) ? (present & ~0xffn) | BigInt(states[random(states.length)]!) : this.#double(present);
         this.#u64(slot, 'SLOT_WORD', word);
         return;

@@ -235,6 +235,45 @@ test(
 );
 
 test(
+  'a fenced peer is no error: what it holds is kept for it',
+  timebox(10, () => {
+    const fenced = scene();
+    assert.is(fenced.core.call.fence(1, 1), 1);
+    const kept = verifyOnce(view(fenced));
+    assert.equal(lines(kept.findings), [
+      'note: slot 1: generation 1 is fenced: what it holds is kept for it until it leaves or is declared dead',
+    ]);
+    assert.equal(kept.counts, verifyOnce(view(scene())).counts, 'it counts as before');
+
+    // Frames in no run: no upkeep of a fenced process gives them back.
+    for (const which of [READER, WRITER]) fenced.core.setU64(fenced.core.half(fenced.ring, which), 0n);
+    assert.match(
+      lines(verifyOnce(view(fenced)).findings).join('\n'),
+      /^note: slot 1: keeps \d+ frames that are in no run: they come back when it leaves or is declared dead$/m,
+    );
+
+    // A process that is fenced while it attaches has written nothing into its slot yet.
+    const early = scene();
+    assert.is(early.core.call.claimSlot(2, identity.hash), 1);
+    const observer = scene();
+    observer.core.bytes.set(early.core.bytes.subarray(WINDOW, WINDOW + SIZE), WINDOW);
+    assert.is(observer.core.call.fence(2, 1), 1);
+    observer.locked.add(2);
+    const { counts, findings } = verifyOnce(view(observer));
+    assert.match(lines(findings).join('\n'), /^note: slot 2: generation 1 is fenced: [^\n]*$/);
+    assert.is(counts?.slots.unknown, 1);
+
+    // The lock proves the death of a fenced process too.
+    const dead = scene();
+    dead.core.call.fence(1, 1);
+    dead.locked.delete(1);
+    const { counts: after, findings: found } = verifyOnce(view(dead));
+    assert.is(after?.slots.dead, 1);
+    assert.match(lines(found).join('\n'), /^note: slot 1: generation 1 is dead: its lock is free; [^\n]*$/);
+  }),
+);
+
+test(
   'locks that cannot be tested prove nothing',
   timebox(10, () => {
     const { counts, findings } = verifyOnce({ ...view(scene()), locked: () => undefined });

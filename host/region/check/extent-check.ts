@@ -56,9 +56,7 @@ export function checkExtents(
     );
   }
   for (const [slot, count] of unused) {
-    findings.note(
-      `slot ${slot}`,
-      `keeps ${count * each} frames that are in no run: they come back with its next upkeep`,
-    );
+    const when = slots.isFenced(slot) ? 'when it leaves or is declared dead' : 'with its next upkeep';
+    findings.note(`slot ${slot}`, `keeps ${count * each} frames that are in no run: they come back ${when}`);
   }
 }

@@ -66,12 +66,13 @@ export class SlotCheck {
         }
         continue;
       }
-      if (state > layout.SLOT_DEAD) {
+      if (![layout.SLOT_CLAIMED, layout.SLOT_ATTACHED, layout.SLOT_DEAD, layout.SLOT_FENCED].includes(state)) {
         findings.error(where, `its state is ${state}, which does not exist`);
         continue;
       }
       if (generation === 0) findings.error(where, 'is taken with generation 0');
       this.#lives[slot] = this.#life(slot, state);
+      // A peer can be fenced before it has written the rest of its slot.
       if (state !== layout.SLOT_ATTACHED) continue;
       this.#checkAttached(slot, kernel);
       const instance = view.getBigUint64(at + layout.SLOT_INSTANCE, true);
@@ -136,10 +137,23 @@ export class SlotCheck {
     this.#remains.set(slot, remains);
   }
 
-  /** Note the dead owners, after all of their remains are known. */
-  noteDead(): void {
+  /** Whether the owner of the slot is shut out, and has neither left nor died. */
+  isFenced(slot: number): boolean {
+    const { call, layout } = this.#view.core;
+    return call.slotState(slot) === layout.SLOT_FENCED && this.#lives[slot] !== 'dead';
+  }
+
+  /** Note the dead owners and the fenced ones, after all remains of the dead are known. */
+  noteDeadAndFenced(): void {
     const { call, layout } = this.#view.core;
     for (const [slot, life] of this.#lives.entries()) {
+      if (this.isFenced(slot)) {
+        this.#findings.note(
+          `slot ${slot}`,
+          `generation ${call.slotGeneration(slot) >>> 0} is fenced: what it holds is kept for it until it leaves or is ` +
+            'declared dead',
+        );
+      }
       if (life !== 'dead') continue;
       const { extents, halves } = this.#remains.get(slot) ?? { extents: 0, halves: 0 };
       const how = call.slotState(slot) === layout.SLOT_DEAD ? 'was declared dead' : 'is dead: its lock is free';

@@ -59,7 +59,7 @@ function checkTables(view: RegionView): Pick<Verification, 'counts' | 'findings'
   const slots = new SlotCheck(view, counts, findings);
   const { occupied } = new RunCheck(view, slots, counts, findings);
   checkExtents(view.core, slots, occupied, counts, findings);
-  slots.noteDead();
+  slots.noteDeadAndFenced();
   return { counts, findings: findings.list };
 }
 
