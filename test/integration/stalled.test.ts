@@ -155,8 +155,12 @@ function main(): void {
           while (!done) await connection.send(numbered(sent++, LONGEST));
         })();
         const receiving = (async () => {
-          while (!done || received < sent)
-            checkNumbered(received++, (await connection.receive())?.data ?? Buffer.of(), LONGEST);
+          while (!done || received < sent) {
+            const message = await connection.receive();
+            if (!message)
+              throw new Error(`ended by '${(await connection.closed).reason}' in front of message ${received}`);
+            checkNumbered(received++, message.data, LONGEST);
+          }
         })();
         await eventually('traffic', () => received > 100);
 
