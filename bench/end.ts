@@ -4,13 +4,13 @@ import { Callee, serve } from './calls.js';
 import { forkEnd, readOptions } from './ends.js';
 import { probe } from './micro/probe.js';
 import { pin } from './pinning.js';
-import { transports } from './transports/index.js';
+import { findTransport } from './transports/index.js';
 import type { Far, Near } from './transports/transport.js';
 import { isWorker } from './transports/worker.js';
 
 async function near(name: string): Promise<void> {
   const { baseline, ...options } = readOptions();
-  const transport = transports(baseline).find((one) => one.name === name);
+  const transport = findTransport(name, baseline);
   if (!transport) throw new Error(`there is no transport '${name}'`);
   const { cpus } = options;
   const start = async (): Promise<Far> => {
@@ -40,7 +40,7 @@ async function near(name: string): Promise<void> {
 
 function far(name: string): void {
   const { baseline, ...options } = readOptions();
-  const transport = transports(baseline).find((one) => one.name === name);
+  const transport = findTransport(name, baseline);
   serve({ ready: () => true, ...transport?.far?.(options) });
 }
 

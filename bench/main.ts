@@ -1,10 +1,11 @@
 /** `npm run bench`: all transports in one run, in turns. */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { loadavg, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import cliProgress from 'cli-progress';
 import { Command } from 'commander';
+import { COMPARE_PLANS, prepareComparison } from './compare.js';
 import { document } from './document.js';
 import type { RunOptions } from './ends.js';
 import { root } from './folder.js';
@@ -13,7 +14,7 @@ import { watchMachine } from './machine.js';
 import { runMeasures } from './measures.js';
 import { chooseCpus } from './pinning.js';
 import { PLANS, type Plan, race } from './race.js';
-import { print } from './report.js';
+import { type ComparedBuilds, print, printComparison } from './report.js';
 import type { Results } from './results.js';
 
 interface Options {
@@ -24,6 +25,7 @@ interface Options {
   readonly out?: string;
   readonly plots: boolean;
   readonly before?: string;
+  readonly rounds?: number;
   readonly from?: string;
 }
 
@@ -54,9 +56,9 @@ function progress(total: number): { step(what: string): void; stop(): void } {
   return { step: (what) => bar.increment(1, { what }), stop: () => bar.stop() };
 }
 
-function commit(): string {
+function commit(cwd = root): string {
   try {
-    return execFileSync('git', ['describe', '--always', '--dirty'], { cwd: root, encoding: 'utf8' }).trim();
+    return execFileSync('git', ['describe', '--always', '--dirty'], { cwd, encoding: 'utf8' }).trim();
   } catch {
     return 'unknown';
   }
@@ -67,7 +69,54 @@ function planOf(options: Options): Plan {
   return { ...plan, sizes: options.sizes ?? plan.sizes, only: options.only };
 }
 
+function runOptions(folder: string, baseline?: string): RunOptions {
+  return { library: join(root, 'dist/index.js'), baseline, cpus: chooseCpus(), tag: String(process.pid), folder };
+}
+
+/** `--before`: this build against that of another checkout. */
+async function compareBuilds(checkout: string, options: Options): Promise<void> {
+  const baseline = resolve(checkout, 'dist/index.js');
+  if (!existsSync(baseline)) {
+    process.stderr.write(`bench: there is no ${baseline}: run \`node scripts/setup.mjs\` in ${resolve(checkout)}\n`);
+    process.exitCode = 1;
+    return;
+  }
+  const folder = mkdtempSync(join(tmpdir(), 'isthmus-bench-'));
+  const run = runOptions(folder, baseline);
+  const watched = watchMachine(run.cpus);
+  const started = performance.now();
+  try {
+    const plan = options.quick ? COMPARE_PLANS.quick : COMPARE_PLANS.full;
+    const comparison = prepareComparison(
+      { ...plan, sizes: options.sizes ?? plan.sizes, rounds: options.rounds ?? plan.rounds, only: options.only },
+      run,
+    );
+    if (comparison.rows === 0) throw new Error(`no form of Isthmus is called ${options.only?.join(' or ')}`);
+    const bar = progress(comparison.total);
+    const rows = await comparison.run(bar.step).finally(() => bar.stop());
+    const results: ComparedBuilds = {
+      made: new Date().toISOString(),
+      before: { checkout: resolve(checkout), commit: commit(checkout) },
+      after: { checkout: root, commit: commit() },
+      seconds: Math.round((performance.now() - started) / 1000),
+      machine: watched(),
+      loadAfter: Math.round((loadavg()[0] as number) * 100) / 100,
+      rounds: comparison.rounds,
+      rows,
+    };
+    if (options.json) process.stdout.write(`${JSON.stringify(results)}\n`);
+    else printComparison(results);
+    const out = options.out ?? join(root, 'build/bench');
+    mkdirSync(out, { recursive: true });
+    writeFileSync(join(out, 'compared.json'), `${JSON.stringify(results, undefined, 2)}\n`);
+    process.stderr.write(`Written: ${join(out, 'compared.json')}\n`);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 async function bench(options: Options): Promise<void> {
+  if (options.before !== undefined) return compareBuilds(options.before, options);
   if (options.from !== undefined) {
     const read = JSON.parse(readFileSync(options.from, 'utf8')) as Results;
     const results = { ...read, goals: judge(read.transports, read.measures) };
@@ -77,16 +126,9 @@ async function bench(options: Options): Promise<void> {
   }
   const plan = planOf(options);
   const folder = mkdtempSync(join(tmpdir(), 'isthmus-bench-'));
-  const cpus = chooseCpus();
-  const run: RunOptions = {
-    library: join(root, 'dist/index.js'),
-    baseline: options.before === undefined ? undefined : resolve(options.before, 'dist/index.js'),
-    cpus,
-    tag: String(process.pid),
-    folder,
-  };
+  const run = runOptions(folder);
   const started = performance.now();
-  const machine = watchMachine(cpus);
+  const machine = watchMachine(run.cpus);
   try {
     const { total, transports } = await race.prepare(plan, run);
     const measures = runMeasures.prepare(plan, run);
@@ -119,7 +161,7 @@ async function bench(options: Options): Promise<void> {
 
 /** A whole run replaces the files that the documentation shows; any other run writes to another folder. */
 async function write(results: Results, options: Options): Promise<void> {
-  const partial = results.quick || options.only || options.sizes || options.before;
+  const partial = results.quick || options.only || options.sizes;
   const out = options.out ?? (partial ? join(root, 'build/bench') : undefined);
   const json = join(out ?? join(root, 'bench'), 'results.json');
   const plots = out ?? join(root, 'docs/plots');
@@ -158,7 +200,8 @@ await new Command('npm run bench --')
     list,
   )
   .option('--sizes <BYTES>', 'only these sizes, separated by commas', (text) => list(text).map(Number))
-  .option('--before <CHECKOUT>', 'also measure the library of another checkout, in turns with this one')
+  .option('--before <CHECKOUT>', 'compare this build with that of another checkout, in turns, and nothing else')
+  .option('--rounds <COUNT>', 'of that comparison; more where the number of rows needs it', Number)
   .option('--out <FOLDER>', 'write results.json and the plots there')
   .option('--from <FILE>', 'measure nothing; print and plot the results in this file')
   .option('--no-plots', 'draw no plots')
@@ -169,7 +212,8 @@ Examples:
   $ npm run bench                                  # 6 to 8 minutes; replaces the results in docs/
   $ npm run bench -- --quick
   $ npm run bench -- --only into,ucx,mpich --sizes 8,65536
-  $ npm run bench -- --only into --before ../other-checkout`,
+  $ npm run bench -- --before ../other-checkout    # four minutes: slower, faster, or no change beyond noise
+  $ npm run bench -- --before ../other-checkout --only into,await --sizes 8`,
   )
   .action(bench)
   .parseAsync();

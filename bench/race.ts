@@ -34,7 +34,7 @@ export function wanted(name: string, only: readonly string[] | undefined): boole
   );
 }
 
-interface Runner {
+export interface Runner {
   readonly transport: Transport;
   readonly near: Callee;
   readonly latency: Latency[];
@@ -42,9 +42,15 @@ interface Runner {
   failed?: string;
 }
 
-type Step = (what: string) => void;
+export type Step = (what: string) => void;
 
-async function open(transport: Transport, run: RunOptions): Promise<Runner> {
+/** @returns the round trips of a sample, for one that takes this long, in nanoseconds */
+export function batchFor(halfRoundTrip: number): number {
+  return Math.max(1, Math.min(MAX_BATCH, Math.ceil(MIN_SAMPLE_NS / halfRoundTrip / 2)));
+}
+
+/** Start both ends of a transport; `failed` says why that did not work. */
+export async function openRunner(transport: Transport, run: RunOptions): Promise<Runner> {
   const near = startEnd('near', transport.name, run);
   const runner: Runner = { transport, near, latency: [], throughput: [] };
   try {
@@ -71,7 +77,7 @@ async function measureSize(runners: readonly Runner[], size: number, plan: Plan,
           const samples = new Times().addAll(
             await near.call<number[]>('latency', { size, milliseconds: plan.span, batch: 8 }),
           );
-          batches.set(runner, Math.max(1, Math.min(MAX_BATCH, Math.ceil(MIN_SAMPLE_NS / samples.percentile(50) / 2))));
+          batches.set(runner, batchFor(samples.percentile(50)));
         }
         const batch = batches.get(runner) as number;
         times.get(runner)?.addAll(await near.call<number[]>('latency', { size, milliseconds: plan.span, batch }));
@@ -94,7 +100,7 @@ async function measureSize(runners: readonly Runner[], size: number, plan: Plan,
 export const race = {
   /** @returns the number of steps, and the function that performs them */
   async prepare(plan: Plan, run: RunOptions) {
-    const chosen = all(run.baseline).filter(({ name }) => wanted(name, plan.only));
+    const chosen = all.filter(({ name }) => wanted(name, plan.only));
     const missing = new Map(chosen.map((transport) => [transport, transport.missing()]));
     const here = chosen.filter((transport) => missing.get(transport) === undefined);
     return {
@@ -102,7 +108,7 @@ export const race = {
       transports: async (step: Step): Promise<TransportResult[]> => {
         const runners: Runner[] = [];
         try {
-          for (const transport of here) runners.push(await open(transport, run));
+          for (const transport of here) runners.push(await openRunner(transport, run));
           for (const size of plan.sizes) await measureSize(runners, size, plan, step);
           for (const runner of runners) if (runner.failed === undefined) await runner.near.call('close');
         } finally {

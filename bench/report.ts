@@ -1,7 +1,10 @@
 /** The tables on the screen. */
 import { renderTable } from '../host/cli/support/table.js';
 import { bytes, duration, rate } from '../host/cli/support/units.js';
+import type { ComparedRow } from './compare.js';
+import type { Machine } from './machine.js';
 import type { Latency, Results, TransportResult } from './results.js';
+import { describeRule, type Verdict } from './verdict.js';
 
 const say = (text: string) => process.stdout.write(text);
 
@@ -34,12 +37,82 @@ function grid(results: Results, cell: (transport: TransportResult, size: number)
   );
 }
 
+function describeMachine({ processor, processors, virtual, node, pinned }: Machine): string {
+  return (
+    `${processor}, ${processors} processors, virtual: ${virtual}; Node ${node}; ` +
+    `${pinned ? `pinned to ${pinned.join(' and ')}` : 'not pinned'}`
+  );
+}
+
+/** The results of `--before`. */
+export interface ComparedBuilds {
+  readonly made: string;
+  readonly before: { readonly checkout: string; readonly commit: string };
+  readonly after: { readonly checkout: string; readonly commit: string };
+  readonly seconds: number;
+  /** `load` is that of the minute before. */
+  readonly machine: Machine;
+  readonly loadAfter: number;
+  readonly rounds: number;
+  readonly rows: readonly ComparedRow[];
+}
+
+export function printComparison(results: ComparedBuilds): void {
+  const { before, after, machine, rows, rounds } = results;
+  say(`before: ${before.commit} in ${before.checkout}\nafter:  ${after.commit} in ${after.checkout}\n`);
+  say(
+    `${describeMachine(machine)}; load ${machine.load} at the start, ${results.loadAfter} at the end; ${results.seconds} s\n\n`,
+  );
+  const share = (value: number) => `${(value * 100).toFixed(1)} %`;
+  const ratio = (value: number) => (Number.isFinite(value) ? value.toFixed(3) : '∞');
+  say(
+    renderTable(
+      [
+        { title: 'form' },
+        { title: 'measured' },
+        ...['before', 'after', 'ratio', 'interval', 'noise before', 'noise after'].map((title) => ({
+          title,
+          right: true,
+        })),
+        { title: 'verdict' },
+      ],
+      rows.map(({ form, kind, size, compared, failed }) => {
+        const measured = `${kind}, ${bytes(size)}`;
+        if (!compared) return [form, measured, '–', '–', '–', '–', '–', '–', `failed: ${failed?.split('\n')[0]}`];
+        const [low, high] = compared.interval;
+        return [
+          form,
+          measured,
+          duration(compared.before),
+          duration(compared.after),
+          ratio(compared.ratio),
+          `${ratio(low)} – ${ratio(high)}`,
+          share(compared.noiseBefore),
+          share(compared.noiseAfter),
+          compared.verdict,
+        ];
+      }),
+    ),
+  );
+  const count = (verdict: Verdict) => rows.filter(({ compared }) => compared?.verdict === verdict).length;
+  const failed = rows.filter((row) => row.failed !== undefined).length;
+  say(`\n${describeRule(rounds, rows.length)}\n\n`);
+  const busiest = Math.max(machine.load, results.loadAfter - 2);
+  if (busiest > machine.processors / 2) {
+    say(
+      `The machine was busy: a load of ${busiest.toFixed(1)} beside the two ends, on ${machine.processors} processors. Where they ` +
+        'wait for a processor,\nthe times are those of the scheduler. Repeat it on a quiet machine.\n\n',
+    );
+  }
+  say(
+    `${count('slower')} slower, ${count('faster')} faster, ${count('no change beyond noise')} no change beyond noise` +
+      `${failed > 0 ? `, ${failed} failed` : ''}\n`,
+  );
+}
+
 export function print(results: Results): void {
   const { machine } = results;
-  say(
-    `${machine.processor}, ${machine.processors} processors, virtual: ${machine.virtual}; Node ${machine.node}; ` +
-      `${machine.pinned ? `pinned to ${machine.pinned.join(' and ')}` : 'not pinned'}; load ${machine.load}\n`,
-  );
+  say(`${describeMachine(machine)}; load ${machine.load}\n`);
   const find = (transport: TransportResult, size: number) => transport.latency.find((one) => one.size === size);
   const flow = (transport: TransportResult, size: number) => transport.throughput.find((one) => one.size === size);
   const shown = (value: number | undefined, show: (value: number) => string) =>

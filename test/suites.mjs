@@ -19,6 +19,8 @@ export const suites = {
   'hostile/core.test.ts': { limitSeconds: 600 },
   'hostile/region.test.ts': { limitSeconds: 900, onlyWithAll: true },
 
+  // It wants both processors for what it measures.
+  'integration/bench.test.ts': { alone: true, limitSeconds: 500, onlyWithAll: true },
   'integration/chaos.slow.test.ts': { alone: true, limitSeconds: 900, onlyWithAll: true },
   'integration/cli.test.ts': { limitSeconds: 300, onlyWithAll: true },
   'integration/control.test.ts': { limitSeconds: 300, onlyWithAll: true },
