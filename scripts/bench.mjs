@@ -1,9 +1,9 @@
 /**
- * `npm run bench`: installs what only the benchmark needs if it is missing, bundles bench/ into .bench-build/ and runs it.
- * Arguments go to bench/main.ts; `npm run bench -- --help` tells them.
+ * `npm run bench` installs the packages that only the benchmark needs, if they are missing, bundles bench/ into
+ * .bench-build/ and runs it. The arguments go to bench/main.ts; `npm run bench -- --help` lists them.
  *
  * The bundle lies directly below the root, because the native addon finds the root of the package one folder above the
- * running file. What is measured is dist/index.js, which the ends load by its path.
+ * running file. The benchmark measures dist/index.js, which the ends load by its path.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
@@ -19,7 +19,7 @@ function install() {
   const lock = join(bench, 'package-lock.json');
   const stamp = join(bench, 'node_modules/.package-lock.json');
   if (existsSync(stamp) && statSync(stamp).mtimeMs >= statSync(lock).mtimeMs) return;
-  console.error('bench: installing what only the benchmark needs');
+  console.error('bench: installing the packages that only the benchmark needs');
   const args = ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
   const { status, error } = spawnSync('npm', args, { cwd: bench, stdio: ['ignore', 'inherit', 'inherit'] });
   if (status !== 0) {

@@ -17,11 +17,11 @@ import * as esbuild from 'esbuild';
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
-/** Which build of the core goes into the bundle. */
+/** The build of the core that the bundle contains. */
 export const wasmTarget = process.env.ISTHMUS_WASM === 'debug' ? 'debug' : 'release';
 export const wasmFile = join(root, `build/wasm/core.${wasmTarget}.wasm`);
 
-/** What a package that uses Isthmus installs. Everything else that the CLI needs is bundled. */
+/** The dependencies that npm installs with the package. The bundle contains every other dependency of the CLI. */
 const EXTERNAL = ['mqtt', 'node-gyp-build'];
 
 /** Options that the bundle, the tests and the benchmark have in common. */
@@ -38,7 +38,7 @@ export const common = {
   loader: { '.wasm': 'binary' },
 };
 
-/** Like `esbuild.build`, but what it throws has the errors as esbuild prints them. */
+/** Like `esbuild.build`, but the error that it throws contains the messages as esbuild prints them. */
 export async function bundle(options) {
   try {
     const result = await esbuild.build(options);
@@ -75,7 +75,7 @@ function withRequire(text, path) {
   return text.replace(found, () => real.join('\n') + '\n'.repeat(lines - real.length + 1));
 }
 
-/** Build dist/. Returns what was left out, in words. */
+/** Build dist/. @returns a sentence for each part that was left out */
 export async function build() {
   const dist = join(root, 'dist');
   const library = join(root, 'host/index.ts');

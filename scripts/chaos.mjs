@@ -1,6 +1,6 @@
 /**
- * The chaos test of migrations for as long as it takes: ISTHMUS_CHAOS_CYCLES (10,000) suspensions, from a seed that is
- * printed and taken from ISTHMUS_TEST_SEED. `npm run test:all` has a short one of it.
+ * Runs the chaos test of migrations at its full length: ISTHMUS_CHAOS_CYCLES (10,000) suspensions, from a seed that the
+ * test prints and ISTHMUS_TEST_SEED sets. `npm run test:all` runs a short version.
  */
 import { spawnSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
@@ -14,7 +14,7 @@ const { status } = spawnSync(process.execPath, [join(here, 'test.mjs'), 'integra
   env: {
     ISTHMUS_TEST_SEED: String(randomInt(2 ** 31)),
     ISTHMUS_TEST_TIMES: '1',
-    // A second and more for each on a slow machine: the limits are for 200.
+    // A suspension takes a second and more on a slow machine; the limits are made for 200 suspensions.
     ISTHMUS_TEST_SLOWNESS: String(Math.max(1, Math.ceil(cycles / 200)) * 2),
     ...process.env,
     ISTHMUS_CHAOS_CYCLES: String(cycles),

@@ -4,7 +4,7 @@
  *   npm run coverage [-- FILTER…] [--lines] [options of scripts/test.mjs]
  *
  * V8 counts in every process that the tests start, worker threads included (NODE_V8_COVERAGE); a process that is killed
- * tells nothing. scripts/mapped-coverage.mjs maps the counts of the tests' bundles and of dist/ to host/*.ts by their source
+ * writes no counts. scripts/mapped-coverage.mjs maps the counts of the tests' bundles and of dist/ to host/*.ts by their source
  * maps. Without FILTER it is the coverage of `npm test`. The branches of the core are counted by
  * test/hostile/branches.test.ts.
  *
@@ -48,7 +48,7 @@ const tests = spawn(
   [join(root, 'scripts/test.mjs'), '--keep', ...args.filter((arg) => arg !== '--lines')],
   {
     stdio: 'inherit',
-    // V8 that counts runs slower.
+    // V8 runs slower while it counts.
     env: { ISTHMUS_TEST_SLOWNESS: '3', ...process.env, NODE_V8_COVERAGE: counts },
   },
 );
@@ -57,13 +57,13 @@ const bundles = join(root, `.test-build-${tests.pid}`);
 process.on('exit', () => {
   for (const folder of [counts, bundles]) rmSync(folder, { recursive: true, force: true });
 });
-// The tests end themselves; what has run until then is shown.
+// The runner ends the tests; the table then shows what has run.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => tests.kill(signal));
 process.exitCode = await new Promise((resolve) => tests.on('exit', (code) => resolve(code ?? 1)));
 
 // ── Counts to sources ────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Path of a script → its bundle; undefined: it has no map, or is none of ours. */
+/** Path of a script → its bundle; undefined: the script has no map. */
 const scripts = new Map();
 function bundleAt(path) {
   if (!scripts.has(path)) {
@@ -79,7 +79,7 @@ function bundleAt(path) {
 }
 
 const dist = join(root, 'dist');
-// All of host/ that is in dist/, also where no test has loaded it.
+// dist/ contains all of host/, also the files that no test loads.
 for (const name of readdirSync(dist)) if (name.endsWith('.js')) bundleAt(join(dist, name));
 
 let broken = 0;
@@ -90,7 +90,7 @@ function* counted(folder) {
     try {
       ({ result } = JSON.parse(readFileSync(join(folder, name), 'utf8')));
     } catch {
-      broken++; // Of a process that was killed while it wrote.
+      broken++; // The process was killed while it wrote.
       continue;
     }
     for (const { url, functions } of result) {
@@ -102,7 +102,8 @@ function* counted(folder) {
 }
 for (const { bundle, functions } of counted(counts)) bundle.add(functions);
 
-// V8 lists the functions of scripts that were loaded. So dist/ is loaded once, for their names: its counts do not count.
+// V8 lists the functions of a script only where the script was loaded. One process loads dist/ for this list; its counts
+// are ignored.
 const names = join(counts, 'names');
 const loaded = spawnSync(process.execPath, [join(dist, 'cli.js'), '--version'], {
   env: { ...process.env, NODE_V8_COVERAGE: names },

@@ -1,6 +1,6 @@
 /**
- * The crash test for as long as it takes: every step of every operation, and ISTHMUS_CRASH_KILLS (10,000) deaths under full
- * load, from a seed that is printed and taken from ISTHMUS_TEST_SEED. `npm run test:all` has a short one of it.
+ * Runs the crash test at its full length: every step of every operation, and ISTHMUS_CRASH_KILLS (10,000) deaths under full
+ * load, from a seed that the test prints and ISTHMUS_TEST_SEED sets. `npm run test:all` runs a short version.
  */
 import { spawnSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
@@ -14,7 +14,7 @@ const { status } = spawnSync(process.execPath, [join(here, 'test.mjs'), 'test/cr
   env: {
     ISTHMUS_TEST_SEED: String(randomInt(2 ** 31)),
     ISTHMUS_TEST_TIMES: '1',
-    // The limit of the file is for 1,000 deaths.
+    // The limit of the file is made for 1,000 deaths.
     ISTHMUS_TEST_SLOWNESS: String(Math.max(2, Math.ceil(kills / 500))),
     ISTHMUS_CRASH_STEP: '1',
     ...process.env,

@@ -46,16 +46,16 @@ if (options.help) {
 }
 
 const WATCHED = ['assembly', 'host', 'native', 'scripts', 'test'];
-/** Written by scripts/setup.mjs; a change of these touches tests as one of a source does. */
+/** Files that scripts/setup.mjs writes; a change of one touches tests as a change of a source does. */
 const BUILT = [`build/wasm/core.${wasmTarget}.wasm`, 'build/Release/isthmus.node', 'dist'];
-/** Sources that scripts/setup.mjs writes after a change of assembly/: no change of their own. */
+/** Sources that scripts/setup.mjs writes after a change of assembly/: they begin no round of their own. */
 const GENERATED = ['host/core/exports.ts', 'host/core/layout.ts'];
-/** An editor writes a file in several steps, and often several files. */
+/** An editor writes a file in several steps, and often several files at once. */
 const SETTLE_MS = 150;
 
 // ── Files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Path → time, size and hash of what was there when it was last read. */
+/** Path → time, size and hash of the file when it was last read. */
 const known = new Map();
 
 function* filesBelow(path) {
@@ -64,7 +64,7 @@ function* filesBelow(path) {
   else if (stat?.isDirectory()) for (const name of readdirSync(join(root, path))) yield* filesBelow(`${path}/${name}`);
 }
 
-/** The files below these paths whose content is not what the last call found; a file that is gone is one of them. */
+/** The files below these paths whose content differs from the last call, and the files that were removed since. */
 function changedBelow(paths) {
   const changed = [];
   const there = new Set();
@@ -78,7 +78,7 @@ function changedBelow(paths) {
         .update(readFileSync(join(root, path)))
         .digest('hex');
     } catch {
-      continue; // It is gone again.
+      continue; // The file was removed meanwhile.
     }
     known.set(path, { stamp, hash });
     if (before?.hash !== hash) changed.push(path);
@@ -120,11 +120,11 @@ function watchFolders(notify) {
 let running;
 let runningName = '';
 
-/** Run a script and hand on what it prints. @returns its exit code, and all that it printed */
+/** Run a script and print its output. @returns its exit code and its output */
 async function script(name, args) {
   const child = spawn(process.execPath, [join(root, 'scripts', name), ...args], {
     cwd: root,
-    // In a group of its own, SIGINT of the terminal does not reach it: it is ended below.
+    // SIGINT of the terminal does not reach a group of its own: endRunning ends it.
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -144,12 +144,12 @@ async function script(name, args) {
   return { code, output };
 }
 
-/** scripts/test.mjs ends its processes when it is told to end; scripts/setup.mjs gives its lock back. */
+/** End the script: on SIGTERM scripts/test.mjs ends its processes, and scripts/setup.mjs releases its lock. */
 function endRunning() {
   try {
     if (running?.pid) process.kill(-running.pid, 'SIGTERM');
   } catch {
-    // It has just ended.
+    // The script has just ended.
   }
 }
 
@@ -159,7 +159,7 @@ let context;
 let entries = '';
 let graph;
 
-/** What the tests are made of now. @throws Error that a source cannot be bundled */
+/** The graph of the sources as they are now. @throws Error if a source cannot be bundled */
 async function readGraph() {
   const files = [...filesBelow('test')].map(([path]) => path);
   const found = files.filter((path) => path.endsWith('.test.ts') || /^test\/children\/[^/]+\.ts$/.test(path)).sort();
@@ -184,7 +184,7 @@ async function readGraph() {
   }
 }
 
-/** The manifest as it is now: a module would be loaded only once. */
+/** The manifest as it is now; `import` of its path would load it only once. */
 async function suites() {
   const text = readFileSync(join(root, 'test/suites.mjs'), 'utf8');
   return (await import(`data:text/javascript,${encodeURIComponent(text)}`)).suites;
@@ -195,9 +195,9 @@ const quick = (path) => /^test\/(unit|wire)\//.test(path);
 
 // ── Rounds ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Changed, and not yet part of a round that came to its end. */
+/** Changed paths that no completed round has covered. */
 const pending = new Set();
-/** Test files that failed when they last ran. */
+/** Test files that failed in their last run. */
 const failing = new Set();
 let over = false;
 let changedMeanwhile = false;
@@ -206,7 +206,7 @@ const time = () => new Date().toTimeString().slice(0, 8);
 const say = (text) => console.log(`── ${time()}  ${text}`);
 const plural = (count, what) => `${count} ${what}${count === 1 ? '' : 's'}`;
 
-/** Run test files. @returns how many tests passed and failed, undefined if the run was cut off */
+/** Run test files. @returns the numbers of passed and failed tests; undefined if the run was interrupted */
 async function runTests(paths) {
   if (over || changedMeanwhile) return undefined;
   const { output } = await script('test.mjs', ['--brief', '--all', ...paths]);
@@ -218,7 +218,7 @@ async function runTests(paths) {
   return { passed: Number(passed), failed: Number(failed) };
 }
 
-/** Rebuild and test what is pending. @throws Error that a file cannot be read */
+/** Rebuild, and test the pending changes. @throws Error if a file cannot be read */
 async function round() {
   const changed = [...pending];
   const start = performance.now();
@@ -227,7 +227,7 @@ async function round() {
     if (!over && !changedMeanwhile) say('the build failed; no test ran');
     return;
   }
-  // What was built is changed as well, until a round has tested it.
+  // Rebuilt files are pending as well, until a round has tested them.
   for (const path of changedBelow(BUILT)) pending.add(path);
   const before = graph;
   try {
@@ -262,7 +262,7 @@ async function round() {
   const left = stages.flat().length - sum.files;
   say(
     sum.files === 0
-      ? 'no test uses what changed'
+      ? 'no test uses a changed file'
       : `${plural(sum.files, 'test file')}: ${sum.passed} passed, ${sum.failed} failed, ` +
           `${((performance.now() - start) / 1000).toFixed(1)} s${left > 0 ? `; ${left} more wait until these pass` : ''}`,
   );
@@ -281,7 +281,7 @@ function noticed() {
     try {
       watchFolders(noticed);
     } catch {
-      noticed(); // A folder has gone meanwhile.
+      noticed(); // A folder was removed meanwhile.
     }
     endRunning();
     wake();
@@ -317,7 +317,7 @@ while (!over) {
   try {
     await round();
   } catch (error) {
-    // A file that was gone when it was to be read, a manifest that cannot be loaded: the next change may put it right.
+    // A file was removed before it was read, or the manifest cannot be loaded: the next change may correct it.
     process.stdout.write(`${error.message}\n`);
     say('no test ran');
   }

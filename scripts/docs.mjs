@@ -68,7 +68,7 @@ for (const [path, source, make] of [
   try {
     current = readFileSync(join(root, path), 'utf8');
   } catch {
-    // Not generated yet.
+    // The file does not exist yet.
   }
   if (current === text) {
     console.log(`docs: ${path} is up to date`);

@@ -1,11 +1,11 @@
 /**
- * The hostile peers of `npm run test:all`, round after round, each with another seed, until one of them succeeds or the
- * command is interrupted.
+ * Runs the tests with hostile peers of `npm run test:all` round after round, each round with another seed, until a test
+ * fails or the command is interrupted.
  *
  *   npm run test:hostile [-- FILTER…]
  *
- * ISTHMUS_TEST_SEED: that of the first round; each further one counts up. ISTHMUS_HOSTILE_MUTATIONS: stores in each
- * (1,000,000). ISTHMUS_HOSTILE_ROUNDS: end after so many.
+ * ISTHMUS_TEST_SEED: the seed of the first round; each further round adds one. ISTHMUS_HOSTILE_MUTATIONS: stores in each
+ * round (1,000,000). ISTHMUS_HOSTILE_ROUNDS: the number of rounds (no limit).
  */
 import { spawn } from 'node:child_process';
 import { dirname, join } from 'node:path';
@@ -15,8 +15,8 @@ const args = process.argv.slice(2);
 if (args.includes('--help') || args.includes('-h')) {
   console.log(`Usage: npm run test:hostile [-- FILTER…]
 
-Peers that write whatever they like, round after round, each with another seed, until something breaks or you
-interrupt it. FILTER: a part of the path of a test (default: core.slow, region, control, test/wire/fuzz).
+Run the tests with hostile peers round after round, each round with another seed, until a test fails or Ctrl-C.
+FILTER: a part of the path of a test (default: core.slow, region, control, test/wire/fuzz).
 
   ISTHMUS_TEST_SEED            seed of the first round (now)
   ISTHMUS_HOSTILE_MUTATIONS    stores in each round (1000000)
@@ -47,11 +47,11 @@ for (let round = 0; round < rounds; round++) {
     ISTHMUS_TEST_SEED: String(seed),
   };
   const child = spawn(process.execPath, [tests, '--all', ...filters], { env, stdio: 'inherit' });
-  // It ends what it has started, and then itself.
+  // The runner of the tests ends its processes, and then itself.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => child.kill(signal));
   const code = await new Promise((resolve) => child.once('exit', (value, signal) => resolve(signal ? 1 : value)));
   if (code !== 0) {
-    console.log(`\nAgain with: ISTHMUS_TEST_SEED=${seed} ISTHMUS_HOSTILE_ROUNDS=1 npm run test:hostile`);
+    console.log(`\nRepeat it with: ISTHMUS_TEST_SEED=${seed} ISTHMUS_HOSTILE_ROUNDS=1 npm run test:hostile`);
     process.exit(code);
   }
 }

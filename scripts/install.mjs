@@ -1,8 +1,8 @@
 /**
- * Runs when the package is installed: takes the prebuilt native part, or compiles one.
+ * Runs when npm installs the package: uses the prebuilt native part if it loads, or compiles one.
  *
- * It never fails: without the native part `tcp` and `loop` work, and the rest says why it does not. In a checkout it
- * leaves everything to scripts/setup.mjs.
+ * The script never fails: without the native part `tcp` and `loop` work, and every other part reports why it does not. In a
+ * checkout scripts/setup.mjs builds the native part, and this script does nothing.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';

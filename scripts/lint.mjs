@@ -1,10 +1,10 @@
 /**
- * Lint and format with Biome: `node scripts/lint.mjs [--write]`. Warnings count as errors. Also checks that the types of
- * the core's exports agree with `assembly/` (`exports.mjs`).
+ * Lint and format with Biome: `node scripts/lint.mjs [--write]`. Warnings count as errors. The script also checks that the
+ * types of the core's exports agree with `assembly/` (`exports.mjs`), and the order of the rooms of host/ (`layers.mjs`).
  *
- * Biome reads AssemblyScript but for decorators on functions and variables, which are parse errors to it. So assembly/
- * is checked as a copy in which a line that holds nothing but such a decorator is a comment; lines keep their numbers,
- * and with `--write` what Biome made of the copy goes back.
+ * Biome reads AssemblyScript, except decorators on functions and variables, which are parse errors to it. So it checks a
+ * copy of assembly/ in which a line with only such a decorator is a comment. Lines keep their numbers, and with `--write`
+ * the formatted copy replaces the original.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,10 +1,10 @@
 // @ts-check
 /**
- * V8's coverage of bundles, as coverage of the sources that they were made of.
+ * V8's coverage of bundles, mapped to the sources of the bundles.
  *
  * V8 counts ranges of a script, source maps lead from places in a script to places in a source. A place counts as run where
- * the innermost range around it was entered in any process, in any of the bundles that hold it. Nothing is merged before
- * that, so no library is needed.
+ * the innermost range around it was entered in any process, in any of the bundles that contain it. Coverages of different
+ * bundles need no other merge, and so no library.
  */
 
 /** @typedef {{ ranges: readonly { startOffset: number, endOffset: number, count: number }[], functionName: string }} V8Function */
@@ -33,7 +33,7 @@ export class SourceCoverage {
   }
 
   /**
-   * @param {string} text of the source: lines of nothing but brackets do not count, what leads to them may have returned
+   * @param {string} text of the source; lines of brackets alone do not count: V8 calls them not run behind a return
    * @returns the lines with code, those of them that did not run, and those that ran in part
    */
   summary(text) {
@@ -80,7 +80,7 @@ export function decode(mappings, script) {
       }
       const [offset = 0, toSource, toLine = 0, toColumn = 0] = fields;
       generated += offset;
-      // A segment of one field ends what a source gave.
+      // A segment of one field begins a range without a source.
       if (toSource === undefined) continue;
       source += toSource;
       line += toLine;
@@ -121,7 +121,7 @@ export class Bundle {
     return low;
   }
 
-  /** What one process, or one worker thread, ran. @param {readonly V8Function[]} functions */
+  /** Add the counts of one process or worker thread. @param {readonly V8Function[]} functions */
   add(functions) {
     const ran = new Uint8Array(this.#places.length);
     const ranges = functions.flatMap(({ ranges: each }) => each);
@@ -135,7 +135,7 @@ export class Bundle {
   }
 
   /**
-   * That these are functions of the bundle.
+   * Record functions of the bundle.
    * @param {readonly V8Function[]} functions
    * @param {boolean} counts whether they were called where their count says so
    */
@@ -149,7 +149,7 @@ export class Bundle {
     }
   }
 
-  /** @param {(source: string) => SourceCoverage | undefined} coverageOf undefined: the source is of no interest */
+  /** @param {(source: string) => SourceCoverage | undefined} coverageOf undefined: the source is left out */
   addTo(coverageOf) {
     const coverages = this.#sources.map((source) => coverageOf(source));
     for (const [i, { source, line, column }] of this.#places.entries()) {

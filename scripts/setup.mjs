@@ -1,11 +1,11 @@
 /**
- * Makes a checkout ready: dependencies, native part, types of the core's exports, Wasm core, host bundle, declarations,
- * and `npx isthmus`.
+ * Prepares a checkout: dependencies, native part, types of the core's exports, Wasm core, host bundle, declarations, and
+ * `npx isthmus`.
  *
- * Runs before `npm start` and `npm test`, also on a fresh clone: it uses nothing but Node's builtins until the
- * dependencies are there. What each step read is hashed into build/.stamps, so that a step runs only when its inputs
- * changed; when nothing did, this prints nothing and takes a moment. `--force` does everything again but the
- * dependencies.
+ * The script runs before `npm start` and `npm test`, also on a fresh clone: it uses only Node's builtins until the
+ * dependencies are installed. A hash of the inputs of each step lies in build/.stamps; a step runs only when its inputs
+ * have changed. If no input has changed, the script prints nothing and takes a tenth of a second. `--force` repeats every
+ * step except the dependencies.
  */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -30,7 +30,7 @@ const at = (path) => join(root, path);
 const force = process.argv.includes('--force');
 const wasmTarget = process.env.ISTHMUS_WASM === 'debug' ? 'debug' : 'release';
 
-/** A step that failed; `output` is all that its program printed. */
+/** A step has failed; `output` is everything that its program printed. */
 class StepError extends Error {
   constructor(message, output) {
     super(message);
@@ -40,7 +40,7 @@ class StepError extends Error {
 
 // ── Inputs and stamps ────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Every file below the paths (files or folders; missing ones count as nothing), sorted. */
+/** Every file below the paths (files or folders; missing ones are skipped), sorted. */
 function* filesBelow(paths) {
   for (const path of paths) {
     const stat = statSync(at(path), { throwIfNoEntry: false });
@@ -55,7 +55,7 @@ function* filesBelow(paths) {
   }
 }
 
-/** A hash over names and contents. */
+/** A hash of the names and contents of files. */
 function digest(paths, ...salt) {
   const hash = createHash('sha256').update(JSON.stringify(salt));
   for (const path of filesBelow(paths)) {
@@ -65,7 +65,7 @@ function digest(paths, ...salt) {
   return hash.digest('hex');
 }
 
-/** The stamp of the dependencies lies in node_modules, so that it goes when they go. */
+/** The stamp of the dependencies lies in node_modules, so that both are removed together. */
 const stampFile = (name) => (name === 'dependencies' ? at('node_modules/.isthmus') : at(`build/.stamps/${name}`));
 
 function stamped(name, key) {
@@ -83,7 +83,7 @@ function stamp(name, key) {
 
 // ── Programs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Run a program; its output is shown only if it fails. */
+/** Run a program; its output is printed only if the program fails. */
 async function run(command, args, options = {}) {
   const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'], ...options });
   let output = '';
@@ -102,8 +102,8 @@ async function run(command, args, options = {}) {
 const node = (args, options) => run(process.execPath, args, options);
 
 /**
- * Node's headers beside the running binary, if they are there: node-gyp would otherwise download them. Any Node's will
- * do, since the native part uses Node-API only.
+ * Node's headers, if they are installed beside the running binary: otherwise node-gyp downloads them. The headers of any
+ * version serve, because the native part uses only Node-API.
  */
 function headers() {
   if (process.env.npm_config_nodedir) return [];
@@ -122,9 +122,9 @@ const STEPS = [
     name: 'dependencies',
     key: () => digest(PACKAGE),
     ready: () => existsSync(at('node_modules/.package-lock.json')),
-    /** Installed by hand (`npm ci`, `npm install`) since the lock file changed: nothing to do. */
+    /** The dependencies were installed by hand (`npm ci`, `npm install`) after the lock file changed. */
     accept: () => statSync(at('node_modules/.package-lock.json')).mtimeMs >= statSync(at('package-lock.json')).mtimeMs,
-    // Without scripts: the only one that would run is our own, which builds what the next step builds.
+    // Without scripts: the only install script is that of this package, and it builds what the next step builds.
     run: () => run('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']),
   },
   {
@@ -135,11 +135,11 @@ const STEPS = [
     platform: 'linux',
     optional: true,
     async run() {
-      // Not `rebuild`, which removes build/ with all that the other steps put there.
+      // Not `rebuild`, which removes build/ with the output of the other steps.
       try {
         await node(['node_modules/node-gyp/bin/node-gyp.js', 'configure', 'build', ...headers()]);
       } catch (error) {
-        // Neither an older one nor a prebuilt one may stand in for it unnoticed.
+        // An older or a prebuilt addon must not take its place unnoticed.
         rmSync(at('build/Release/isthmus.node'), { force: true });
         rmSync(at('prebuilds'), { recursive: true, force: true });
         throw error;
@@ -198,7 +198,7 @@ const STEPS = [
     applies: () => (existsSync(at('host/index.ts')) ? undefined : 'there is no host/index.ts'),
     async run() {
       rmSync(at('dist/types'), { recursive: true, force: true });
-      // Whether the types are right is `npm run typecheck`'s business, not that of a program that wants to start.
+      // `npm run typecheck` checks the types; a type error must not keep a program from starting.
       await node(['node_modules/typescript/bin/tsc', '-p', 'tsconfig.types.json', '--noCheck']);
     },
   },
@@ -216,12 +216,12 @@ const STEPS = [
   },
 ];
 
-/** Whether every output whose source exists is there. */
+/** Whether the output of every existing source is there. */
 function missing(...pairs) {
   return pairs.every(([source, output]) => !existsSync(at(source)) || existsSync(at(output)));
 }
 
-/** For scripts in package.json; `npx` itself takes the package's own `bin`. */
+/** The link serves scripts in package.json; `npx` itself takes the package's `bin`. */
 function linked() {
   const link = at('node_modules/.bin/isthmus');
   return lstatSync(link, { throwIfNoEntry: false })?.isSymbolicLink() && readlinkSync(link) === '../../dist/cli.js';
@@ -238,7 +238,7 @@ function fresh(step) {
   return true;
 }
 
-/** Do one step if it is to be done. Throws if it failed and nothing works without it. */
+/** Perform one step if its inputs have changed. @throws StepError if the step fails and is not optional */
 async function carryOut(step) {
   if (force && step.name !== 'dependencies' ? !here(step) : fresh(step)) return;
   const reason = step.applies?.();
@@ -251,14 +251,14 @@ async function carryOut(step) {
     if (!step.quiet) console.log(`setup: ${step.name}: ${what}, ${((performance.now() - start) / 1000).toFixed(1)} s`);
   };
   try {
-    // What the inputs were before, so that a file that is changed meanwhile counts as changed the next time.
+    // The hash from before the step: a file that changes during the step counts as changed at the next run.
     const key = step.key();
     const skipped = (await step.run()) ?? [];
     say('done');
     for (const what of skipped) console.log(`setup: ${step.name}: left out ${what}`);
     if (skipped.length === 0) stamp(step.name, key);
   } catch (error) {
-    say(step.optional ? 'FAILED, going on without it (tcp and loop work, regions do not)' : 'FAILED');
+    say(step.optional ? 'FAILED; without it tcp and loop work, regions do not' : 'FAILED');
     process.stderr.write(
       `${error.output ?? ''}\n${error.output === undefined ? error.stack : error.message}\n`.trimStart(),
     );
@@ -266,7 +266,7 @@ async function carryOut(step) {
   }
 }
 
-/** The dependencies, and then side by side what does not need each other. Returns whether all went well. */
+/** The dependencies first, then independent steps side by side. @returns whether every step succeeded */
 async function carryOutAll() {
   const chain = async (...names) => {
     for (const name of names) await carryOut(STEPS.find((step) => step.name.startsWith(name)));
@@ -307,7 +307,7 @@ function alive(pid) {
   }
 }
 
-/** Wait for another setup of this checkout; one that died or that holds on too long is not waited for. */
+/** Wait for another setup of this checkout, unless its process has ended or holds the lock too long. */
 async function lock() {
   mkdirSync(dirname(LOCK), { recursive: true });
   const end = Date.now() + LOCK_LIMIT_MS;
@@ -326,7 +326,7 @@ async function lock() {
     if (Date.now() > end || age > LOCK_LIMIT_MS || (pid === undefined ? age > 2_000 : !alive(pid))) {
       rmSync(LOCK, { recursive: true, force: true });
     } else if (!told) {
-      console.log(`setup: waiting for another one (process ${pid ?? 'unknown'})`);
+      console.log(`setup: waits for another setup of this checkout (process ${pid ?? 'unknown'})`);
       told = true;
     }
   }

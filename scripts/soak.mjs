@@ -1,6 +1,6 @@
 /**
- * The soak test for as long as it takes: ISTHMUS_SOAK_CYCLES (10,000) connections that come and go, then
- * ISTHMUS_SOAK_MINUTES (60) of full load. `npm run test:all` has a short one of both.
+ * Runs the soak test at its full length: ISTHMUS_SOAK_CYCLES (10,000) connections that open and close, then
+ * ISTHMUS_SOAK_MINUTES (60) of full load. `npm run test:all` runs a short version of both.
  */
 import { spawnSync } from 'node:child_process';
 import { dirname, join } from 'node:path';

@@ -47,7 +47,7 @@ const slowness = Number(process.env.ISTHMUS_TEST_SLOWNESS ?? 1);
 /** Seconds between the last test of a file and the end of its process. */
 const GRACE = 10;
 const jobs = Number(process.env.ISTHMUS_TEST_JOBS ?? 2);
-/** One folder per run: several may go on in one checkout. */
+/** One folder per run: several runs may share a checkout. */
 const out = join(root, `.test-build-${process.pid}`);
 
 /** Seconds for all files. */
@@ -69,7 +69,7 @@ const suites = await declared();
 const isLong = (path) => suiteOf(path, suites).onlyWithAll ?? false;
 const isAlone = (path) => suiteOf(path, suites).alone ?? false;
 
-/** The manifest; what is wrong in it ends the run. */
+/** The manifest; a mistake in it ends the run. */
 async function declared() {
   let manifest;
   let problems;
@@ -158,7 +158,7 @@ const count = (output, word) => {
   return found && Number(found[1]);
 };
 
-/** @param only the names of the tests to run, for the second time; all of them without */
+/** @param only the names of the tests to run, in a second run; without it the file runs every test */
 async function runFile(path, only) {
   const left = timeLeft();
   if (left <= 0) return { ...NOTHING, path, skipped: 1, trouble: 'not run: no time left' };
@@ -292,9 +292,9 @@ if (tests.length === 0) {
   await work(ordered.filter(isAlone));
 
   if (options.again && failures.length > 0) {
-    console.log('\n── What failed, once more ──\n');
+    console.log('\n── The failed files, once more ──\n');
     for (const first of failures) {
-      // By name where the file can do that, and where all that went wrong has a name.
+      // Single tests where the file can select them by name and every failure has the name of a test.
       const named =
         first.names.length === first.failed &&
         !suiteOf(first.path, suites).rerunWhole &&

@@ -17,7 +17,7 @@ const COMMAND_LINE = 'ISTHMUS_CLI';
 /** Files that no bundle holds, and the source that loads them. @type {Readonly<Record<string, string>>} */
 const LOADED_BY = { 'build/Release/isthmus.node': 'host/native/native.ts' };
 
-/** What the tests are made of and what they start. */
+/** The files that each test uses: in its bundle, in the programs that it starts, by name. */
 export class Graph {
   /** Test file → files of its bundle and of the bundles of the programs that it starts. @type {Map<string, Set<string>>} */
   #inputs = new Map();
@@ -54,7 +54,7 @@ export class Graph {
       if (!entry.endsWith('.test.ts')) continue;
       const inputs = new Set([entry]);
       const named = new Set();
-      // A set that grows is walked to its end: the programs of programs are found as well.
+      // The loop also visits inputs that it adds: programs may start programs.
       for (const path of inputs) {
         for (const input of bundles.get(path) ?? []) inputs.add(input);
         for (const program of mentions(path).programs) if (bundles.has(program)) inputs.add(program);
@@ -78,7 +78,7 @@ export class Graph {
       for (const [test, inputs] of this.#inputs) {
         if (inputs.has(path) || this.#names(test, path)) touched.add(test);
       }
-      // Data that a test finds by listing its own folder.
+      // A test may read data by listing its own folder.
       if (touched.size === before && path.startsWith('test/') && !path.endsWith('.ts')) {
         const folder = path.slice(0, path.lastIndexOf('/') + 1);
         for (const test of this.#inputs.keys()) if (test.startsWith(folder)) touched.add(test);

@@ -1,7 +1,7 @@
 /**
- * `npm run test:vm:setup`: what the virtual machines of the tests need, from Debian: QEMU, a kernel's headers and image,
- * busybox, mosquitto, libvirt. Installs what is missing where it may (as root), else says exactly what is; then builds what
- * is made of it (the driver, a disk for the guests), so that the tests begin with guests.
+ * `npm run test:vm:setup` installs the Debian packages that the virtual machines of the tests need: QEMU, a kernel's headers
+ * and image, busybox, mosquitto, libvirt. Without root it names the missing packages instead. Then it builds the driver and
+ * a disk for the guests, so that the tests can start the guests at once.
  */
 import { spawnSync } from 'node:child_process';
 import { accessSync, constants, existsSync, readdirSync } from 'node:fs';
@@ -26,7 +26,7 @@ function hasHeaders() {
   return readdirSync('/lib/modules').some((version) => existsSync(`/lib/modules/${version}/build/Module.symvers`));
 }
 
-/** Debian's packages, and whether each is there. */
+/** Debian's packages, and whether each is installed. */
 const packages = {
   'qemu-system-x86': inPath('qemu-system-x86_64'),
   'linux-headers-amd64': hasHeaders(),
@@ -61,7 +61,7 @@ if (missing.length > 0) {
   }
   if (!run('apt-get', ['update', '-qq']) || !run('apt-get', install)) process.exit(1);
 }
-// The first of the files that boots no guest for it: all that is made once is made.
+// This file boots no guest; it builds everything that is built once.
 const made = run(process.execPath, [join(dirname(fileURLToPath(import.meta.url)), 'test.mjs'), 'vm/made', '--all'], {
   ISTHMUS_VM: '1',
 });

@@ -32,10 +32,10 @@ async function coverage(...args: string[]) {
 test(
   'what a test runs here, in its processes and in its threads',
   timebox(200, async () => {
-    const { code, output, rows } = await coverage('unit/queue', 'integration/handles', '--lines');
+    const { code, output, rows } = await coverage('unit/log', 'integration/handles', '--lines');
     assert.is(code, 0, output.slice(0, 2000));
     const share = (name: string) => Number.parseFloat(rows.get(name)?.[1] ?? 'NaN');
-    assert.ok(share('queue.ts') > 80, rows.get('queue.ts')?.join());
+    assert.ok(share('log.ts') > 90, rows.get('log.ts')?.join());
     // The near end closes its connections in one process, the far end listens in another.
     assert.ok(share('endpoint.ts') > 30 && share('runtime.ts') > 30);
     assert.is(share('doctor.ts'), 0, 'known from dist/, and not run');

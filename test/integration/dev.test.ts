@@ -28,7 +28,15 @@ process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 
 /** What scripts/setup.mjs reads and writes: with its stamps, so that nothing is built again. */
 const COPIED = ['assembly', 'host', 'native', 'scripts', 'build', 'dist', 'package.json', 'package-lock.json'];
-const CONFIGURATION = ['asconfig.json', 'binding.gyp', 'tsconfig.json', 'tsconfig.types.json', 'test/support'];
+const CONFIGURATION = [
+  'bench/assembly',
+  'bench/micro',
+  'asconfig.json',
+  'binding.gyp',
+  'tsconfig.json',
+  'tsconfig.types.json',
+  'test/support',
+];
 
 const suite = (name: string, module: string, expression: string) => `
 import { test } from 'uvu';
