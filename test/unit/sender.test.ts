@@ -168,6 +168,27 @@ test(
 const wantsRoom = ({ core, near }: Channel) => core.field(near.index, L.TX_WANTS_ROOM) === 1;
 
 test(
+  'a link that is not polled is told when what waited is in the ring',
+  timebox(5, () => {
+    const { a, b, near } = channel({ polled: false });
+    fill(a);
+    queue(a, ['1', '2'], []);
+    const { commits } = near;
+    a.sender.pump();
+    assert.is(near.commits, commits, 'nothing moved');
+    b.texts();
+    a.sender.pump();
+    assert.is(near.commits, commits + 1);
+    const begun = a.sender.begin(0, NONE, LONG);
+    const before = near.commits;
+    a.sender.queue(0, NONE, LONG, begun);
+    b.receiver.ring.progress();
+    a.sender.pump();
+    assert.ok(near.commits > before, 'and of each fragment');
+  }),
+);
+
+test(
   'the poller looks for room as long as something waits, and no longer',
   timebox(5, () => {
     const both = channel();
@@ -633,6 +654,13 @@ test(
     queue(a, ['1'], settled);
     assert.not(a.sender.pump());
     assert.equal([a.sender.waiting, settled, a.violations], [1, [], []]);
+    const other = channel();
+    const begun = other.a.sender.begin(0, NONE, LONG);
+    other.a.sender.queue(0, NONE, LONG, begun);
+    other.core.call.lose(other.near.index);
+    other.core.call.dropTransmit(other.near.index);
+    assert.not(other.a.sender.pump(), 'also in the middle of a message');
+    assert.equal([other.a.sender.waiting, other.a.violations], [1, []]);
   }),
 );
 
