@@ -111,6 +111,8 @@ export class RingReader {
       this.discards ||
       this.#draining ||
       this.pending.awaited ||
+      // It has begun, and cannot be cancelled: its message comes to its end.
+      this.partial?.receive !== undefined ||
       this.#expects() ||
       this.pending.probed
     );
@@ -255,7 +257,10 @@ export class RingReader {
     }
     const partial = this.partial as PartialMessage;
     partial.append(link, offset, length, this.#route);
-    if (this.link !== link) return undefined; // A match function has ended the connection.
+    if (this.link !== link) {
+      partial.receive?.reject(endedByMatch());
+      return undefined;
+    }
     link.release();
     if ((flags & layout.FLAG_LAST) === 0) return undefined;
     this.partial = undefined;
@@ -278,7 +283,7 @@ export class RingReader {
     const { connection } = this.pending;
     const receive = this.pending.take(xheader, dlength);
     if (this.link !== link) {
-      receive?.reject(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed by a match function'));
+      receive?.reject(endedByMatch());
       return undefined;
     }
     if (receive?.borrows && link.polled) {
@@ -348,6 +353,11 @@ export class RingReader {
     this.pending.deliver(taker, unread);
     return undefined;
   }
+}
+
+/** For a receive whose match function has ended the connection, and takes the message that goes with it. */
+function endedByMatch(): IsthmusError {
+  return new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed by a match function');
 }
 
 /** What a handler or a match function threw, as an error of the connection. */

@@ -158,6 +158,8 @@ export class LinkLifetime implements LinkOwner {
     memory.evacuate();
     link.link.finish();
     this.#unlink();
+    // The last message of the peer was in the ring when the link was lost: the connection goes on, and nothing was lost.
+    if (this.#end?.kind === 'lost' && lifecycle.error === this.#end.error) lifecycle.error = undefined;
     this.#end = undefined;
     // A link that broke behind its last message ends nothing.
     lifecycle.error = undefined;

@@ -84,6 +84,20 @@ test(
   }),
 );
 
+test(
+  'what waited at the responder goes out with the confirmation, without another event',
+  timebox(5, async () => {
+    const [near, far] = linkPair(newCore(4), { polled: false });
+    const b = newConnection('b');
+    const sent = b.connection.send('1');
+    b.attach(far, 'responder');
+    write(near, NONE, SUSPEND);
+    far.owner!.onReadable();
+    assert.not(b.connection.wantsToSend);
+    await sent;
+  }),
+);
+
 for (const [how, end] of Object.entries({
   'its initiator calls again': ({ a }: { a: ReturnType<typeof newConnection> }) => a.connection.revert(),
   'it is lost': ({ owner }: { owner: LinkOwner }) => owner.onEnded(lost()),
@@ -353,6 +367,7 @@ test(
     const other = connected({}, { peerTimeout: 3000 });
     void other.a.connection.close();
     other.near.owner!.onSilence(3000);
+    assert.not(other.a.told.includes('stalled 3000'));
     assert.is(await fate(other.a.connection), 'closing');
     other.a.connection.destroy();
   }),
@@ -382,6 +397,7 @@ test(
     }
     assert.is(await settled(a.connection.suspend()), true, 'nothing is left to do');
     const counts = a.connection.counts;
+    assert.is(counts.sent, 2, 'with the SHUTDOWN message');
     both.relink();
     await settle();
     await later;
@@ -390,6 +406,24 @@ test(
     assert.is(a.connection.counts.sent, counts.sent + 1, 'counted over all links');
     both.near.owner!.onEnded(closed);
     assert.is(await fate(a.connection), 'peer', 'the end of this link is told anew');
+  }),
+);
+
+test(
+  'a link that ends with the last message of the peer in its ring is let go of in order, and the next one ends anew',
+  timebox(5, async () => {
+    const { a, near, far, core } = connected();
+    const suspended = a.connection.suspend();
+    await turn();
+    write(far, NONE, L.MESSAGE_SHUTDOWN_ACK);
+    near.owner!.onEnded(lost());
+    await suspended;
+    assert.is(a.connection.state, 'suspended');
+    const [again] = linkPair(core);
+    a.attach(again);
+    again.owner!.onEnded(closed);
+    assert.is(await fate(a.connection), 'peer');
+    assert.is(await a.connection.receive(), undefined, 'the loss of the link before is no error');
   }),
 );
 

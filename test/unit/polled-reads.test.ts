@@ -312,6 +312,36 @@ test(
       b.binding.wake();
       b.poller.pollOnce(0);
       assert.is(receive.outcome, '1');
+      reader(b);
+    }
+  }),
+);
+
+test(
+  'a call of receive or borrow takes the rings back to the poller',
+  timebox(5, async () => {
+    for (const borrows of [false, true]) {
+      const { b, near } = channel();
+      read(b);
+      const call = borrows ? b.receiver.borrow(undefined) : b.receiver.receive(undefined);
+      write(near, '1');
+      b.poller.pollOnce(0);
+      assert.is(textOf((await call)!.data), '1');
+    }
+  }),
+);
+
+test(
+  'a receive that is posted within the handler of a poll is served behind it',
+  timebox(5, async () => {
+    for (const polledLink of [true, false]) {
+      const { b, near } = channel({ polled: polledLink });
+      for (const text of ['1', '2']) write(near, text);
+      const receive = new TestReceive();
+      b.polled.poll(() => b.receiver.post(receive), 1);
+      b.poller.pollOnce(0);
+      await turn();
+      assert.is(receive.outcome, '2');
     }
   }),
 );
@@ -422,13 +452,28 @@ test(
 );
 
 test(
+  'the record that a handler has is not borrowed a second time',
+  timebox(5, async () => {
+    const { b, near } = channel();
+    for (const text of ['1', '2']) write(near, text);
+    let borrow: Promise<{ data: Uint8Array } | undefined> | undefined;
+    b.polled.poll(() => {
+      borrow = b.receiver.borrow(undefined);
+    }, 1);
+    b.poller.pollOnce(0);
+    assert.is(textOf((await borrow)!.data), '2');
+  }),
+);
+
+test(
   'a handler may end the connection',
   timebox(5, () => {
-    const { b, near } = channel();
+    const { b, near, core, far } = channel();
     write(near, '1');
     write(near, '2');
     const count = b.polled.poll(() => b.cut(new IsthmusError('ERR_ISTHMUS_CLOSED', 'enough')), 1);
     assert.is(count, 1);
+    assert.is(core.call.position(far.index), 0, 'nothing is released on a link that is gone');
     assert.is(thrownBy(() => poll(b)).code, CLOSED);
   }),
 );

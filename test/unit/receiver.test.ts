@@ -148,6 +148,7 @@ test(
       assert.is(b.receiver.unread.length, 1, what);
     }
     const { b, near } = stopped();
+    b.receiver.ring.addDemand({ expects: false, heldBytes: 1 });
     b.lifecycle.close('local');
     b.receiver.discard();
     b.receiver.ring.progress();
@@ -191,12 +192,18 @@ test(
     assert.is(receive.outcome, '2', 'the queue is not asked: what is unread matched no receive');
     assert.is(b.receiver.unread.length, 1);
     assert.not(isEmpty(near), 'the third one stays');
-    const other = stopped();
-    const long = new TestReceive({ match: ({ length }) => length > 5000 });
-    other.b.receiver.post(long);
-    other.b.receiver.ring.progress();
-    stream(other.near, other.b, LONG);
-    assert.is(long.got?.length, LONG.length);
+    for (const target of [undefined, new Uint8Array(LONG.length)]) {
+      const other = stopped();
+      const long = new TestReceive({ match: ({ length }) => length > 5000, ...(target && { target }) });
+      other.b.receiver.post(long);
+      other.b.receiver.ring.progress();
+      const unread = other.b.receiver.unread.length;
+      stream(other.near, other.b, LONG);
+      assert.is(long.got?.length, LONG.length, 'also of a message that it gets in place');
+      write(other.near, '4');
+      other.b.receiver.ring.progress();
+      assert.is(other.b.receiver.unread.length, unread);
+    }
   }),
 );
 
@@ -262,6 +269,16 @@ test(
     assert.equal([error.needed, error.available], [101, 100]);
     assert.is(b.receiver.unread.length, 1, 'what came before stays');
     assert.ok(b.receiver.ring.ended);
+  }),
+);
+
+test(
+  'so does one that a call of receive would take at once',
+  timebox(5, async () => {
+    const { b, near } = channel({ limits: { maxMessageSize: 100 } });
+    write(near, pattern(101, 1), 0, 50);
+    assert.is(await b.receiver.receive(undefined), undefined);
+    assert.is(b.violations[0]?.code, 'ERR_ISTHMUS_MESSAGE_TOO_LARGE');
   }),
 );
 
@@ -700,23 +717,35 @@ test(
 test(
   'a match function may end the connection: the message is lost, and nothing is read behind it',
   timebox(5, () => {
-    for (const whole of [true, false]) {
-      for (const takes of [true, false]) {
-        const { b, near } = channel();
+    const cases = [true, false].flatMap((whole) =>
+      [true, false].flatMap((takes) => [true, false].map((own) => ({ whole, takes, own }))),
+    );
+    for (const { whole, takes, own } of cases) {
+      {
+        const what = JSON.stringify({ whole, takes, own });
+        const { b, near, core, far } = channel();
         const error = new IsthmusError('ERR_ISTHMUS_CLOSED', 'by its own function');
         const match = () => {
           b.cut(error);
           return takes;
         };
         const receive = new TestReceive({ match, target: new Uint8Array(10) });
-        b.receiver.post(receive);
+        if (own) b.receiver.post(receive);
+        else b.matching.add(receive);
         if (whole) write(near, '1');
         else new Records(near, LONG).next();
         write(near.peer!, 'from the other side');
         b.receiver.ring.progress();
-        assert.is(receive.outcome, 'error ERR_ISTHMUS_CLOSED', `${whole} ${takes}`);
+        // One for any source goes on waiting for other connections, unless it has taken the message.
+        assert.is(receive.outcome, own || takes ? 'error ERR_ISTHMUS_CLOSED' : undefined, what);
+        assert.is(b.matching.waiting, !own && !takes, what);
         assert.is(b.receiver.unread.length, 0);
         assert.is(b.receiver.ring.partial, undefined);
+        assert.equal(
+          [b.violations.length, core.call.position(far.index)],
+          [0, 0],
+          'nothing is done to a link that is gone',
+        );
       }
     }
   }),

@@ -61,6 +61,8 @@ test(
     assert.is(await codeOf(both, readable.token.write(new Uint8Array(10))), DENIED);
     assert.is(await codeOf(both, writable.token.read(new Uint8Array(10))), DENIED);
 
+    assert.is(both.b.connection.counts.sent, 0, 'the peer was not asked');
+
     // A token that claims more than was granted.
     const forged = new Uint8Array(readable.exposure.token);
     new DataView(forged.buffer).setUint32(4, 3, true);
@@ -69,6 +71,10 @@ test(
     assert.is(await codeOf(both, lie.write(new Uint8Array(10).fill(7))), DENIED);
     assert.is(await codeOf(both, lie.read(new Uint8Array(101))), DENIED);
     assert.is(await codeOf(both, lie.read(new Uint8Array(1), { offset: 100 })), DENIED);
+    const longer = new Uint8Array(writable.exposure.token);
+    new DataView(longer.buffer).setBigUint64(16, 200n, true);
+    const beyond = both.b.connection.token(longer).write(new Uint8Array(10).fill(7), { offset: 95 });
+    assert.is(await codeOf(both, beyond), DENIED);
     assert.ok(memory.every((byte) => byte === 0));
     const target = new Uint8Array(100).fill(1);
     await through(both, lie.read(target));
@@ -180,11 +186,21 @@ test(
     await token.write(new Uint8Array(10).fill(7), { offset: 20 });
     assert.equal([...memory.view(19, 2)], [pattern(5000, 1)[19], 7]);
     assert.is(both.b.connection.counts.sent, 0, 'no message');
+    const granted = (at: number) => core.u64(core.call.addressOf(run.frame) + at * L.GRANT_SIZE + L.GRANT_TOKEN) !== 0n;
+    const other = both.a.connection.expose(memory);
+    const withdrawn = both.b.connection.token(other.token);
+    await withdrawn.read(target);
+    assert.equal([granted(0), granted(1)], [true, true]);
+    other.withdraw();
+    assert.equal([granted(0), granted(1)], [true, false]);
+    assert.is(await codeOf(both, withdrawn.read(target)), DENIED);
+    const asked = both.b.connection.counts.sent;
     memory.evacuate(region.asRegion);
+    assert.not(granted(0));
     assert.not(memory.inRegion);
     await through(both, token.read(target, { offset: 4000 }));
     assertBytes(target, pattern(5000, 1).subarray(4000), 'asked for');
-    assert.is(both.b.connection.counts.sent, 1);
+    assert.is(both.b.connection.counts.sent, asked + 1);
     memory.release();
     assert.is(await codeOf(both, token.read(target)), DENIED);
     assert.is(thrownBy(() => both.a.connection.expose(memory)).code, 'ERR_ISTHMUS_RELEASED');

@@ -2,8 +2,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { BorrowedMessage } from '../../host/base/message.js';
-import { Records, TestReceive, TestRegion, write } from '../support/channel.js';
-import { type Connected, connected, fate } from '../support/connection.js';
+import { linkPair, Records, TestLink, TestReceive, TestRegion, write } from '../support/channel.js';
+import { type Connected, connected, fate, newConnection } from '../support/connection.js';
 import { assertBytes, L, newCore, pattern } from '../support/core.js';
 import { rejection } from '../support/outcomes.js';
 import { timebox } from '../support/timebox.js';
@@ -161,6 +161,26 @@ test(
 );
 
 test(
+  'an announcement that found room is not withdrawn any more',
+  timebox(5, async () => {
+    const both = scene(false);
+    const { a, b } = both;
+    while (a.connection.trySend(new Uint8Array(0)));
+    const controller = new AbortController();
+    const sent = a.connection.send(pattern(500, 1), { signal: controller.signal });
+    await both.settle();
+    assert.not(a.connection.wantsToSend);
+    controller.abort();
+    assert.not(await settledIn(both, sent));
+    for (let i = 0; i < 1000 && b.connection.stats().unreadMessages > 1; i++) await b.connection.receive();
+    const received = b.connection.receive();
+    await both.settle();
+    assertBytes((await received)!.data, pattern(500, 1));
+    await sent;
+  }),
+);
+
+test(
   'a suspension keeps what the peer has not adopted: it asks for it over the next link',
   timebox(5, async () => {
     const both = scene(true);
@@ -178,6 +198,45 @@ test(
 );
 
 test(
+  'so it does with what the peer could not adopt, and the run comes back at once',
+  timebox(5, async () => {
+    const core = newCore(4);
+    const region = new TestRegion(core).asRegion;
+    const [near, farther] = linkPair(core, { region });
+    const far = new TestLink(core, farther.index, {});
+    const [a, b] = ['a', 'b'].map((name) => newConnection(name, { rendezvous: () => 100 })) as [
+      ReturnType<typeof newConnection>,
+      ReturnType<typeof newConnection>,
+    ];
+    a.attach(near);
+    b.attach(far);
+    const settle = async () => {
+      for (let i = 0; i < 10; i++) {
+        for (const { connection } of [a, b]) connection.progress();
+        await turn();
+      }
+    };
+    await a.connection.send(pattern(500, 1));
+    const suspended = a.connection.suspend();
+    await settle();
+    await suspended;
+    core.call.collect();
+    assert.is(core.tags().length, 0);
+    core.bytes.fill(0xee, core.call.addressOf(0) + core.call.tableBytes());
+    const [again, other] = linkPair(core);
+    a.attach(again);
+    b.attach(other);
+    const received = b.connection.receive();
+    await settle();
+    assertBytes((await received)!.data, pattern(500, 1));
+    const closing = a.connection.close();
+    assert.is(a.connection.lifecycle.phase, 'eofSent', 'the message is fetched');
+    again.owner!.onEnded({ kind: 'peer-closed' });
+    await closing;
+  }),
+);
+
+test(
   'a close waits until the peer has fetched what was offered',
   timebox(5, async () => {
     const both = scene(false);
@@ -187,10 +246,13 @@ test(
     await both.settle();
     assert.equal([a.connection.lifecycle.phase, near.told], ['open', ['ref']]);
     const received = b.connection.receive();
-    await both.settle();
+    a.connection.progress();
+    b.connection.progress();
     assertBytes((await received)!.data, pattern(500, 1));
+    assert.is(a.connection.lifecycle.phase, 'open');
+    a.connection.progress();
     await sent;
-    assert.is(a.connection.lifecycle.phase, 'eofSent');
+    assert.is(a.connection.lifecycle.phase, 'eofSent', 'at once');
     near.owner!.onEnded({ kind: 'peer-closed' });
     await closing;
   }),

@@ -168,6 +168,27 @@ test(
 const wantsRoom = ({ core, near }: Channel) => core.field(near.index, L.TX_WANTS_ROOM) === 1;
 
 test(
+  'a link that is not polled is told when what waited is in the ring',
+  timebox(5, () => {
+    const { a, b, near } = channel({ polled: false });
+    fill(a);
+    queue(a, ['1', '2'], []);
+    const { commits } = near;
+    a.sender.pump();
+    assert.is(near.commits, commits, 'nothing moved');
+    b.texts();
+    a.sender.pump();
+    assert.is(near.commits, commits + 1);
+    const begun = a.sender.begin(0, NONE, LONG);
+    const before = near.commits;
+    a.sender.queue(0, NONE, LONG, begun);
+    b.receiver.ring.progress();
+    a.sender.pump();
+    assert.ok(near.commits > before, 'and of each fragment');
+  }),
+);
+
+test(
   'the poller looks for room as long as something waits, and no longer',
   timebox(5, () => {
     const both = channel();
@@ -486,22 +507,45 @@ test(
   }),
 );
 
+/**
+ * A channel whose peer waits to copy, and may read while the sender waits for room. The time is the test's: a slow machine
+ * would end the wait otherwise.
+ */
+function streaming() {
+  const both = channel({ capacity: 65_536 });
+  const { a, b, core, near } = both;
+  for (let i = 0; i < 8; i++) b.receiver.mode.noteOther(true);
+  const { now } = performance;
+  const peer = { reads: false, msForEach: 0, waits: 0 };
+  let time = 0;
+  performance.now = () => time;
+  const { call } = core;
+  const claimMoreSpin = (index: number, rounds: number) => {
+    peer.waits++;
+    time += peer.msForEach;
+    if (peer.reads) b.receiver.ring.pull(0);
+    return call.claimMoreSpin(index, rounds);
+  };
+  const watched = Object.create(core, { call: { value: { ...call, claimMoreSpin } } }) as TestCore;
+  const link = new TestLink(watched, near.index, {});
+  const attach = () => a.sender.attach(new BoundLink(link));
+  attach();
+  return {
+    ...both,
+    peer,
+    attach,
+    [Symbol.dispose]: () => {
+      performance.now = now;
+    },
+  };
+}
+
 test(
   'a peer that did not take a large message out at once is spared 1, 2, 4, … 1,024 of them, and a new link begins anew',
   timebox(10, () => {
-    const { a, b, core, near } = channel({ capacity: 65_536 });
-    for (let i = 0; i < 8; i++) b.receiver.mode.noteOther(true);
+    using both = streaming();
+    const { a, b, peer, attach } = both;
     const large = new Uint8Array(200_000);
-    let reads = false;
-    // The peer reads while the sender waits for room.
-    const { call } = core;
-    const claimMoreSpin = (index: number, rounds: number) => {
-      if (reads) b.receiver.ring.pull(0);
-      return call.claimMoreSpin(index, rounds);
-    };
-    const watched = Object.create(core, { call: { value: { ...call, claimMoreSpin } } }) as TestCore;
-    const link = new TestLink(watched, near.index, {});
-    a.sender.attach(new BoundLink(link));
     const refused = () => {
       let count = 0;
       while (!a.sender.shouldStream(large.length)) count++;
@@ -526,17 +570,34 @@ test(
       stream();
       assert.is(refused(), expected);
     }
-    reads = true;
+    peer.reads = true;
     stream();
     assert.is(refused(), 0, 'taken out at once');
-    reads = false;
+    peer.reads = false;
     stream();
     assert.is(refused(), 1, 'and it begins again');
     stream();
-    a.sender.attach(new BoundLink(link));
+    attach();
     assert.is(refused(), 0, 'a new link');
     stream();
     assert.is(refused(), 1);
+  }),
+);
+
+test(
+  'a call waits for a peer that reads on for at most 1 ms',
+  timebox(5, () => {
+    for (const [msForEach, most] of [
+      [0, Number.POSITIVE_INFINITY],
+      [0.3, 6],
+    ] as const) {
+      using both = streaming();
+      Object.assign(both.peer, { reads: true, msForEach });
+      const large = new Uint8Array(400_000);
+      const sent = both.a.sender.begin(0, NONE, large, true);
+      assert.ok(both.peer.waits > 3 && both.peer.waits <= most, `${both.peer.waits} waits`);
+      assert.is(sent === large.length, msForEach === 0);
+    }
   }),
 );
 
@@ -633,6 +694,13 @@ test(
     queue(a, ['1'], settled);
     assert.not(a.sender.pump());
     assert.equal([a.sender.waiting, settled, a.violations], [1, [], []]);
+    const other = channel();
+    const begun = other.a.sender.begin(0, NONE, LONG);
+    other.a.sender.queue(0, NONE, LONG, begun);
+    other.core.call.lose(other.near.index);
+    other.core.call.dropTransmit(other.near.index);
+    assert.not(other.a.sender.pump(), 'also in the middle of a message');
+    assert.equal([other.a.sender.waiting, other.a.violations], [1, []]);
   }),
 );
 

@@ -124,6 +124,8 @@ test(
     queue.push(message('2'));
     await clock.advance(250);
     assert.is(queue.ageMs, 750);
+    queue.evacuate();
+    assert.is(queue.ageMs, 750, 'nothing lies in a region');
     queue.shift();
     assert.is(queue.ageMs, 250);
     queue.shift();
