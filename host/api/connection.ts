@@ -130,12 +130,15 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
   /**
    * The next message where it lies, which saves the copy; undefined at the orderly end. {@link BorrowedMessage} says what
    * an application may do with such bytes.
+   * @throws as {@link receive}
    */
   borrow(options?: { signal?: AbortSignal | undefined }): Promise<BorrowedMessage | undefined>;
   /**
    * Call `handler` for each message that is there, at most `limit`, with the place of its data in `memory`. The bytes stay
    * until the handler returns. The peer may still change them: copy first, then check. Allocates nothing per message.
    * @returns the number of messages
+   * @throws as {@link tryReceiveInto} when the connection has ended; the error of the handler; ERR_ISTHMUS_INVALID_ARGUMENT:
+   * called by its own handler
    */
   poll(handler: (memory: Uint8Array, offset: number, length: number) => void, limit?: number): number;
   /**
