@@ -61,7 +61,10 @@ export class RuntimeConnection implements Connection, Pollable {
     this.#context = context;
     this.matching = matching;
     this.lifecycle = new Lifecycle((from, event, to, step) => {
-      log('debug', `connection to ${this.peer.name}: ${from}, ${event} ${outcomeOf(from, to, step)}`);
+      const { name, pid } = this.peer;
+      const code = to === 'closed' && from !== to ? this.lifecycle.error?.code : undefined;
+      const why = code === undefined ? '' : `, ${code}`;
+      log('debug', `connection to ${name}[${pid}]: ${from}, ${event} ${outcomeOf(from, to, step)}${why}`);
     });
     const binding = new LinkBinding(this.lifecycle, poller, this);
     const sender = new Sender(binding);

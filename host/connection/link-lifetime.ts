@@ -109,11 +109,22 @@ export class LinkLifetime implements LinkOwner {
   // ─── transitions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
   #onTransition(event: LifecycleEvent, from: Phase): void {
-    const { phase } = this.#parts.binding.lifecycle;
-    if (event === 'confirm') this.#onConfirmed();
-    else if (phase === 'draining') this.letGo();
-    else if (phase === 'closed') this.#onClosed(event, from);
-    else if (from === 'confirming' || from === 'reconfirming') this.#onReverted();
+    switch (this.#parts.binding.lifecycle.phase) {
+      case 'open':
+        this.#onConfirmed();
+        break;
+      case 'draining':
+        this.letGo();
+        break;
+      case 'idle':
+      case 'suspended':
+        if (from === 'confirming' || from === 'reconfirming') this.#onReverted();
+        break;
+      case 'closed':
+        this.#onClosed(event, from);
+        break;
+      default: // The other phases wait for the next event.
+    }
   }
 
   #onConfirmed(): void {

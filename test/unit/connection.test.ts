@@ -120,9 +120,9 @@ test(
     connection.destroy();
     await Promise.all(closed);
     assert.equal(lines.slice(0, 3), [
-      'connection to peer: open, close → closing',
-      'connection to peer: open, queueEmpty → eofSent',
-      'connection to peer: eofSent, close ignored',
+      'connection to peer[1]: open, close → closing',
+      'connection to peer[1]: open, queueEmpty → eofSent',
+      'connection to peer[1]: eofSent, close ignored',
     ]);
   }),
 );
