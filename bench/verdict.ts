@@ -8,7 +8,7 @@
  */
 import { median } from './clock.js';
 
-/** The median times of the turns of one round, in nanoseconds. */
+/** The times of the turns of one round, in nanoseconds. */
 export interface Round {
   readonly before: readonly number[];
   readonly after: readonly number[];
@@ -107,9 +107,10 @@ export function compare(rounds: readonly Round[], rows: number): Comparison {
 export function describeRule(rounds: number, rows: number): string {
   const alarm = MAX_FALSE_ALARM / rows;
   return [
-    `${rounds} rounds; in each both builds get processes of their own and take turns (A B B A, B A A B). Ratio: after / before,`,
-    `from the rounds. Interval: where it lies but for a chance of ${(alarm * 100).toPrecision(2)} % (Wilcoxon's signed ranks;`,
-    `${MAX_FALSE_ALARM * 100} % for all ${rows} rows together). Slower or faster: the interval does not hold 1, and the ratio is`,
-    `off by ${MIN_CHANGE * 100} % or more. Noise: half of the distance between the quartiles of a build's turns.`,
+    `${rounds} rounds; in each both builds get processes of their own and take turns (A B B A, B A A B). A turn counts with the`,
+    'tenth percentile of its samples; before and after are medians of the turns. Ratio: after / before, from the rounds.',
+    `Interval: where the ratio lies but for a chance of ${(alarm * 100).toPrecision(2)} % (Wilcoxon's signed ranks; ${MAX_FALSE_ALARM * 100} % for all ${rows} rows together).`,
+    `Slower or faster: the interval does not hold 1, and the ratio is off by ${MIN_CHANGE * 100} % or more.`,
+    "Noise: half of the distance between the quartiles of a build's turns.",
   ].join('\n');
 }
