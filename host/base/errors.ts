@@ -3,6 +3,7 @@
  *
  * `docs/errors.md` is generated from the table below (`npm run docs`): a code that is added here is documented there.
  */
+import { printable } from './printable.js';
 
 /** One row of `docs/errors.md`. */
 export interface ErrorDescription {
@@ -216,7 +217,13 @@ export interface ErrorDetails {
   available?: number | undefined;
 }
 
-/** The one error class of Isthmus. `code` is stable; the message is for people. */
+/** UTF-16 units of a message; that of ERR_ISTHMUS_NO_PLUGIN has a reason for each plugin. */
+const MAX_MESSAGE = 8192;
+
+/**
+ * The one error class of Isthmus. `code` is stable; the message is for people: one line, without characters that act on a
+ * terminal, whatever a peer or a file had in its name.
+ */
 export class IsthmusError extends Error {
   override readonly name = 'IsthmusError';
   readonly code: ErrorCode;
@@ -228,7 +235,7 @@ export class IsthmusError extends Error {
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     const { cause, ...rest } = details;
-    super(message, cause === undefined ? undefined : { cause });
+    super(printable(message, MAX_MESSAGE), cause === undefined ? undefined : { cause });
     this.code = code;
     for (const [key, value] of Object.entries(rest)) {
       if (value !== undefined) Object.defineProperty(this, key, { value, enumerable: true });

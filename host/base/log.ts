@@ -1,9 +1,13 @@
 /** The log of a runtime, with the levels of pscom. */
 import { appendFileSync } from 'node:fs';
 import { IsthmusError } from './errors.js';
+import { printable } from './printable.js';
 
 export const LEVELS = { error: 1, warning: 2, info: 3, debug: 4 } as const;
 export type Level = keyof typeof LEVELS;
+
+/** Length of a name in the prefix of each line. */
+const MAX_NAME = 200;
 
 /** Receives what the runtime logs. An error that it throws is ignored. */
 export type Log = (level: Level, line: string) => void;
@@ -50,17 +54,20 @@ function fileSink(path: string): (line: string) => void {
 }
 
 /**
- * A log of everything up to level `limit`. A sink takes precedence over a path.
+ * A log of everything up to level `limit`. A sink takes precedence over a path. What comes from outside stands in many lines,
+ * so each line is made printable here ({@link printable}), for a sink too.
  * @throws ERR_ISTHMUS_CONFIG if the path cannot be written to
  */
 export function makeLog(limit: number, name: string, { sink, path = '' }: LogTarget = {}): Logger {
   const write = sink || path === '' || path === '-' ? (line: string) => process.stderr.write(line) : fileSink(path);
+  const prefix = `isthmus ${printable(name, MAX_NAME)}[${process.pid}]`;
   const logger = Object.assign(
     (level: Level, line: string) => {
       if (LEVELS[level] > logger.limit) return;
       try {
-        if (sink) sink(level, line);
-        else write(`isthmus ${name}[${process.pid}] ${level}: ${line}\n`);
+        const text = printable(line);
+        if (sink) sink(level, text);
+        else write(`${prefix} ${level}: ${text}\n`);
       } catch {
         // There is no other way to report it.
       }

@@ -1,6 +1,7 @@
 /** The program `isthmus`, apart from its process: the table of its commands, and how errors become exit codes. */
 import { Command, CommanderError, type OutputConfiguration } from 'commander';
 import { IsthmusError } from '../base/errors.js';
+import { printable } from '../base/printable.js';
 import { version } from '../base/version.js';
 import { addBroker } from './commands/broker.js';
 import { addDebug } from './commands/debug.js';
@@ -22,7 +23,6 @@ import { describeError } from './support/error-text.js';
 import { UsageError } from './support/errors.js';
 import { type Exit, withExamples } from './support/help.js';
 import { print, printError } from './support/output.js';
-import { printable } from './support/table.js';
 
 /** The commands as the help lists them. */
 const COMMANDS: readonly [group: string, ...((program: Command, exit: Exit) => void)[]][] = [

@@ -1,7 +1,7 @@
 /** How errors are printed. */
 import { IsthmusError, messageOf } from '../../base/errors.js';
+import { printable, printableLines } from '../../base/printable.js';
 import { actionFor, CliError } from './errors.js';
-import { printable } from './table.js';
 
 const oneLine = (text: string): string => printable(text.replace(/\s*\n\s*/g, ' ').trim());
 
@@ -20,5 +20,6 @@ export function describeError(error: unknown): string {
     return `isthmus: ${oneLine(error.message)}\n`;
   }
   // A defect of the program: a report of it needs the stack.
-  return `isthmus: internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`;
+  const report = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  return `isthmus: internal error: ${printableLines(report)}\n`;
 }

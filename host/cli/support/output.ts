@@ -1,4 +1,5 @@
-/** Standard output and standard error of the program. */
+/** Standard output and standard error of the program. Text from outside is made printable here. */
+import { printableJson, printableLines } from '../../base/printable.js';
 
 const watched = new Set<NodeJS.WriteStream>();
 let outputClosed = false;
@@ -14,21 +15,26 @@ function watch(stream: NodeJS.WriteStream): NodeJS.WriteStream {
   return stream;
 }
 
-/** Write to standard output. */
+/** Write lines to standard output. */
 export function print(text: string): void {
+  watch(process.stdout).write(printableLines(text));
+}
+
+/** Write to standard output what a terminal is to act on. @param text no text from outside */
+export function printControl(text: string): void {
   watch(process.stdout).write(text);
 }
 
-/** Write to standard error. */
+/** Write lines to standard error. */
 export function printError(text: string): void {
-  watch(process.stderr).write(text);
+  watch(process.stderr).write(printableLines(text));
 }
 
 /** One value as indented JSON. */
-export const printJson = (value: unknown): void => print(`${JSON.stringify(value, null, 2)}\n`);
+export const printJson = (value: unknown): void => printControl(`${printableJson(JSON.stringify(value, null, 2))}\n`);
 
 /** One value as one line of JSON. */
-export const printJsonLine = (value: unknown): void => print(`${JSON.stringify(value)}\n`);
+export const printJsonLine = (value: unknown): void => printControl(`${printableJson(JSON.stringify(value))}\n`);
 
 /** Whether the reader of standard output has closed it, so that a command that only prints can end. */
 export function isOutputClosed(): boolean {

@@ -1,10 +1,11 @@
 /** What changes while a command runs: in place on a terminal, line by line elsewhere. */
-import { isOutputClosed, print } from './output.js';
+import { printableLines } from '../../base/printable.js';
+import { isOutputClosed, print, printControl } from './output.js';
 import { type Column, renderTable } from './table.js';
 
 /** Before the first {@link showInPlace}. */
 export function clearScreen(): void {
-  if (process.stdout.isTTY) print('\x1b[2J');
+  if (process.stdout.isTTY) printControl('\x1b[2J');
 }
 
 /** On a terminal, replace the text shown before, as far as it fits on the screen; elsewhere print it as a block. */
@@ -14,9 +15,11 @@ export function showInPlace(text: string): void {
     print(`${text}\n`);
     return;
   }
-  const lines = text.split('\n').slice(0, Math.max(1, rows - 1));
+  const lines = printableLines(text)
+    .split('\n')
+    .slice(0, Math.max(1, rows - 1));
   // Without line wrapping, so that each line takes one row.
-  print(`\x1b[?7l\x1b[H${lines.map((line) => `${line}\x1b[K\n`).join('')}\x1b[J\x1b[?7h`);
+  printControl(`\x1b[?7l\x1b[H${lines.map((line) => `${line}\x1b[K\n`).join('')}\x1b[J\x1b[?7h`);
 }
 
 export interface ProgressOptions<T> {
@@ -44,9 +47,9 @@ export class ProgressTable<T> {
     const { columns, cells, line, done, silent } = this.#options;
     if (silent || isOutputClosed()) return;
     if (process.stdout.isTTY) {
-      const text = renderTable(columns, rows.map(cells));
+      const text = printableLines(renderTable(columns, rows.map(cells)));
       // Without line wrapping, so that each line takes one row.
-      print(`${this.#height > 0 ? `\x1b[${this.#height}A\x1b[J` : ''}\x1b[?7l${text}\x1b[?7h`);
+      printControl(`${this.#height > 0 ? `\x1b[${this.#height}A\x1b[J` : ''}\x1b[?7l${text}\x1b[?7h`);
       this.#height = text.split('\n').length - 1;
       return;
     }

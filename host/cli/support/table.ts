@@ -1,5 +1,6 @@
-/** Text for a terminal: columns, indentation, and no control characters. */
+/** Text for a terminal: columns and indentation. */
 import { getBorderCharacters, table } from 'table';
+import { printable } from '../../base/printable.js';
 
 export interface Column {
   readonly title: string;
@@ -8,17 +9,13 @@ export interface Column {
   readonly right?: boolean;
 }
 
-/** Replace control characters: names come from other processes and may hold any byte. */
-export function printable(text: string): string {
-  return text.replace(/\p{Cc}/gu, '?');
-}
-
 /** Two spaces before each line that is not empty. */
 export const indent = (text: string): string => text.replace(/^(?=.)/gm, '  ');
 
 function layOut(columns: readonly Column[], rows: readonly (readonly string[])[]): string {
   const text = table(
-    rows.map((row) => row.map(printable)),
+    // Before the layout: what a terminal does not show has no width.
+    rows.map((row) => row.map((cell) => printable(cell))),
     {
       border: getBorderCharacters('void'),
       columnDefault: { paddingLeft: 0, paddingRight: 2, wrapWord: true },
