@@ -17,7 +17,8 @@ import { testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
 
 /** A control sequence of a terminal. */
-const SEQUENCE = /\u001b\[\??\w+/g;
+const ESCAPE = '\x1b';
+const SEQUENCE = new RegExp(`${ESCAPE}\\[\\??\\w+`, 'g');
 
 /** By code point, independent of the classes that the code uses. */
 const HOSTILE: readonly (readonly [from: number, to: number])[] = [
