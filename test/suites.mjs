@@ -49,6 +49,7 @@ export const suites = {
   'integration/waiting.slow.test.ts': { alone: true, limitSeconds: 300, onlyWithAll: true },
   'integration/waiting.test.ts': { alone: true, onlyWithAll: true },
   'integration/stream.test.ts': { limitSeconds: 300, onlyWithAll: true },
+  'integration/verified.test.ts': { limitSeconds: 400, onlyWithAll: true },
 
   'model/model.test.ts': { limitSeconds: 1500, onlyWithAll: true },
 

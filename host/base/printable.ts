@@ -7,7 +7,7 @@
  *
  * Replaced are: control characters (C0, C1, DEL), format characters (bidirectional overrides, zero width, tags), unpaired
  * surrogates, code points of private use or without a meaning, separators of lines and paragraphs, and what is invisible by
- * default (variation selectors, fillers). Of combining marks, which are drawn over their neighbours, a few in a row stay.
+ * default (variation selectors, fillers). What ends a line becomes a blank, where one line is wanted. Of combining marks, which are drawn over their neighbours, a few in a row stay.
  */
 
 /** In its place. */
@@ -18,6 +18,8 @@ export const MAX_PRINTABLE = 4096;
 const PLAIN = /^[\x20-\x7e]*$/;
 const UNSAFE = /[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/gu;
 const UNSAFE_IN_LINES = /(?!\n)[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/gu;
+/** What ends a line or moves to a column: between words of one line, a blank. */
+const SPACING = /[\t-\r\x85\u2028\u2029]+/g;
 /** More marks in a row than a letter of any script has. */
 const STACKED = /(?<=\p{M}{4})\p{M}+/gu;
 
@@ -27,7 +29,7 @@ const STACKED = /(?<=\p{M}{4})\p{M}+/gu;
  */
 export function printable(text: string, limit = MAX_PRINTABLE): string {
   const cut = text.length > limit ? `${text.slice(0, limit - 1)}…` : text;
-  return PLAIN.test(cut) ? cut : cut.replace(UNSAFE, MARK).replace(STACKED, MARK);
+  return PLAIN.test(cut) ? cut : cut.replace(SPACING, ' ').replace(UNSAFE, MARK).replace(STACKED, MARK);
 }
 
 /** Text for people that was laid out in lines: its line feeds stay. */

@@ -6,10 +6,12 @@
  * does not keep the process alive: socket and timers are not waited for. (libuv waits for a TCP connect under way, up to
  * CONNECT_TIMEOUT_MS.)
  */
+import { randomBytes } from 'node:crypto';
 import { connect as connectTcp } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import type { IClientOptions, MqttClient } from 'mqtt';
 import { bounded } from '../base/bounded.js';
+import { messageOf } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import { type BrokerAddress, maskBroker } from '../config/broker-url.js';
 
@@ -49,12 +51,17 @@ const MIN_PAUSE_MS = 200;
 const MAX_PAUSE_MS = 5000;
 /** After a connection that lasted so long, the pauses begin at the shortest again. */
 const STABLE_MS = 5000;
+/** Connections in a row that the broker ends before that: then another client may have the same id, which a broker resolves so. */
+const MAX_SHORT = 2;
+/** In SUBACK: refused (MQTT 3.1.1, 3.9.3). */
+const REFUSED = 0x80;
 /** Default keep-alive. After 1.5 times as long without a packet, client and broker each take the other for dead. */
 const KEEPALIVE_S = 15;
 
 export interface LinkOptions {
   readonly address: BrokerAddress;
   readonly options: MqttOptions;
+  /** Beginning of the client id; the rest is random. */
   readonly clientId: string;
   /** Published and retained by the broker when this process ends without disconnecting. */
   readonly will?: { readonly topic: string; readonly payload: string } | undefined;
@@ -67,6 +74,8 @@ export interface LinkOptions {
   readonly log: Log;
   /** Connected and subscribed; called after each reconnect. */
   up(): void;
+  /** The broker refuses the subscription to these topics. Otherwise it is logged. */
+  refused?(topics: readonly string[]): void;
   /** An attempt failed, or the connection broke. Unless the link is closed, there will be another attempt. */
   down?(why: string): void;
   message(topic: string, payload: Uint8Array, delivery: Delivery): void;
@@ -77,8 +86,14 @@ export class BrokerLink {
   #client: MqttClient | undefined;
   #up = false;
   #closed = false;
-  /** Publications that the broker has not confirmed: the client does not report them when the connection breaks. */
-  readonly #unconfirmed = new Set<(taken: boolean) => void>();
+  /** Publications that the broker has not confirmed, with topics: the client does not report them when the connection breaks. */
+  readonly #unconfirmed = new Map<(taken: boolean) => void, string>();
+  /**
+   * The same for all connections of this link, so that the broker gives up the previous one, which may seem to last, before it
+   * takes the next.
+   */
+  #suffix = randomBytes(4).toString('hex');
+  #short = 0;
   #pause = MIN_PAUSE_MS;
   #timer: NodeJS.Timeout | undefined;
   /** Reason of the last failure. The same reason is logged as a warning once. */
@@ -98,7 +113,7 @@ export class BrokerLink {
         this.#unconfirmed.delete(done);
         resolve(taken);
       };
-      this.#unconfirmed.add(done);
+      this.#unconfirmed.set(done, topic);
       client.publish(topic, payload, { qos: 1, retain }, (error) => done(!error));
     });
   }
@@ -121,7 +136,11 @@ export class BrokerLink {
       await bounded(new Promise<void>((resolve) => client.end(false, () => resolve())), limitMs);
     }
     client.end(true);
-    for (const done of this.#unconfirmed) done(false);
+    this.#giveUpUnconfirmed();
+  }
+
+  #giveUpUnconfirmed(): void {
+    for (const done of [...this.#unconfirmed.keys()]) done(false);
   }
 
   async #attempt(): Promise<void> {
@@ -139,7 +158,7 @@ export class BrokerLink {
     const username = options.username ?? address.username;
     const password = options.password ?? address.password;
     return {
-      clientId,
+      clientId: `${clientId}_${this.#suffix}`,
       // Messages that a broker has kept while the client was away would come too late.
       clean: true,
       keepalive,
@@ -205,28 +224,44 @@ export class BrokerLink {
         this.#client = undefined;
         this.#up = false;
         client.end(true);
-        for (const done of this.#unconfirmed) done(false);
-        if (performance.now() - since > STABLE_MS) this.#pause = MIN_PAUSE_MS;
-        this.#failed(why);
+        // A broker of MQTT 3.1.1 may end the connection of a client that publishes where it may not.
+        const [pending] = this.#unconfirmed.values();
+        this.#giveUpUnconfirmed();
+        if (performance.now() - since > STABLE_MS) {
+          this.#pause = MIN_PAUSE_MS;
+          this.#short = 0;
+        } else if (since < Number.POSITIVE_INFINITY && ++this.#short >= MAX_SHORT) {
+          // Copies of a virtual machine have the same id, and would end each other's connections for ever.
+          this.#suffix = randomBytes(4).toString('hex');
+          this.#short = 0;
+        }
+        this.#failed(pending === undefined ? why : `${why}, before it had confirmed a message to ${pending}`);
       });
   }
 
   async #subscribe(client: MqttClient): Promise<void> {
     const { subscribe, log, up } = this.#options;
+    const topics = Object.keys(subscribe);
     try {
-      const wanted = Object.entries(subscribe).map(([topic, qos]) => [topic, { qos }] as const);
-      const granted = await client.subscribeAsync(Object.fromEntries(wanted));
-      for (const { topic, qos } of granted)
-        if (qos > 2) log('warning', `the broker refuses the subscription to ${topic}`);
+      await client.subscribeAsync(Object.fromEntries(topics.map((topic) => [topic, { qos: subscribe[topic] ?? 0 }])));
     } catch (error) {
-      // The connection broke, or the broker refused: the status is published all the same.
-      log('warning', `not subscribed: ${(error as Error).message}`);
+      // One refusal is reported for all; the other topics are subscribed to. The status is published all the same.
+      const granted = (error as { packet?: { granted?: readonly number[] } }).packet?.granted;
+      const refused = granted ? topics.filter((_, i) => ((granted[i] ?? 0) & REFUSED) !== 0) : [];
+      if (refused.length === 0) log('warning', `not subscribed: ${messageOf(error)}`);
+      else if (this.#client === client) this.#refused(refused);
     }
     if (this.#client !== client || !client.connected) return;
     this.#up = true;
     this.#why = undefined;
     log('info', `connected to the broker at ${this.#place()}`);
     up.call(this.#options);
+  }
+
+  #refused(topics: readonly string[]): void {
+    const { log, refused } = this.#options;
+    if (refused) refused.call(this.#options, topics);
+    else log('warning', `the broker refuses the subscription to ${topics.join(', ')}: its access list`);
   }
 
   #failed(why: string): void {

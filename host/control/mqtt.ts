@@ -3,23 +3,26 @@
  * (threads.ts), share it, so that a process with several runtimes answers once. The data path never waits for it.
  *
  * It takes requests from the topics of this process and of all processes of the host (request-filter.ts), and publishes
- * answers (answers.ts) and a retained status (status.ts). steering.ts decides what a request does. Payloads from the broker
+ * answers (answers.ts) and a retained status (status.ts, status-topic.ts). steering.ts decides what a request does. Payloads from the broker
  * are checked, and no payload can make the runtime throw.
  */
 
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { hostname } from 'node:os';
 import type { Migratable } from '../api/migratable.js';
 import { bounded } from '../base/bounded.js';
+import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
-import { brokerAddress } from '../config/broker-url.js';
+import { brokerAddress, maskBroker } from '../config/broker-url.js';
 import { AnswerQueue } from './answers.js';
 import { BrokerLink, type MqttOptions } from './broker.js';
-import { feedback, MAX_PLUGINS, type Status, type StatusConnection, topics } from './payload.js';
+import { newInstance, ownOrigin } from './instance.js';
+import { feedback, MAX_PLUGINS, partsOfTopic, proof, type StatusConnection, topics, whyNoLevel } from './payload.js';
 import type { Described, RemoteRuntime } from './remote-runtime.js';
 import { RequestFilter } from './request-filter.js';
 import { type StatusMember, StatusPublisher } from './status.js';
+import { StatusTopic } from './status-topic.js';
 import { type Member, Steering } from './steering.js';
 import { Threads } from './threads.js';
 
@@ -68,11 +71,20 @@ const controls = new Map<string, MqttControl>();
 
 /**
  * Let requests over MQTT steer a runtime. It does not wait for the broker.
- * @throws ERR_ISTHMUS_INVALID_ARGUMENT: not the URL of a broker
+ * @throws ERR_ISTHMUS_INVALID_ARGUMENT: not the URL of a broker; ERR_ISTHMUS_CONFIG: requests to a host of this name would not
+ *   arrive
  */
 export function joinMqtt(runtime: Migratable, options: JoinOptions): Membership {
   const { broker, mqtt = {}, keepalive, host = hostname() } = options;
   brokerAddress(broker);
+  const why = whyNoLevel(host);
+  if (why !== undefined) {
+    throw new IsthmusError(
+      'ERR_ISTHMUS_CONFIG',
+      `PSP_SUSPEND_RESUME: the host name '${host}' cannot stand in a topic of MQTT: ${why}. Requests would not arrive. ` +
+        'Give the machine another name (hostname, hostnamectl), or switch PSP_SUSPEND_RESUME off',
+    );
+  }
   const id = options.controlId || String(process.pid);
   const key = JSON.stringify([broker, mqtt, keepalive, host, id]);
   let control = controls.get(key);
@@ -88,12 +100,14 @@ class MqttControl {
   readonly #mqtt: MqttOptions & Pick<JoinOptions, 'keepalive'>;
   readonly #host: string;
   readonly #id: string;
+  readonly #instance: string;
   readonly #onEnd: () => void;
   readonly #steering: Steering;
   readonly #threads: Threads;
   readonly #filter: RequestFilter;
   readonly #answers: AnswerQueue;
   readonly #status: StatusPublisher;
+  readonly #topic: StatusTopic;
   /** Undefined: another thread leads. */
   #link: BrokerLink | undefined;
   /** Runtimes of this thread, by number. */
@@ -115,18 +129,26 @@ class MqttControl {
     this.#mqtt = mqtt;
     this.#host = host;
     this.#id = id;
+    this.#instance = newInstance([maskBroker(broker), mqtt.username, mqtt.keepalive, host, id]);
     this.#onEnd = onEnd;
     const log: Log = (level, line) => this.#log(level, line);
     this.#filter = new RequestFilter(id, log);
     this.#answers = new AnswerQueue(
       async (text) => (await this.#link?.publish(topics.response(host, id), text)) ?? false,
     );
+    this.#topic = new StatusTopic({
+      host,
+      id,
+      instance: this.#instance,
+      publish: async (topic, text) => (await this.#link?.publish(topic, text, { retain: true })) ?? false,
+      log,
+    });
     this.#status = new StatusPublisher(this.#members, (status) => {
       // When another thread leads, it publishes the status of these runtimes.
-      void this.#link?.publish(this.#topic, JSON.stringify(status), { retain: true });
+      if (this.#link) void this.#topic.publish(status);
     });
     this.#steering = new Steering({
-      answer: (outcome) => this.#answer(feedback(id, outcome)),
+      answer: (outcome, nonces) => this.#answer(feedback(id, outcome), nonces),
       changed: () => this.#status.setState(this.#steering.state),
       log,
     });
@@ -197,40 +219,55 @@ class MqttControl {
     await Promise.resolve();
     this.#threads.close();
     const start = performance.now();
-    if (link && !others)
-      await bounded(link.publish(this.#topic, JSON.stringify(offline), { retain: true }), MAX_LEAVE_MS);
+    // With an instance of its own, which only happens without /proc, this thread leaves a topic that no other one cares for.
+    if (link && (!others || !ownOrigin())) await bounded(this.#topic.end(others ? undefined : offline), MAX_LEAVE_MS);
+    this.#topic.stop();
     await link?.close(Math.max(0, MAX_LEAVE_MS - (performance.now() - start)));
   }
 
   // ─── threads ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
   #lead(): void {
-    const gone: Status = { state: 'offline', since: null, name: '', pid: process.pid, plugins: {} };
     this.#link = new BrokerLink({
       address: brokerAddress(this.#broker),
       options: this.#mqtt,
       keepalive: this.#mqtt.keepalive,
-      // Not the pid alone: a broker accepts one client of a name.
-      clientId: `isthmus_${this.#host}_${this.#id}_${randomBytes(4).toString('hex')}`,
-      will: { topic: this.#topic, payload: JSON.stringify(gone) },
-      subscribe: { [topics.requests(this.#host)]: 1 },
+      clientId: `isthmus_${this.#host}_${this.#id}`,
+      will: { topic: this.#topic.topic, payload: JSON.stringify(this.#topic.will) },
+      subscribe: { [topics.requests(this.#host)]: 1, [this.#topic.subscription]: 1 },
       log: (level, line) => this.#log(level, line),
+      refused: (refused) => this.#refused(refused),
       up: () => {
+        this.#topic.connected();
         // The status first: a tool that looks for this process looks for its status.
         this.#status.publish();
         void this.#answers.send();
       },
       message: (topic, payload, packet) => {
+        const { part, instance } = partsOfTopic(topic) ?? {};
+        if (part === 'status' && instance !== undefined) this.#topic.received(instance, payload, packet);
         const request = this.#filter.request(topic, payload, packet);
-        if (request) this.#steering.request(request);
+        if (request) this.#steering.request(request.kind, request.kind === 'toggle' ? undefined : request.nonce);
       },
     });
     for (const local of this.#locals.values()) this.#admit(local);
   }
 
+  /** By the access list of the broker. */
+  #refused(refused: readonly string[]): void {
+    if (refused.includes(this.#topic.subscription)) this.#topic.refused();
+    if (!refused.includes(topics.requests(this.#host))) return;
+    this.#log(
+      'warning',
+      `the broker refuses the subscription to ${topics.requests(this.#host)}: this process receives no requests, and cannot be ` +
+        'suspended. Allow its user to read that topic in the access list of the broker',
+    );
+  }
+
   #follow(): void {
     const link = this.#link;
     this.#link = undefined;
+    this.#topic.stop();
     for (const member of [...this.#members]) this.#dismiss(member);
     this.#answers.clear();
     void link?.close();
@@ -260,21 +297,17 @@ class MqttControl {
 
   // ─── parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  #answer(text: string): void {
+  #answer(text: string, nonces: readonly string[]): void {
     // An operation that began before another thread came to lead.
     if (!this.#link) return;
     this.#log('info', `answers '${text}'`);
-    this.#answers.add(text);
+    this.#answers.add(text + proof(this.#instance, nonces));
   }
 
   readonly #onConnectionEvent = (event: unknown): void => {
     const { runtime } = event as { runtime?: unknown };
     for (const local of this.#locals.values()) if (local.runtime === runtime) this.#status.publishSoon();
   };
-
-  get #topic(): string {
-    return topics.status(this.#host, this.#id);
-  }
 
   #log(level: Parameters<Log>[0], line: string): void {
     const [first] = this.#locals.values();

@@ -5,10 +5,20 @@
  * ```
  * fast/pscom/<hostname>/<pid>/request    → suspend, resume, or a toggle; <pid> may be any_proc
  * fast/pscom/<hostname>/<pid>/response   ← "<pid> : ALLOWED"
- * fast/pscom/<hostname>/<pid>/status     ← retained JSON; new
+ * fast/pscom/<hostname>/<pid>/status/<instance>   ← retained JSON; new
+ * ```
+ *
+ * A pid is not unique: two containers with one host name may both have pid 1. The instance is (instance.ts), and stands where
+ * the C fork does not look. So does the nonce of a request of our own tools: behind a NUL, where a C string ends. An answer to
+ * a request with a nonce has it there too, and every other one is that of the C fork, byte for byte.
+ *
+ * ```
+ * suspend<NUL>nonce:<nonce>
+ * 4711 : ALLOWED<NUL>instance:<instance> nonce:<nonce> …
  * ```
  */
 import type { MigrationState } from '../api/migratable.js';
+import { printable } from '../base/printable.js';
 import { isControlId } from '../config/control-id.js';
 
 /** Bytes of a request: enough for some thousand pids. */
@@ -25,17 +35,48 @@ export const topics = {
   requests: (host: string): string => `fast/pscom/${host}/+/request`,
   request: (host: string, id: string): string => `fast/pscom/${host}/${id}/request`,
   response: (host: string, id: string): string => `fast/pscom/${host}/${id}/response`,
-  status: (host: string, id: string): string => `fast/pscom/${host}/${id}/status`,
+  status: (host: string, id: string, instance: string): string => `fast/pscom/${host}/${id}/status/${instance}`,
+  /** Of a version that had no instance. */
+  oldStatus: (host: string, id: string): string => `fast/pscom/${host}/${id}/status`,
 } as const;
 
-/** The id of the process that a topic belongs to: the last level but one. */
-export function idOfTopic(topic: string): string | undefined {
-  const levels = topic.split('/');
-  return levels.length === 5 ? levels[3] : undefined;
+export interface TopicParts {
+  readonly id: string;
+  readonly part: 'request' | 'response' | 'status';
+  /** Of a status; undefined: that of a version that had no instance. */
+  readonly instance: string | undefined;
 }
 
+/** @returns undefined: none of these topics */
+export function partsOfTopic(topic: string): TopicParts | undefined {
+  const [, , , id, part, instance, ...more] = topic.split('/');
+  if (id === undefined || more.length > 0) return undefined;
+  if (part === 'status') return instance === undefined || isInstance(instance) ? { id, part, instance } : undefined;
+  return (part === 'request' || part === 'response') && instance === undefined ? { id, part, instance } : undefined;
+}
+
+/**
+ * Why a host name cannot be a level of a topic: requests to such a host would lead nowhere, or everywhere. (A C pscom has the
+ * same limit: a broker refuses such topics, or delivers the requests of all hosts.)
+ * @returns undefined: it can
+ */
+export function whyNoLevel(host: string): string | undefined {
+  if (host === '') return 'it is empty';
+  const found = /[/+#\0]/.exec(host)?.[0];
+  return found === undefined
+    ? undefined
+    : `it contains '${found === '\0' ? 'NUL' : found}', which MQTT does not allow there`;
+}
+
+/** Nonces that an answer names; of more requests that wait for one answer, the latest count. */
+export const MAX_NONCES = 16;
+
+const isInstance = (text: string): boolean => /^[0-9a-f]{16}$/.test(text);
+const isNonce = (text: string): boolean => /^[\w-]{16,64}$/.test(text);
+
 export type Request =
-  | { readonly kind: 'suspend' | 'resume' | 'toggle' }
+  | { readonly kind: 'suspend' | 'resume'; readonly nonce: string | undefined }
+  | { readonly kind: 'toggle' }
   /** A list of pids without the own one. */
   | { readonly kind: 'others' }
   | { readonly kind: 'unknown'; readonly why: string };
@@ -47,6 +88,24 @@ function trimmed(payload: Uint8Array): string {
   if (start < 0) return '';
   const end = text.indexOf('\0', start);
   return text.slice(start, end < 0 ? undefined : end).trimEnd();
+}
+
+/** What stands behind the first NUL of a payload: `key:value` pairs, separated by blanks. Padding has none. */
+function extrasOf(payload: Uint8Array): [key: string, value: string][] {
+  const text = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString('latin1');
+  const start = text.search(/[^\0\s]/);
+  const end = start < 0 ? -1 : text.indexOf('\0', start);
+  if (end < 0) return [];
+  const extras = text.slice(end + 1).matchAll(/([a-z]{1,20}):([\w-]{1,64})(?=[ \0]|$)/g);
+  return [...extras].slice(0, MAX_NONCES + 1).map(([, key = '', value = '']) => [key, value]);
+}
+
+const extra = (extras: readonly (readonly [string, string])[], name: string): string[] =>
+  extras.filter(([key]) => key === name).map(([, value]) => value);
+
+/** A request of our own tools. */
+export function requestOf(kind: 'suspend' | 'resume', nonce: string): string {
+  return `${kind}\0nonce:${nonce}`;
 }
 
 const TASK = /^(["']?)task\1\s*:\s+(["']?)([a-z]+)\2\s*(?:#.*)?$/;
@@ -73,7 +132,9 @@ export function parseRequest(payload: Uint8Array, id: string): Request {
   const text = trimmed(payload);
   if (text === '' || text === '*') return { kind: 'toggle' };
   const word = /^(["']?)(suspend|resume)\1$/.exec(text)?.[2] ?? taskOf(text);
-  if (word === 'suspend' || word === 'resume') return { kind: word };
+  if (word === 'suspend' || word === 'resume') {
+    return { kind: word, nonce: extra(extrasOf(payload), 'nonce').find(isNonce) };
+  }
   const ids = text.split(/\s+/);
   if (ids.every(isControlId)) {
     if (ids.includes(id)) return { kind: 'toggle' };
@@ -98,21 +159,48 @@ export interface Feedback {
 
 /** `<pid> : ALLOWED`, byte for byte as in the C fork. */
 export function feedback(id: string, { outcome, reason = '' }: Feedback): string {
-  const line = reason
-    .replace(/\p{Cc}+/gu, ' ')
-    .trim()
-    .slice(0, MAX_REASON_LENGTH);
+  const line = printable(reason.replace(/[\s\p{Cc}]+/gu, ' ').trim(), MAX_REASON_LENGTH);
   return outcome === 'FAILED' ? `${id} : FAILED ${line || 'no reason given'}` : `${id} : ${outcome}`;
 }
 
+/** What an answer has behind its NUL. @param nonces of the requests that it answers; none: nothing */
+export function proof(instance: string, nonces: readonly string[]): string {
+  return nonces.length === 0 ? '' : `\0instance:${instance}${nonces.map((nonce) => ` nonce:${nonce}`).join('')}`;
+}
+
+/** An answer, as it was received. */
+export interface Answer extends Feedback {
+  readonly id: string;
+  /** Undefined: of a C pscom, of a version without, or to a request without a nonce. */
+  readonly instance: string | undefined;
+  readonly nonces: readonly string[];
+}
+
 /** An answer of Isthmus or of a C pscom. @returns undefined: not an answer */
-export function parseFeedback(payload: Uint8Array): (Feedback & { readonly id: string }) | undefined {
+export function parseFeedback(payload: Uint8Array): Answer | undefined {
   if (payload.byteLength > MAX_STATUS_BYTES) return undefined;
   const text = trimmed(payload);
   const found = /^(\S{1,64}) : (ALLOWED|COMPLETED|FAILED)(?: (.*))?$/.exec(text);
   if (!found?.[1] || !isControlId(found[1])) return undefined;
   const reason = found[3] === undefined ? undefined : Buffer.from(found[3], 'latin1').toString();
-  return { id: found[1], outcome: found[2] as Outcome, reason };
+  const extras = extrasOf(payload);
+  return {
+    id: found[1],
+    outcome: found[2] as Outcome,
+    reason,
+    instance: extra(extras, 'instance').find(isInstance),
+    nonces: extra(extras, 'nonce').filter(isNonce),
+  };
+}
+
+/** Where a process runs, and since when: enough to see on the same kernel whether it still does. */
+export interface Origin {
+  /** Hash of the id of this boot of the kernel. */
+  readonly kernel: string;
+  /** Number of its pid namespace. */
+  readonly namespace: string;
+  /** When it started, in ticks since the boot. */
+  readonly started: string;
 }
 
 /** The retained message at the status topic. */
@@ -128,6 +216,7 @@ export interface Status {
   readonly plugins: Readonly<Record<string, string>>;
   /** Connections that are not listed. */
   readonly more?: number;
+  readonly origin?: Origin;
 }
 
 const STATES = ['inactive', 'requested', 'preparing', 'allowed', 'finished', 'resuming', 'offline'];
@@ -142,7 +231,7 @@ export function parseStatus(payload: Uint8Array): Status | undefined {
     return undefined;
   }
   if (typeof value !== 'object' || value === null) return undefined;
-  const { state, since, name, pid, plugins, more } = value;
+  const { state, since, name, pid, plugins, more, origin } = value;
   if (typeof state !== 'string' || !STATES.includes(state)) return undefined;
   const listed = typeof plugins === 'object' && plugins !== null ? Object.entries(plugins) : [];
   return {
@@ -152,7 +241,16 @@ export function parseStatus(payload: Uint8Array): Status | undefined {
     pid: Number.isSafeInteger(pid) ? (pid as number) : 0,
     plugins: Object.fromEntries(listed.filter(([, plugin]) => typeof plugin === 'string').slice(0, MAX_PLUGINS)),
     ...(Number.isSafeInteger(more) ? { more: more as number } : {}),
+    ...(isOrigin(origin)
+      ? { origin: { kernel: origin.kernel, namespace: origin.namespace, started: origin.started } }
+      : {}),
   };
+}
+
+function isOrigin(value: unknown): value is Origin {
+  if (typeof value !== 'object' || value === null) return false;
+  const { kernel, namespace, started } = value as Partial<Record<keyof Origin, unknown>>;
+  return [kernel, namespace, started].every((each) => typeof each === 'string' && /^[0-9a-f]{1,32}$/.test(each));
 }
 
 /** A connection, as the status lists it. */

@@ -2,10 +2,13 @@
 import type { Log } from '../base/log.js';
 import { ANY_PROC } from '../config/control-id.js';
 import type { Delivery } from './broker.js';
-import { idOfTopic, parseRequest } from './payload.js';
+import { parseRequest, partsOfTopic, type Request } from './payload.js';
 
 /** Deliveries to remember, so that a repeated one is recognised. */
 const MAX_SEEN = 64;
+
+/** A request to this process. */
+export type Acceptable = Extract<Request, { readonly kind: 'suspend' | 'resume' | 'toggle' }>;
 
 export class RequestFilter {
   readonly #id: string;
@@ -20,8 +23,9 @@ export class RequestFilter {
   }
 
   /** @returns undefined: ignored */
-  request(topic: string, payload: Uint8Array, delivery: Delivery): 'suspend' | 'resume' | 'toggle' | undefined {
-    const to = idOfTopic(topic);
+  request(topic: string, payload: Uint8Array, delivery: Delivery): Acceptable | undefined {
+    const { id: to, part } = partsOfTopic(topic) ?? {};
+    if (part !== 'request') return undefined;
     if (to !== ANY_PROC && to !== this.#id) return undefined;
     if (delivery.retain) {
       this.#log('warning', `a retained request at ${topic} is ignored: its age is unknown`);
@@ -40,7 +44,7 @@ export class RequestFilter {
       this.#log('info', `a request at ${topic} is ignored: it was delivered before`);
       return undefined;
     }
-    return request.kind;
+    return request;
   }
 
   /** Whether the delivery was passed on before. It is remembered from here on. */

@@ -1,5 +1,6 @@
 /** The retained status of a process: what it says, and when it is published. */
 import type { MigrationState } from '../api/migratable.js';
+import { ownOrigin } from './instance.js';
 import { MAX_PLUGINS, type Status, type StatusConnection } from './payload.js';
 
 /** A runtime, as the status describes it. */
@@ -55,6 +56,7 @@ export class StatusPublisher {
   }
 
   #status(): Status {
+    const origin = ownOrigin();
     const names = new Set<string>();
     const plugins: Record<string, string> = {};
     let count = 0;
@@ -72,6 +74,7 @@ export class StatusPublisher {
       pid: process.pid,
       plugins,
       ...(count > MAX_PLUGINS ? { more: count - MAX_PLUGINS } : {}),
+      ...(origin ? { origin } : {}),
     };
   }
 }

@@ -16,7 +16,7 @@
 
 import type { Migratable, MigrationState } from '../api/migratable.js';
 import type { Log } from '../base/log.js';
-import type { Feedback } from './payload.js';
+import { type Feedback, MAX_NONCES } from './payload.js';
 
 /** A runtime that takes part. */
 export interface Member {
@@ -26,8 +26,8 @@ export interface Member {
 }
 
 export interface SteeringEvents {
-  /** The answer of the process to a request. */
-  answer(feedback: Feedback): void;
+  /** The answer of the process to a request. @param nonces of the requests that it answers */
+  answer(feedback: Feedback, nonces: readonly string[]): void;
   /** The state may have changed. */
   changed(): void;
   readonly log: Log;
@@ -51,6 +51,8 @@ export class Steering {
   #onComplete: (() => void) | undefined;
   /** Whether runtimes that join are to be suspended as well. */
   #suspended = false;
+  /** Nonces of requests that are not answered yet. */
+  readonly #nonces: Record<'suspend' | 'resume', string[]> = { suspend: [], resume: [] };
 
   constructor(events: SteeringEvents) {
     this.#events = events;
@@ -100,12 +102,17 @@ export class Steering {
     if (this.#postponed.delete(member) && this.#postponed.size === 0) this.#onComplete?.();
   }
 
-  /** Never throws. The outcome is an answer. */
-  request(kind: 'suspend' | 'resume' | 'toggle'): void {
+  /** Never throws. The outcome is an answer. @param nonce comes back with the answer to this request */
+  request(kind: 'suspend' | 'resume' | 'toggle', nonce?: string): void {
     const { state } = this;
     const { log } = this.#events;
     const ignored = (): void => log('info', `request to ${kind} ignored: the process is ${state}`);
     log('info', `requested to ${kind}, ${state}`);
+    // A request that has no effect of its own is answered with the operation that is under way.
+    if (nonce !== undefined && kind !== 'toggle' && !(kind === 'resume' && state === 'inactive')) {
+      this.#nonces[kind].push(nonce);
+      if (this.#nonces[kind].length > MAX_NONCES) this.#nonces[kind].shift();
+    }
     switch (state) {
       case 'inactive':
         if (kind === 'resume') ignored();
@@ -119,16 +126,26 @@ export class Steering {
         else ignored();
         return;
       case 'allowed':
-        if (kind === 'suspend') this.#events.answer({ outcome: 'ALLOWED' });
+        if (kind === 'suspend') this.#answer('suspend', { outcome: 'ALLOWED' });
         else void this.#resume();
         return;
       case 'finished':
       case 'resuming':
         if (kind === 'suspend') this.#suspendAgain();
         else if (kind === 'resume' && this.#operation === undefined) void this.#resume();
-        else if (kind === 'resume' && this.#suspendNext) this.#suspendNext = false;
+        else if (kind === 'resume' && this.#suspendNext) this.#withdrawNext();
         else ignored();
     }
+  }
+
+  #answer(to: 'suspend' | 'resume', feedback: Feedback): void {
+    this.#events.answer(feedback, this.#nonces[to].splice(0));
+  }
+
+  /** The suspension that was to begin when the connections are back is not wanted any more. */
+  #withdrawNext(): void {
+    this.#suspendNext = false;
+    this.#nonces.suspend.length = 0;
   }
 
   #suspendAgain(): void {
@@ -150,12 +167,12 @@ export class Steering {
     // A resume that came meanwhile goes on instead.
     if (this.#operation === 'suspend') this.#operation = undefined;
     if (failure === undefined) {
-      this.#events.answer({ outcome: 'ALLOWED' });
+      this.#answer('suspend', { outcome: 'ALLOWED' });
       this.#events.changed();
       return;
     }
     this.#events.log('warning', `the suspension failed: ${failure}`);
-    this.#events.answer({ outcome: 'FAILED', reason: failure });
+    this.#answer('suspend', { outcome: 'FAILED', reason: failure });
     if (this.#operation === undefined) await this.#comeBack();
   }
 
@@ -177,12 +194,13 @@ export class Steering {
     const failure = await this.#each((runtime) => runtime.resume());
     if (failure === undefined) await this.#untilComplete();
     else this.#postponed.clear();
-    this.#events.answer(failure === undefined ? { outcome: 'COMPLETED' } : { outcome: 'FAILED', reason: failure });
+    this.#answer('resume', failure === undefined ? { outcome: 'COMPLETED' } : { outcome: 'FAILED', reason: failure });
     this.#ended();
   }
 
   #ended(): void {
     this.#operation = undefined;
+    this.#nonces.resume.length = 0;
     this.#events.changed();
     if (!this.#suspendNext) return;
     this.#suspendNext = false;

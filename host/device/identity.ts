@@ -14,7 +14,7 @@ export interface Identity {
 let boot: Uint8Array | undefined;
 
 /** UUID of this boot of the kernel, 16 bytes (proc(5)); zeros where there is none. */
-function bootId(): Uint8Array {
+export function bootId(): Uint8Array {
   if (!boot) {
     let text = '';
     try {

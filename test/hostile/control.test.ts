@@ -20,11 +20,12 @@ import { ask } from '../../host/control/client.js';
 import { controlFolder, pathOf } from '../../host/control/folder.js';
 import {
   feedback,
-  idOfTopic,
+  MAX_NONCES,
   MAX_PLUGINS,
   parseFeedback,
   parseRequest,
   parseStatus,
+  partsOfTopic,
 } from '../../host/control/payload.js';
 import { MAX_REQUEST_BYTES } from '../../host/control/socket.js';
 import { addonMissing } from '../../host/native/native.js';
@@ -52,7 +53,7 @@ for (const event of ['unhandledRejection', 'uncaughtException'] as const) {
 
 const PAYLOAD_SEEDS = [
   'suspend', 'resume', '*', '', '17 4711 12', 'task: suspend', '--- \ntask: "resume" # now\nother: 1\n', '4711\0\0\0   ',
-  '4711 : ALLOWED', '4711 : FAILED no room', 'any : COMPLETED',
+  'suspend\0nonce:abcdefghijklmnop_-0123', '4711 : ALLOWED\0instance:0123456789abcdef nonce:abcdefghijklmnop_-0123', '4711 : ALLOWED', '4711 : FAILED no room', 'any : COMPLETED',
   '{"state":"inactive","since":"2024-02-29T00:00:00Z","name":"x","pid":1,"plugins":{"a#1":"shm"},"more":3}',
 ].map((text) => Buffer.from(text)); // biome-ignore format: one line for one kind
 
@@ -82,7 +83,8 @@ function checkPayload(bytes: Uint8Array): void {
   const said = parseFeedback(bytes);
   if (said) {
     assert.ok(isControlId(said.id));
-    assert.not.match(feedback(said.id, said), /\p{Cc}/u);
+    assert.not.match(feedback(said.id, said), /\p{C}/u);
+    assert.ok(said.nonces.length <= MAX_NONCES);
   }
   const status = parseStatus(bytes);
   if (status) {
@@ -100,7 +102,7 @@ test(
       const bytes = mutate(base, PAYLOAD_SEEDS, [], random);
       try {
         checkPayload(bytes);
-        idOfTopic(bytes.toString('latin1'));
+        partsOfTopic(bytes.toString('latin1'));
       } catch (error) {
         throw new Error(`payload ${number} of seed ${seed}: ${(error as Error).stack}\n${bytes.toString('hex')}`);
       }

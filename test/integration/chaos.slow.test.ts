@@ -84,8 +84,8 @@ const called: Steering = {
 function steered(watcher: Watcher): Steering {
   const ask = async ({ id }: Worker, kind: 'suspend' | 'resume', until: Status['state']) => {
     const limit = performance.now() + 60_000 * slowness;
-    for (let i = 0; watcher.statuses.get(id)?.state !== until; i++) {
-      if (performance.now() > limit) throw new Error(`${id}: ${kind}: ${JSON.stringify(watcher.statuses.get(id))}`);
+    for (let i = 0; watcher.withId(id).at(-1)?.state !== until; i++) {
+      if (performance.now() > limit) throw new Error(`${id}: ${kind}: ${JSON.stringify(watcher.withId(id))}`);
       if (i % 100 === 0) await watcher.request(id, kind);
       await pause(20);
     }

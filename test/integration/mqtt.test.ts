@@ -42,20 +42,32 @@ async function until<T>(get: () => Promise<T> | T, holds: (value: T) => boolean,
 class Onlooker {
   readonly answers: string[] = [];
   readonly statuses = new Map<string, Status>();
+  /** What the broker keeps, by instance. */
+  readonly instances = new Map<string, Status & { readonly id: string }>();
   readonly client: MqttClient;
 
   private constructor(url: string) {
     this.client = connectMqtt(url, { reconnectPeriod: 100 });
     this.client.on('error', () => {});
     this.client.on('message', (topic, payload) => {
-      if (topic.endsWith('/status')) this.statuses.set(topic.split('/')[3] as string, JSON.parse(payload.toString()));
-      else this.answers.push(`${topic.split('/')[3]} ${payload.toString('latin1')}`);
+      const [, , , id = '', part, instance = ''] = topic.split('/');
+      if (part === 'request') return;
+      if (part === 'response') this.answers.push(`${id} ${payload.toString('latin1')}`);
+      // After the last status of a process, which stays here, the broker keeps none.
+      else if (payload.length === 0) this.instances.delete(instance);
+      else {
+        const status = JSON.parse(payload.toString()) as Status;
+        this.statuses.set(id, status);
+        this.instances.set(instance, { ...status, id });
+      }
     });
   }
 
   static async start(url: string): Promise<Onlooker> {
     const onlooker = new Onlooker(url);
-    await onlooker.client.subscribeAsync([`fast/pscom/${HOST}/+/response`, `fast/pscom/${HOST}/+/status`], { qos: 1 });
+    await onlooker.client.subscribeAsync([`fast/pscom/${HOST}/+/response`, `fast/pscom/${HOST}/+/status/+`], {
+      qos: 1,
+    });
     onlookers.add(onlooker);
     return onlooker;
   }
@@ -171,7 +183,7 @@ function main(): void {
         '-p',
         port,
         '-t',
-        `fast/pscom/${HOST}/${child.pid}/status`,
+        `fast/pscom/${HOST}/${child.pid}/status/+`,
         '-C',
         '1',
       ]);
@@ -409,10 +421,27 @@ function main(): void {
       assert.ok(last?.since);
       await killed.kill('SIGKILL');
       const will = await onlooker.state(killed, 'offline');
-      assert.equal(will, { state: 'offline', since: null, name: '', pid: killed.pid, plugins: {} });
-      // Retained: a later client sees it as well.
+      assert.equal(
+        { ...will, origin: undefined },
+        {
+          state: 'offline',
+          since: null,
+          name: '',
+          pid: killed.pid,
+          plugins: {},
+          origin: undefined,
+        },
+      );
+      // A later client sees what was lost, and nothing of an orderly end.
       const later = await Onlooker.start(broker.url);
-      await Promise.all([later.state(killed, 'offline'), later.state(left, 'offline')]);
+      await later.state(killed, 'offline');
+      assert.not.ok(later.statuses.has(String(left.pid)));
+      // A tool in the same pid namespace proves that the process has ended, and removes it.
+      assert.is((await printed(['status', '--broker', broker.url])).code, 0);
+      await until(
+        () => [...later.instances.values()],
+        (kept) => !kept.some(({ id }) => id === String(killed.pid)),
+      );
     }),
   );
 

@@ -45,6 +45,9 @@ export async function freePort(): Promise<number> {
 export interface TestBrokerOptions {
   readonly user?: string;
   readonly password?: string;
+  /** Each with its name as password, instead of `user`, and the access list. Only with mosquitto. */
+  readonly users?: readonly string[];
+  readonly acl?: readonly string[];
   /** PEM files for TLS. Only with mosquitto. */
   readonly tls?: { readonly ca: string; readonly cert: string; readonly key: string };
 }
@@ -78,15 +81,28 @@ export class TestBroker {
 
   /** On the same port as before; the broker keeps no state. */
   async start(): Promise<void> {
-    const { user, password, tls } = this.#options;
+    const { user, password, users = [], acl, tls } = this.#options;
+    const accounts = user === undefined ? users.map((name) => [name, name]) : [[user, password ?? '']];
     if (hasMosquitto) {
-      const lines = [`listener ${this.port} 127.0.0.1`, `allow_anonymous ${user === undefined}`, 'persistence false'];
+      const lines = [
+        `listener ${this.port} 127.0.0.1`,
+        `allow_anonymous ${accounts.length === 0}`,
+        'persistence false',
+      ];
       // Started by root it would switch to another user, without access to the files.
       if (process.getuid?.() === 0) lines.push('user root');
-      if (user !== undefined) {
+      if (accounts.length > 0) {
         const path = join(this.#folder, 'passwords');
-        spawnSync('mosquitto_passwd', ['-b', '-c', path, user, password ?? ''], { env: searchPath() });
+        writeFileSync(path, '');
+        for (const [name = '', word = ''] of accounts) {
+          spawnSync('mosquitto_passwd', ['-b', path, name, word], { env: searchPath() });
+        }
         lines.push(`password_file ${path}`);
+      }
+      if (acl) {
+        const path = join(this.#folder, 'access');
+        writeFileSync(path, `${acl.join('\n')}\n`);
+        lines.push(`acl_file ${path}`);
       }
       if (tls) lines.push(`cafile ${tls.ca}`, `certfile ${tls.cert}`, `keyfile ${tls.key}`);
       const config = join(this.#folder, 'mosquitto.conf');

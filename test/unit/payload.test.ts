@@ -6,13 +6,17 @@ import { maskBroker, readBroker } from '../../host/config/broker-url.js';
 import { isControlId } from '../../host/config/control-id.js';
 import {
   feedback,
-  idOfTopic,
+  MAX_NONCES,
   MAX_REQUEST_BYTES,
   MAX_STATUS_BYTES,
   parseFeedback,
   parseRequest,
   parseStatus,
+  partsOfTopic,
+  proof,
+  requestOf,
   topics,
+  whyNoLevel,
 } from '../../host/control/payload.js';
 import { timebox } from '../support/timebox.js';
 
@@ -25,9 +29,26 @@ test(
     assert.is(topics.requests('vm-1'), 'fast/pscom/vm-1/+/request');
     assert.is(topics.request('vm-1', 'any_proc'), 'fast/pscom/vm-1/any_proc/request');
     assert.is(topics.response('vm-1', '4711'), 'fast/pscom/vm-1/4711/response');
-    assert.is(topics.status('vm-1', '4711'), 'fast/pscom/vm-1/4711/status');
-    assert.is(idOfTopic('fast/pscom/vm-1/any_proc/request'), 'any_proc');
-    for (const topic of ['', 'fast/pscom/vm-1/request', 'a/b/c/d/e/f']) assert.is(idOfTopic(topic), undefined);
+    const instance = '0123456789abcdef';
+    assert.is(topics.status('vm-1', '4711', instance), `fast/pscom/vm-1/4711/status/${instance}`);
+    const parts = (id: string, part: string, known?: string) => ({ id, part, instance: known });
+    assert.equal(partsOfTopic('fast/pscom/vm-1/any_proc/request'), parts('any_proc', 'request'));
+    assert.equal(partsOfTopic('fast/pscom/vm-1/7/response'), parts('7', 'response'));
+    assert.equal(partsOfTopic('fast/pscom/vm-1/7/status'), parts('7', 'status'), 'of an older version');
+    assert.equal(partsOfTopic(topics.status('vm-1', '7', instance)), parts('7', 'status', instance));
+    for (const topic of [
+      '',
+      'fast/pscom/vm-1/request',
+      'a/b/c/d/e/f',
+      `fast/pscom/vm-1/7/request/${instance}`,
+      'fast/pscom/vm-1/7/status/',
+      'fast/pscom/vm-1/7/status/ABCDEF0123456789',
+      `fast/pscom/vm-1/7/status/${instance}/x`,
+    ]) {
+      assert.is(partsOfTopic(topic), undefined, topic);
+    }
+    for (const host of ['a', 'vm-1.example', 'ä ö', '.']) assert.is(whyNoLevel(host), undefined, host);
+    for (const host of ['', '+', 'a+b', '#', 'a#', '/', 'a/b', 'a\0']) assert.type(whyNoLevel(host), 'string', host);
   }),
 );
 
@@ -115,12 +136,58 @@ test(
     assert.is(feedback('a', { outcome: 'FAILED' }), 'a : FAILED no reason given');
     assert.ok(feedback('a', { outcome: 'FAILED', reason: 'x'.repeat(1e6) }).length < 1000);
     const read = (text: string) => parseFeedback(Buffer.from(text));
-    assert.equal(read('4711 : ALLOWED\0\0  \0'), { id: '4711', outcome: 'ALLOWED', reason: undefined });
-    assert.equal(read('a : FAILED es läuft'), { id: 'a', outcome: 'FAILED', reason: 'es läuft' });
+    const none = { instance: undefined, nonces: [] };
+    assert.equal(read('4711 : ALLOWED\0\0  \0'), { id: '4711', outcome: 'ALLOWED', reason: undefined, ...none });
+    assert.equal(read('a : FAILED es läuft'), { id: 'a', outcome: 'FAILED', reason: 'es läuft', ...none });
     for (const text of ['', 'ALLOWED', '4711: ALLOWED', '4711 : allowed', 'a b : ALLOWED', '+ : ALLOWED', 'a : DONE']) {
       assert.is(read(text), undefined, text);
     }
     assert.is(parseFeedback(new Uint8Array(MAX_STATUS_BYTES + 1)), undefined);
+  }),
+);
+
+test(
+  'a nonce stands where a C string has ended, in the request and in its answer',
+  timebox(5, () => {
+    const nonce = 'abcdefghijklmnop_-0123';
+    const instance = '0123456789abcdef';
+    const read = (text: string) => parseRequest(Buffer.from(text, 'latin1'), '4711');
+    for (const word of ['suspend', 'resume'] as const) {
+      const request = requestOf(word, nonce);
+      assert.equal(read(request), { kind: word, nonce });
+      assert.equal(read(`${request}\0 \0`), { kind: word, nonce }, 'padded');
+      // A C pscom copies the string, up to its NUL, to 50 bytes; it looks for numbers in it, and finds none.
+      assert.is(request.split('\0')[0], word);
+    }
+    assert.equal(read(`task: suspend\0nonce:${nonce}`), { kind: 'suspend', nonce });
+    for (const text of [
+      'suspend',
+      'suspend\0',
+      'suspend\0\0  \0',
+      `suspend nonce:${nonce}\0`,
+      'suspend\0nonce:short',
+    ]) {
+      assert.not.ok((read(text) as { nonce?: string }).nonce, JSON.stringify(text));
+    }
+    for (const bad of ['a b', 'x'.repeat(65), `${'x'.repeat(20)}/+`, `${'x'.repeat(20)}\n`]) {
+      assert.not.ok((read(`suspend\0nonce:${bad}`) as { nonce?: string }).nonce, bad);
+    }
+    const line = feedback('4711', { outcome: 'ALLOWED' });
+    assert.is(proof(instance, []), '', 'an answer to the C framework is that of the C fork');
+    const answer = line + proof(instance, [nonce, 'another-nonce-of-some-tool']);
+    assert.equal(parseFeedback(Buffer.from(answer)), {
+      id: '4711',
+      outcome: 'ALLOWED',
+      reason: undefined,
+      instance,
+      nonces: [nonce, 'another-nonce-of-some-tool'],
+    });
+    // In the reason it is text.
+    const failed = parseFeedback(Buffer.from(`4711 : FAILED \u2028no instance:${instance} nonce:${nonce}`));
+    assert.equal([failed?.instance, failed?.nonces], [undefined, []]);
+    assert.not.match(feedback('a', { outcome: 'FAILED', reason: `a\0nonce:${nonce} \u202e` }), /[\0\u202e]/);
+    const many = parseFeedback(Buffer.from(line + proof(instance, Array<string>(1000).fill(nonce))));
+    assert.ok((many?.nonces.length ?? 0) <= MAX_NONCES);
   }),
 );
 
@@ -137,6 +204,19 @@ test(
       plugins: { '7-0#1': 'tcp' },
     };
     assert.equal(read(whole), whole);
+    const origin = { kernel: '0123456789abcdef', namespace: '4026531836', started: '12345' };
+    assert.equal(read({ ...whole, origin: { ...origin, more: 1 } }), { ...whole, origin });
+    for (const bad of [
+      null,
+      7,
+      'x',
+      {},
+      { ...origin, kernel: '\x1b[2J' },
+      { ...origin, started: 1 },
+      { ...origin, namespace: '1'.repeat(99) },
+    ]) {
+      assert.equal(read({ ...whole, origin: bad }), whole);
+    }
     assert.equal(read({ state: 'offline' }), { state: 'offline', since: null, name: '', pid: 0, plugins: {} });
     assert.equal(read({ ...whole, since: 'x', pid: '7', name: 3, plugins: { a: 1, b: 'tcp' } }), {
       state: 'allowed',

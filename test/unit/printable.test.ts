@@ -52,9 +52,10 @@ function hostileIn(text: string, lines = false): string[] {
     .map((point) => point.toString(16));
 }
 
-/** Each hostile code point between letters, and some that are used in attacks together. */
+const within = (point: number) => `a${String.fromCodePoint(point)}b`;
+/** Hostile code points of each kind between letters, and some that are used in attacks together. */
 const TEXTS = [
-  ...POINTS.map((point) => `a${String.fromCodePoint(point)}b`),
+  ...HOSTILE.flatMap(([from, to]) => [within(from), within(to)]),
   'x\n2026-01-01 isthmus root[1] error: forged',
   '\x1b[2J\x1b]0;title\x07',
   '\u202egnp.exe',
@@ -90,10 +91,12 @@ function written(act: () => void, isTTY = false): { stdout: string; stderr: stri
 test(
   'one line, bounded, and letters of all scripts as they are',
   timebox(20, () => {
-    for (const text of TEXTS) assert.equal(hostileIn(printable(text)), [], JSON.stringify(text));
+    for (const text of [...TEXTS, ...POINTS.map(within)]) {
+      assert.equal(hostileIn(printable(text)), [], JSON.stringify(text));
+    }
     for (const text of ['naïve', 'Ωmega', '日本語', 'שלום', 'हिन्दी', '🙂', 'a\u0301\u0323', '…→─'])
       assert.is(printable(text), text);
-    assert.is(printable('a\nb'), 'a?b');
+    assert.is(printable('a\r\n\tb\u2028c\0'), 'a b c?');
     assert.is(printableLines('a\nb\r\u2028c'), 'a\nb??c');
     assert.is(printable('x'.repeat(1e6)).length, MAX_PRINTABLE);
     assert.is(printable('abcdef', 4), 'abc…');
@@ -119,23 +122,21 @@ test(
     const folder = mkdtempSync(join(tmpdir(), 'isthmus-test-printable-'));
     try {
       const path = join(folder, 'log');
-      for (const [i, text] of TEXTS.entries()) {
+      for (const text of TEXTS) {
         const say = (shown: string, lines = true) =>
           assert.equal(hostileIn(shown, lines), [], `${JSON.stringify(text)} → ${JSON.stringify(shown)}`);
-        // The log: a sink, standard error, and (less often, for time) a file; text in the line, and in the name.
+        // The log: a sink, standard error, and a file; text in the line, and in the name.
         const lines: string[] = [];
         makeLog(4, text, { sink: (_, line) => lines.push(line) })('warning', `peer '${text}'`);
         say(lines.join(), false);
         const { stderr } = written(() => makeLog(4, text)('warning', `peer '${text}'`));
         say(stderr);
         assert.is(stderr.split('\n').length, 2, 'one line of the log is one line');
-        if (i % 20 === 0 || i >= POINTS.length) {
-          rmSync(path, { force: true });
-          makeLog(4, text, { path })('warning', text);
-          const file = readFileSync(path, 'utf8');
-          say(file);
-          assert.is(file.split('\n').length, 2);
-        }
+        rmSync(path, { force: true });
+        makeLog(4, text, { path })('warning', text);
+        const file = readFileSync(path, 'utf8');
+        say(file);
+        assert.is(file.split('\n').length, 2);
         // Errors: as an application prints them, and as the command line does.
         const error = new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', `peer '${text}'`, { path: text });
         say(error.message, false);

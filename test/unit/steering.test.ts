@@ -9,10 +9,14 @@ import { timebox } from '../support/timebox.js';
 
 function scene(count: number, postpone = false) {
   const answers: string[] = [];
+  const nonces: (readonly string[])[] = [];
   const states: string[] = [];
   const lines: string[] = [];
   const steering: Steering = new Steering({
-    answer: (said) => answers.push(feedback('7', said)),
+    answer: (said, to) => {
+      answers.push(feedback('7', said));
+      nonces.push(to);
+    },
     changed: () => {
       if (states.at(-1) !== steering.state) states.push(steering.state);
     },
@@ -36,7 +40,7 @@ function scene(count: number, postpone = false) {
     assert.is(answers.length, number, answers.join('; '));
     return answers;
   };
-  return { steering, runtimes, members, answers, states, lines, until, answered };
+  return { steering, runtimes, members, answers, nonces, states, lines, until, answered };
 }
 
 test(
@@ -52,6 +56,49 @@ test(
     steering.request('resume');
     assert.equal(await answered(2), ['7 : ALLOWED', '7 : COMPLETED']);
     assert.equal(states.slice(3), ['resuming', 'inactive']);
+  }),
+);
+
+test(
+  'an answer names the nonces of the requests that it answers, and of no others',
+  timebox(20, async () => {
+    const { steering, runtimes, nonces, answered, until } = scene(1);
+    const [runtime] = runtimes as [StandIn];
+    steering.request('resume', 'nothing to do');
+    steering.request('suspend', 'a');
+    steering.request('suspend', 'b');
+    steering.request('suspend');
+    await answered(1);
+    assert.equal(nonces.at(-1), ['a', 'b']);
+    steering.request('suspend', 'c');
+    await answered(2);
+    assert.equal(nonces.at(-1), ['c'], 'suspended already');
+    steering.request('resume', 'd');
+    steering.request('resume', 'e');
+    await answered(3);
+    assert.equal(nonces.at(-1), ['d', 'e']);
+    // A resume stops the suspension: each has its answer.
+    runtime.delay.suspend = 5000;
+    steering.request('suspend', 'f');
+    await until(() => runtime.migration === 'preparing');
+    steering.request('resume', 'g');
+    assert.is((await answered(5))[3], '7 : FAILED a resume came first');
+    assert.equal(nonces.slice(3), [['f'], ['g']]);
+    runtime.delay = { suspend: 10, resume: 100 };
+    steering.request('suspend', 'h');
+    await answered(6);
+    steering.request('resume', 'i');
+    await until(() => runtime.migration === 'resuming');
+    // A suspension that is to follow, and is withdrawn, is not answered; nor by a later answer.
+    steering.request('suspend', 'j');
+    steering.request('resume', 'k');
+    await answered(7);
+    steering.request('toggle', 'not of a toggle');
+    await answered(8);
+    assert.equal(nonces.slice(5), [['h'], ['i', 'k'], []]);
+    for (let i = 0; i < 1000; i++) steering.request('suspend', `n${i}`);
+    await answered(1008);
+    assert.ok(nonces.every((each) => each.length <= 16));
   }),
 );
 

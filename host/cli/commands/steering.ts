@@ -22,9 +22,11 @@ export interface HostOptions extends BrokerOptions {
 }
 
 /** The options of each command that reaches the processes of one host. */
-export function withHost(command: Command): Command {
+/** @param asks whether the command waits for answers of processes */
+export function withHost(command: Command, asks = true): Command {
   return withBroker(
     command.option('--host <HOST>', 'the host name, as the processes on that host see it', hostName, hostname()),
+    asks,
   );
 }
 
@@ -37,12 +39,12 @@ const COLUMNS = [
   { title: '' },
 ];
 
-function cells({ id, name, state, answer, reason = '', milliseconds }: Participant): string[] {
-  return [id, name, state, answer ?? '…', milliseconds === undefined ? '' : `${milliseconds} ms`, reason];
+function cells({ label, name, state, answer, reason = '', milliseconds }: Participant): string[] {
+  return [label, name, state, answer ?? '…', milliseconds === undefined ? '' : `${milliseconds} ms`, reason];
 }
 
-function line({ id, name, answer, reason, milliseconds }: Participant): string {
-  const process = name === '' ? id : `${id} ${name}`;
+function line({ label, name, answer, reason, milliseconds }: Participant): string {
+  const process = name === '' ? label : `${label} ${name}`;
   const result = [answer, reason].filter((part) => part !== undefined).join(' ');
   return `${process}: ${result}${milliseconds === undefined ? '' : ` after ${milliseconds} ms`}\n`;
 }
@@ -55,16 +57,15 @@ async function steerHost(kind: RequestKind, options: HostOptions): Promise<numbe
   await using processes = await Processes.open({ ...brokerOf(options), host });
   const all = await processes.ask(kind, { pid, wait, stop, show: (rows) => table.show(rows) });
   if (all.length === 0) {
-    throw new CliError(
-      `no process on ${host} takes part`,
-      "Start the process with PSP_SUSPEND_RESUME=1 and this broker; 'isthmus status' lists the processes that take part.",
-    );
+    throw await processes.whyNone(host);
   }
   const good = all.filter((participant) => participant.good).length;
   if (json) {
-    const plain = all.map(({ id, name, state, answer = null, reason = null, milliseconds = null, good: ok }) => {
-      return { id, name, state, answer, reason, milliseconds, good: ok };
-    });
+    const plain = all.map(
+      ({ id, instance = null, name, state, answer = null, verified, reason = null, milliseconds = null, good: ok }) => {
+        return { id, instance, name, state, answer, verified, reason, milliseconds, good: ok };
+      },
+    );
     printJson(plain);
   } else {
     print(`isthmus: ${good} of ${all.length} ${kind === 'suspend' ? 'suspended' : 'running'}\n`);

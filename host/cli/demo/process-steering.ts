@@ -36,8 +36,8 @@ export class ProcessSteering {
       broker,
       host: hostname(),
       log: brokerLog,
-      answer: (id, answer) => {
-        if (id === String(pid)) answers.push({ ...answer, at: monotonicMs() });
+      answer: (answer) => {
+        if (answer.id === String(pid)) answers.push({ ...answer, at: monotonicMs() });
       },
     });
     return new ProcessSteering(watcher, String(pid), signal, answers);
@@ -45,7 +45,8 @@ export class ProcessSteering {
 
   /** Wait until the process accepts requests. */
   async ready(): Promise<void> {
-    await this.#until(() => this.#watcher.statuses.get(this.#id)?.state === 'inactive' || undefined, 'no status');
+    const inactive = () => this.#watcher.withId(this.#id).some(({ state }) => state === 'inactive') || undefined;
+    await this.#until(inactive, 'no status');
   }
 
   /** @returns the times of the request and of the answer. @throws CliError unless the answer reports success */

@@ -16,6 +16,7 @@ export interface BrokerOptions {
   readonly ca?: string;
   readonly cert?: string;
   readonly key?: string;
+  readonly unverified?: true;
 }
 
 function pids(text: string, before: readonly string[] = []): string[] {
@@ -29,20 +30,26 @@ function broker(text: string): string {
   return text;
 }
 
-export function withBroker(command: Command): Command {
-  return command
+/** @param asks whether the command waits for answers of processes */
+export function withBroker(command: Command, asks = true): Command {
+  command
     .option('--pid <PID...>', 'only these processes, by pid or control id (default: all that accept requests)', pids)
     .option('--broker <URL>', 'the MQTT broker (default: PSP_MQTT_BROKER)', broker)
     .option('--ca <FILE>', 'certificates that the TLS certificate of the broker is verified against (PEM)')
     .option('--cert <FILE>', 'client certificate, for a broker that asks for one (PEM)')
     .option('--key <FILE>', 'private key of the client certificate (PEM)');
+  if (!asks) return command;
+  return command.option(
+    '--unverified',
+    'count answers without the nonce of the request: of a C pscom, an older version, or any client that may publish',
+  );
 }
 
-export function brokerOf(options: BrokerOptions): { broker: string; mqtt: MqttOptions } {
+export function brokerOf(options: BrokerOptions): { broker: string; mqtt: MqttOptions; unverified: boolean } {
   const configured = explain().find(({ name }) => name === 'broker')?.value;
   const read = (path: string | undefined) => (path === undefined ? undefined : readFileSync(path));
   const mqtt = { ca: read(options.ca), cert: read(options.cert), key: read(options.key) };
-  return { broker: options.broker ?? String(configured), mqtt };
+  return { broker: options.broker ?? String(configured), mqtt, unverified: options.unverified ?? false };
 }
 
 /** Prints what happens to the connection to the broker later; a failure to connect at first is an error. */
