@@ -165,6 +165,12 @@ export const ERRORS = {
     action:
       'Start a broker (`isthmus broker`), or correct `--broker` or `PSP_MQTT_BROKER`, the credentials and the certificates.',
   },
+  ERR_ISTHMUS_CONTROL_FOLDER: {
+    cause:
+      'The folder of the control sockets of this user is not safe to use: others could reach the sockets, or put their own there.',
+    action:
+      'Do what the message says, or set `XDG_RUNTIME_DIR` to a folder of this user. Runtimes without a control socket run as before; `isthmus ps` does not list them.',
+  },
   ERR_ISTHMUS_RMA_DENIED: {
     cause:
       'The peer refused to have its memory read or written: the token is unknown or withdrawn, the range is beyond its end, or the token does not give that right.',

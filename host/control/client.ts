@@ -78,7 +78,7 @@ export interface Found {
 
 /**
  * The runtimes of this user, ordered by their ids. It removes the sockets of dead processes.
- * @throws ERR_ISTHMUS_SYSCALL: the folder belongs to another user, or is open to others
+ * @throws ERR_ISTHMUS_CONTROL_FOLDER: the folder belongs to another user, or is open to others
  */
 export async function findRuntimes(): Promise<Found[]> {
   const folder = controlFolder();

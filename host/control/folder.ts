@@ -41,23 +41,31 @@ export function idOf(file: string): string | undefined {
 /**
  * Make sure that no other user can create files there.
  * @returns false: it does not exist
- * @throws ERR_ISTHMUS_SYSCALL: it is a link, belongs to another user, or is open to others
+ * @throws ERR_ISTHMUS_CONTROL_FOLDER: it is a link, belongs to another user, or is open to others
  */
 export function checkFolder(folder: string): boolean {
   const found = lstatSync(folder, { throwIfNoEntry: false });
   if (!found) return false;
   const wrong = (what: string): never => {
-    throw new IsthmusError('ERR_ISTHMUS_SYSCALL', `${folder} is not used for control sockets: ${what}`, {
+    throw new IsthmusError('ERR_ISTHMUS_CONTROL_FOLDER', `${folder} is not used for control sockets: ${what}`, {
       path: folder,
     });
   };
-  if (!found.isDirectory()) wrong('it is not a folder');
-  if (found.uid !== process.geteuid?.()) wrong(`it belongs to user ${found.uid}`);
-  if ((found.mode & 0o077) !== 0) wrong(`others may use it (mode 0${(found.mode & 0o777).toString(8)}, not 0700)`);
+  const uid = process.geteuid?.();
+  if (!found.isDirectory()) wrong('it is not a folder; remove it');
+  if (found.uid !== uid) {
+    wrong(
+      `it belongs to user ${found.uid}, and this process runs as user ${uid}; set XDG_RUNTIME_DIR to a folder of user ${uid} ` +
+        '(sudo and su may have kept that of the other user), or remove the folder if it should not be there',
+    );
+  }
+  if ((found.mode & 0o077) !== 0) {
+    wrong(`others may use it (mode 0${(found.mode & 0o777).toString(8)}, not 0700); run: chmod 700 ${folder}`);
+  }
   return true;
 }
 
-/** Create the folder if it does not exist. @throws ERR_ISTHMUS_SYSCALL, or what `mkdir` throws */
+/** Create the folder if it does not exist. @throws ERR_ISTHMUS_CONTROL_FOLDER, or what `mkdir` throws */
 export function makeFolder(folder: string): void {
   try {
     mkdirSync(folder, { mode: 0o700 });

@@ -15,10 +15,10 @@
  * The client belongs to the same user, but its input is not trusted: the size and the time of a request are limited, and so
  * is the number of clients. The socket does not keep the process alive.
  */
-import { chmodSync, existsSync, rmSync } from 'node:fs';
+import { chmodSync, lstatSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { threadId } from 'node:worker_threads';
-import { IsthmusError } from '../base/errors.js';
+import { IsthmusError, messageOf } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import { controlFolder, MAX_PATH_BYTES, makeFolder, pathOf } from './folder.js';
 
@@ -42,6 +42,9 @@ export function newId(): string {
   return `${process.pid}${threadId === 0 ? '' : `.${threadId}`}-${count++}`;
 }
 
+/** Whether there is a file of that name, or a link that leads nowhere. */
+const isTaken = (path: string): boolean => lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+
 /** Sockets to remove when the process ends without closing its runtimes. */
 const left = new Set<string>();
 let watching = false;
@@ -61,6 +64,8 @@ export class ControlSocket {
   readonly #handlers: RequestHandlers;
   readonly #server: Server;
   readonly #clients = new Set<Socket>();
+  /** Whether another process has this name: it is tried with the next one, and nothing is logged. */
+  #taken = false;
 
   private constructor(id: string, path: string, handlers: RequestHandlers, log: Log) {
     this.id = id;
@@ -68,16 +73,22 @@ export class ControlSocket {
     this.#handlers = handlers;
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#serve(socket));
     this.#server.maxConnections = MAX_CLIENTS;
-    this.#server.on('error', (error) => log('info', `control socket: ${error.message}`));
+    this.#server.on('error', (error) => {
+      if (!this.#taken) log('info', `no control socket: ${error.message}`);
+    });
     // Without `exclusive` the primary of a cluster would listen.
     this.#server.listen({ path, exclusive: true });
     this.#server.unref();
-    if (!this.#server.listening) return; // 'error' follows.
+    if (!this.#server.listening) {
+      // 'error' follows.
+      this.#taken = isTaken(path);
+      return;
+    }
     removeAtExit(path);
     chmodSync(path, 0o600);
   }
 
-  /** Serve. It waits for nothing. @returns undefined: not possible; the reason is logged at `info` */
+  /** Serve. It waits for nothing. @returns undefined: not possible; the reason is logged */
   static open(handlers: RequestHandlers, log: Log): ControlSocket | undefined {
     try {
       const folder = controlFolder();
@@ -86,18 +97,27 @@ export class ControlSocket {
       if (bytes > MAX_PATH_BYTES) {
         log(
           'info',
-          `no control socket: the path ${pathOf(folder, id)} has ${bytes} bytes, at most ${MAX_PATH_BYTES} fit`,
+          `no control socket: the path ${pathOf(folder, id)} has ${bytes} bytes, at most ${MAX_PATH_BYTES} fit; set a shorter XDG_RUNTIME_DIR, or PSP_CONTROL=0`,
         );
         return undefined;
       }
       makeFolder(folder);
-      // A socket of that name was left by a process with the same pid, or belongs to one in another pid namespace.
-      for (let i = 0; i < MAX_TRIES && existsSync(pathOf(folder, id)); i++) id = newId();
-      return new ControlSocket(id, pathOf(folder, id), handlers, log);
+      for (let i = 0; i < MAX_TRIES; i++, id = newId()) {
+        // A socket of that name was left by a process with the same pid, or belongs to one in another pid namespace.
+        if (isTaken(pathOf(folder, id))) continue;
+        const socket = new ControlSocket(id, pathOf(folder, id), handlers, log);
+        // Two processes with one pid may have looked at the same moment: only one of them has bound the name.
+        if (!socket.#taken) return socket;
+      }
+      log(
+        'warning',
+        `no control socket: ${folder} has a file for each of ${MAX_TRIES} names; remove those of dead processes`,
+      );
     } catch (error) {
-      log('info', `no control socket: ${(error as Error).message}`);
-      return undefined;
+      // What is wrong with the folder may be the work of another user.
+      log(error instanceof IsthmusError ? 'warning' : 'info', `no control socket: ${messageOf(error)}`);
     }
+    return undefined;
   }
 
   /** Idempotent. */

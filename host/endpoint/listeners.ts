@@ -102,7 +102,7 @@ export class Listeners {
         if (!this.#callbacks.resumed(connected)) accepted(openLink(connected), routeOf(connected));
       },
       onHandshakeError: (error, address) => events.failed('accept', address, error),
-      log: (line) => log('warning', line),
+      log: (line, level = 'warning') => log(level, line),
     });
     if (this.#state.closed) {
       await listener.close();

@@ -3,11 +3,13 @@
 import { type BlockList, createServer, isIPv6, type Server, type Socket } from 'node:net';
 import type { ConInfo, Peer } from '../api/peer.js';
 import { IsthmusError, messageOf } from '../base/errors.js';
+import type { Level } from '../base/log.js';
 import { ignoreError } from '../base/sockets.js';
 import type { PluginRegistry } from '../plugins/registry.js';
 import { type AcceptingOptions, AcceptingPrecon } from './accepting.js';
 import { type Attachment, attach, type Connected } from './attach.js';
 import type { PreconLimits } from './precon.js';
+import { Probes } from './probes.js';
 import { HANDSHAKE_TIMEOUT_MS, remoteAddress } from './sockets.js';
 
 /** Default limit of handshakes under way at one listener. */
@@ -46,7 +48,8 @@ export interface ListenerOptions {
   onAgreed(connected: Connected): void;
   /** A handshake failed. The listener goes on. */
   onHandshakeError?(error: IsthmusError, address: Peer['address']): void;
-  readonly log?: ((line: string) => void) | undefined;
+  /** Lines are warnings, unless a level is given. */
+  readonly log?: ((line: string, level?: Level) => void) | undefined;
 }
 
 /** A listening socket. Made by {@link Listener.open}. */
@@ -54,6 +57,7 @@ export class Listener {
   readonly #options: ListenerOptions;
   readonly #server: Server;
   readonly #handshakes = new Set<Attachment>();
+  readonly #probes = new Probes();
   /** Sockets that connected while the listener was held, and have not begun their handshakes. Nothing is read from them. */
   readonly #waiting: Socket[] = [];
   #held = false;
@@ -212,7 +216,7 @@ export class Listener {
         (outcome) => {
           ended = true;
           if (outcome.kind === 'agreed') this.#agreed(outcome);
-          else if (outcome.kind === 'failed') this.#failed(outcome.error, address);
+          else if (outcome.kind === 'failed') this.#failed(outcome.error, address, isProbe(socket, outcome.error));
           this.#handshakeEnded(attachment);
         },
       );
@@ -244,9 +248,12 @@ export class Listener {
     }
   }
 
-  #failed(error: IsthmusError, address: Peer['address']): void {
+  #failed(error: IsthmusError, address: Peer['address'], probe = false): void {
     if (!this.#open) return;
-    this.#log(`handshake with ${nameOf(address)} failed: ${error.message} (${error.code})`);
+    if (probe && address) {
+      const { level, line } = this.#probes.note(address.host);
+      this.#log(line, level);
+    } else this.#log(`handshake with ${nameOf(address)} failed: ${error.message} (${error.code})`);
     try {
       this.#options.onHandshakeError?.(error, address);
     } catch (thrown) {
@@ -255,13 +262,18 @@ export class Listener {
   }
 
   /** A callback that throws must not end the service: strangers cause these lines. */
-  #log(line: string): void {
+  #log(line: string, level?: Level): void {
     try {
-      this.#options.log?.(line);
+      this.#options.log?.(line, level);
     } catch {
       // No one is left to report it to.
     }
   }
+}
+
+/** Whether the peer has closed the connection before it had sent a byte. */
+function isProbe(socket: Socket, { code }: IsthmusError): boolean {
+  return socket.bytesRead === 0 && code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED';
 }
 
 function nameOf(address: Peer['address']): string {

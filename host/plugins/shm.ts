@@ -175,7 +175,11 @@ export class ShmPlugin implements Plugin {
   accept(channel: AttemptChannel): Attempt {
     const { address } = channel;
     if (!address || !isOwn(address.host)) {
-      throw new Error(`the peer is not on this host (${address?.host ?? 'it is gone'})`);
+      if (!address) throw new Error('the peer is gone');
+      throw new Error(
+        `the address of the peer, ${address.host}, is none of this host: a region of shm is for processes of one host and ` +
+          'one network (peers that share memory without it need a region that both name in PSP_IVSHMEM_REGIONS)',
+      );
     }
     const { ringSize, guard } = this.#options;
     return new ShmAttempt(channel, this.#lease(), (region) => ({

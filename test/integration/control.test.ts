@@ -1,5 +1,5 @@
 /** Seeing inside: control sockets, the commands that use them, and the events on diagnostics_channel. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
 import {
@@ -520,6 +520,88 @@ function main(): void {
   );
 
   test(
+    'processes with the same pid that open their sockets in one folder at one time: each has a name of its own',
+    timebox(60, async () => {
+      // A name that another process binds between the look and the bind: to the look it is not there, as a link to nothing.
+      const before = await here();
+      await before.close();
+      const taken = Number(before.id.split('-')[1]);
+      const link = join(sockets, `${process.pid}-${taken + 1}.sock`);
+      symlinkSync(join(home, 'nothing'), link);
+      try {
+        const runtime = await here();
+        assert.is((await inspect(runtime.id)).name, 'here');
+        assert.not.ok(link.endsWith(`/${runtime.id}.sock`));
+        await runtime.close();
+        assert.ok(
+          readdirSync(sockets).includes(`${process.pid}-${taken + 1}.sock`),
+          'what is another one is left alone',
+        );
+      } finally {
+        rmSync(link, { force: true });
+      }
+      if (spawnSync('unshare', ['-p', '-f', '--mount-proc', 'true']).status !== 0) {
+        console.log('! no pid namespace can be made (unshare -p): processes with one pid are NOT TESTED');
+        return;
+      }
+      const under = ['unshare', '-p', '-f', '--mount-proc', '--kill-child'];
+      const options = only('', { name: 'first', control: true });
+      const children = Array.from({ length: 6 }, () => Child.start(import.meta.url, 'runtime', options, { under }));
+      await Promise.all(children.map((child) => child.event('ready')));
+      const ids = await Promise.all(children.map((child) => child.call<string>('id')));
+      assert.is(new Set(ids).size, children.length, ids.join(' '));
+      assert.ok(ids.every((id) => /^1-\d+$/.test(id)));
+      const listed = (await ps()).filter((row) => row.startsWith('first '));
+      assert.equal(listed.sort(), ids.map((id) => `first ${id}`).sort());
+      const ambiguous = await printed(['inspect', '1']);
+      assert.is(ambiguous.code, 1, 'a pid that several have names none of them');
+      await Promise.all(children.map((child) => child.call('close')));
+      // They end by themselves: a signal would reach `unshare` first, and its child a moment later.
+      for (const child of children) child.process.disconnect();
+      await Promise.all(children.map((child) => child.exited));
+    }),
+  );
+
+  test(
+    'probes of a load balancer: one line at info, whatever their number; a peer that says something wrong is a warning',
+    timebox(60, async () => {
+      const lines: string[] = [];
+      const runtime = await here({ debug: 3, log: (level, line) => lines.push(`${level} ${line}`) });
+      const { port } = await runtime.listen({}, () => {});
+      const failures: unknown[] = [];
+      const failed = (event: unknown) => failures.push(event);
+      subscribe('isthmus:handshake:failed', failed);
+      const probe = async (bytes: string, reset: boolean) => {
+        const socket = connect(port, '127.0.0.1');
+        socket.on('error', () => {});
+        await once(socket, 'connect');
+        if (bytes !== '') await new Promise<void>((sent) => socket.write(bytes, () => sent()));
+        if (reset) socket.resetAndDestroy();
+        else socket.end();
+        await once(socket, 'close');
+      };
+      for (let i = 0; i < 20; i++) await probe('', i % 2 === 0);
+      await until(
+        () => failures.length,
+        (count) => count === 20,
+      );
+      unsubscribe('isthmus:handshake:failed', failed);
+      const about = lines.filter((line) => /127\.0\.0\.1/.test(line) && !/listen/.test(line));
+      assert.is(about.length, 1, about.join('\n'));
+      assert.match(
+        about[0] ?? '',
+        /^info 127\.0\.0\.1 has connected and closed without a byte, as a health probe does/,
+      );
+      await probe('GET / HTTP/1.0\r\n\r\n', false);
+      await until(
+        () => lines.some((line) => /^warning handshake with 127\.0\.0\.1:\d+ failed/.test(line)),
+        (seen) => seen,
+      );
+      await runtime.close();
+    }),
+  );
+
+  test(
     'a folder with access for other users is not used',
     timebox(30, async () => {
       const before = { ...process.env };
@@ -540,24 +622,28 @@ function main(): void {
         assert.equal(await ps(), []);
 
         chmodSync(folder, 0o750);
-        assert.match(await attempt(), /^info .*others may use it \(mode 0750, not 0700\)/);
+        assert.match(await attempt(), /^warning .*others may use it \(mode 0750, not 0700\); run: chmod 700 /);
         assert.equal(readdirSync(folder), []);
         const { code, stderr } = await printed(['ps']);
         assert.is(code, 1);
-        assert.match(stderr, /others may use it/);
+        assert.match(stderr, /others may use it .*run: chmod 700 .*\(ERR_ISTHMUS_CONTROL_FOLDER\)/);
+        assert.not.match(stderr, /EMFILE|ulimit/);
 
         rmSync(folder, { recursive: true });
         const elsewhere = join(home, 'elsewhere');
         mkdirSync(elsewhere, { mode: 0o700 });
         symlinkSync(elsewhere, folder);
-        assert.match(await attempt(), /^info .*is not a folder/);
+        assert.match(await attempt(), /^warning .*is not a folder; remove it/);
         assert.equal(readdirSync(elsewhere), []);
         rmSync(folder);
 
         if (process.getuid?.() === 0) {
           mkdirSync(folder, { mode: 0o700 });
           chownSync(folder, 65534, 65534);
-          assert.match(await attempt(), /^info .*belongs to user 65534/);
+          assert.match(
+            await attempt(),
+            /^warning .*belongs to user 65534, and this process runs as user 0; set XDG_RUNTIME_DIR/,
+          );
           assert.equal(readdirSync(folder), []);
         } else {
           console.log('not root: the folder of another user is not tested');
@@ -566,7 +652,10 @@ function main(): void {
         const long = join(home, 'x'.repeat(90));
         mkdirSync(long);
         process.env['XDG_RUNTIME_DIR'] = long;
-        assert.match(await attempt(), /^info no control socket: the path .* at most \d+ fit$/);
+        assert.match(
+          await attempt(),
+          /^info no control socket: the path .* at most \d+ fit; set a shorter XDG_RUNTIME_DIR/,
+        );
 
         process.env['XDG_RUNTIME_DIR'] = join(home, 'missing');
         assert.match(await attempt(), /^info no control socket: ENOENT/);
