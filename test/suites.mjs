@@ -18,6 +18,7 @@ export const suites = {
   'hostile/core.slow.test.ts': { limitSeconds: 600, onlyWithAll: true },
   'hostile/core.test.ts': { limitSeconds: 600 },
   'hostile/region.test.ts': { limitSeconds: 900, onlyWithAll: true },
+  'hostile/users.test.ts': { limitSeconds: 400 },
 
   // It wants both processors for what it measures.
   'integration/bench.test.ts': { alone: true, limitSeconds: 500, onlyWithAll: true },
