@@ -41,6 +41,7 @@ export const suites = {
   'integration/plugins.test.ts': { limitSeconds: 400, onlyWithAll: true },
   'integration/resources.test.ts': { limitSeconds: 200 },
   'integration/rma.test.ts': { limitSeconds: 200 },
+  'integration/runner.test.ts': { limitSeconds: 300 },
   'integration/server.test.ts': { limitSeconds: 400, onlyWithAll: true },
   'integration/shm.test.ts': { limitSeconds: 600, onlyWithAll: true },
   'integration/sockets.test.ts': { onlyWithAll: true },

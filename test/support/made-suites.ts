@@ -20,14 +20,16 @@ export interface MadeRun {
 
 /**
  * @param files paths below test/, and texts; `suites.mjs` may be left out
- * @param args of scripts/test.mjs
+ * @param args of the script
  * @param deaf the reader of its output is gone after the first bytes
+ * @param script `test` or `repeat`
  */
 export async function runMade(
   files: Readonly<Record<string, string>>,
   args: readonly string[] = [],
   env: NodeJS.ProcessEnv = {},
   deaf = false,
+  script = 'test',
 ): Promise<MadeRun> {
   const folder = mkdtempSync(join(tmpdir(), 'isthmus-suites-'));
   try {
@@ -38,7 +40,7 @@ export async function runMade(
       writeFileSync(join(folder, 'test', path), text);
     }
     const before = readdirSync(folder);
-    const child = spawn(process.execPath, ['scripts/test.mjs', ...args], {
+    const child = spawn(process.execPath, [`scripts/${script}.mjs`, ...args], {
       cwd: folder,
       env: { ...process.env, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],

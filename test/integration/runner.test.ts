@@ -3,7 +3,8 @@
  * the seed, the surroundings of a file, and what passes although it should not.
  */
 import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -273,6 +274,90 @@ test.run();`;
     );
     const strict = await runMade(files, [], { ISTHMUS_TEST_SLOWNESS: '1' });
     assert.is(lastLine(strict), '0 passed, 2 failed', said(strict));
+  }),
+);
+
+test(
+  'npm run test:repeat: failures are counted by name, with their seeds, and one is enough for another exit code than 0',
+  timebox(120, async () => {
+    const body = `
+const seed = Number(process.env.ISTHMUS_TEST_SEED);
+test('even', () => assert.is(seed % 2, 0, 'an odd seed'));
+test('first', () => assert.is(seed, 10));
+test('always', () => {});
+test.run();`;
+    const repeat = (args: readonly string[], env: NodeJS.ProcessEnv = { ISTHMUS_TEST_SEED: '10' }) =>
+      runMade({ 'unit/made.test.ts': file(body), 'unit/one.test.ts': ONE_TEST }, args, env, false, 'repeat');
+    const run = await repeat(['4', '--no-stranger', '--loops', '1']);
+    assert.is(run.code, 1, said(run));
+    assert.match(run.stdout, /^✔ run 1 of 4: 4 passed, 0 failed, \d+ s, ISTHMUS_TEST_SEED=10$/m);
+    assert.match(run.stdout, /^✘ run 2 of 4: 2 passed, 2 failed, \d+ s, ISTHMUS_TEST_SEED=11$/m);
+    assert.match(run.stdout, /║ 3 of 4 +│ unit\/made\.test\.ts: first +│ 11 12 13 /);
+    assert.match(run.stdout, /║ 2 of 4 +│ unit\/made\.test\.ts: even +│ 11 13 +│ an odd seed/);
+    assert.is(lastLine(run), '4 of 4 runs, 5 failures of 2 tests');
+    assert.equal(run.left, []);
+
+    const good = await repeat(['2', 'unit/one', '--no-stranger', '--loops', '0']);
+    assert.is(good.code, 0, said(good));
+    assert.is(lastLine(good), '2 of 2 runs, 0 failures of 0 tests');
+    // There is no dist/ here: without the load the runs would show nothing.
+    const bare = await repeat(['2', 'unit/one', '--loops', '0']);
+    assert.is(bare.code, 1, said(bare));
+    assert.match(bare.stdout, /the load ended .*stranger/);
+    assert.is((await repeat(['1', 'unit/none', '--no-stranger', '--loops', '0'])).code, 1);
+    for (const wrong of [[], ['0'], ['many'], ['1', '--loops', '-1'], ['1', '--nothing']]) {
+      assert.is((await repeat(wrong)).code, 2, wrong.join(' '));
+    }
+    const help = await repeat(['--help']);
+    assert.is(help.code, 0);
+    assert.match(help.stdout, /^Example:\n {2}\$ npm run test:repeat -- 20$/m);
+  }),
+);
+
+/** `.ci/run` where npm, node and git are scripts: what it makes of the output of its steps. */
+function gate(npmTest: string): { code: number | null; output: string } {
+  const folder = mkdtempSync(join(tmpdir(), 'isthmus-gate-'));
+  try {
+    const script = (name: string, text: string) => {
+      writeFileSync(join(folder, 'bin', name), `#!/bin/sh\n${text}\n`, { mode: 0o755 });
+    };
+    for (const name of ['bin', '.ci']) mkdirSync(join(folder, name));
+    cpSync(join(root, '.ci/run'), join(folder, '.ci/run'));
+    for (const name of ['apt-get', 'node'])
+      script(name, 'echo "1 passed, 0 failed ($ISTHMUS_TEST_SEED)"; echo "1 passed, 0 failed"');
+    script('git', 'echo 00000ff1234567890');
+    script('npm', `if [ "$1" = test ]; then echo "seed $ISTHMUS_TEST_SEED"; ${npmTest}; fi; echo "2 passed, 0 failed"`);
+    const env = { ...process.env, PATH: `${join(folder, 'bin')}:${process.env['PATH']}` };
+    const { ISTHMUS_TEST_SEED, ...others } = env as NodeJS.ProcessEnv;
+    const { status, stdout } = spawnSync('bash', ['.ci/run'], { cwd: folder, env: others, encoding: 'utf8' });
+    return { code: status, output: stdout };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+test(
+  '.ci/run: a seed that follows from the commit, the seeds that found faults, and what is to be understood at the end',
+  timebox(60, () => {
+    const fault = 'passed only when run again: unit/a.test.ts: b';
+    const good = gate(`echo "fault to be understood: ${fault}"; echo "7 passed, 0 failed"; exit 0`);
+    assert.is(good.code, 0, good.output);
+    assert.match(good.output, /^seed 255$/m);
+    for (const seed of [777001, 424242, 987654]) assert.match(good.output, `1 passed, 0 failed (${seed})`);
+    const end = good.output.slice(good.output.lastIndexOf('━━ 1 faults to be understood'));
+    assert.match(end, new RegExp(`^━━ 1 faults.*\nnpm test: ${fault}$`, 'm'));
+    assert.not.match(gate('echo "7 passed, 0 failed"; exit 0').output, /to be understood/);
+    for (const bad of [
+      'echo "7 passed, 0 failed"; exit 1',
+      'echo "758 passed, 1 failed"; exit 0',
+      'exit 0',
+      'echo "0 passed, 0 failed"; exit 0',
+      'kill -9 $$',
+    ]) {
+      const { code, output } = gate(bad);
+      assert.is(code, 1, `${bad}\n${output}`);
+      assert.match(output, /^\d+ passed, 1 failed$/m, bad);
+    }
   }),
 );
 
