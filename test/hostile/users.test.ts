@@ -18,10 +18,12 @@ import { slowness } from '../support/limits.js';
 import { eventually } from '../support/outcomes.js';
 import { PIPES } from '../support/pipes.js';
 import { type Child, chosen, endChildren } from '../support/process.js';
-import { MIB, newPath, newRegion, only, removeRegions } from '../support/regions.js';
+import { MIB, namedRegions, newPath, newRegion, only, removeRegions } from '../support/regions.js';
 import { testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
 import { newGroup, removeUsers, User, whyNoUsers } from '../support/users.js';
+
+namedRegions();
 
 const test = chosen(register);
 
