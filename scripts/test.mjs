@@ -1,14 +1,24 @@
 /**
  * Runs the uvu suites: bundles every test file, runs each in a Node process of its own, and adds up the results.
  *
- *   node scripts/test.mjs [FILTER…] [--all | --rest] [--again] [--node PATH] [--keep] [--list] [--brief]
+ *   node scripts/test.mjs [FILTER…] [--all | --rest] [--again] [--node PATH] [--keep] [--list] [--brief] [--results PATH]
  *
  * FILTER is a part of a file's path (`unit/ring`). test/suites.mjs declares what steers the runner for each file: whether
  * it runs alone, how long it may take, whether it runs only with `--all`. A mistake there ends the run with exit code 1
  * before any test. `--rest` runs the files that need `--all`, without the others. `--again` runs what failed a second
  * time, alone, at the end: what passes then counts as passed and is named. `--node` runs the files with another binary.
  * `--keep` keeps the bundles. `--list` prints the files that would run, with their settings. `--brief` prints only the files
- * that failed, and the sum.
+ * that failed, and the sum. `--results` writes a file of JSON: the seed, the counts, and the failures by name.
+ *
+ * All random numbers of the tests follow from one seed, ISTHMUS_TEST_SEED; without it the run draws one, and prints it at the
+ * start and with each failure. Each file has folders of its own for temporary files and control sockets, and where a mount
+ * namespace can be made a /dev/shm of its own (testing/surroundings.mjs; ISTHMUS_TEST_OWN_SHM=0: the one of the machine).
+ *
+ * What passes, but not as it should, is named at the end as a fault to be understood: a test that failed first (`--again`),
+ * and a test or a wait that took longer than its limit without ISTHMUS_TEST_SLOWNESS.
+ *
+ * Each test is reported when it is registered and when it has passed (testing/counted.mjs). The exit code is 0 only where
+ * tests passed and none failed (testing/outcome.mjs).
  *
  * Two files run at a time (ISTHMUS_TEST_JOBS); the `alone` ones follow, one by one. Environment: ISTHMUS_TEST_TIMEOUT
  * (seconds per file, 120; the limit that a file declares applies if it is longer), ISTHMUS_TEST_BUDGET (seconds for all
@@ -22,12 +32,20 @@
  * ISTHMUS_CLI, the bundles in ISTHMUS_TEST_BUILD.
  */
 import { spawn } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { randomInt } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { delimiter, dirname, join, relative, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { bundle, common, root, stop } from './build.mjs';
 import { checkSuites, suiteOf } from './suites.mjs';
+import { A_HOOK, Outcome, readReport } from './testing/outcome.mjs';
+import { ownFolders, separation } from './testing/surroundings.mjs';
+
+/** From here on the process ends with 1, unless `outcome.finish` finds that tests passed and none failed. */
+const outcome = new Outcome(process);
+// A reader that ends early (`| head`) does not end the run, and does not change what comes of it.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
 
 const { values: options, positionals: filters } = parseArgs({
   allowPositionals: true,
@@ -39,6 +57,7 @@ const { values: options, positionals: filters } = parseArgs({
     list: { type: 'boolean', default: false },
     brief: { type: 'boolean', default: false },
     node: { type: 'string', default: process.execPath },
+    results: { type: 'string' },
   },
 });
 const defaultLimit = Number(process.env.ISTHMUS_TEST_TIMEOUT ?? 120);
@@ -47,6 +66,11 @@ const slowness = Number(process.env.ISTHMUS_TEST_SLOWNESS ?? 1);
 /** Seconds between the last test of a file and the end of its process. */
 const GRACE = 10;
 const jobs = Number(process.env.ISTHMUS_TEST_JOBS ?? 2);
+const seed = Number(process.env.ISTHMUS_TEST_SEED || randomInt(2 ** 31));
+if (!Number.isInteger(seed) || seed < 0 || seed >= 2 ** 32) {
+  console.error(`ISTHMUS_TEST_SEED must be a whole number from 0 to ${2 ** 32 - 1}`);
+  process.exit(1);
+}
 /** One folder per run: several runs may share a checkout. */
 const out = join(root, `.test-build-${process.pid}`);
 
@@ -110,8 +134,22 @@ async function bundleAll() {
     outExtension: { '.js': '.mjs' },
     packages: 'external',
     sourcemap: 'linked',
+    plugins: [reporting],
   });
 }
+
+/** The tests import `uvu`, and get testing/counted.mjs, which reports what uvu runs. */
+const reporting = {
+  name: 'reporting',
+  setup(build) {
+    const counted = join(root, 'scripts/testing/counted.mjs');
+    build.onResolve({ filter: /^uvu$/ }, ({ importer }) =>
+      importer === counted ? { external: true } : { path: counted },
+    );
+  },
+};
+
+const place = separation();
 
 // ── One file ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,6 +166,7 @@ Object.assign(env, {
   ISTHMUS_ROOT: root,
   ISTHMUS_CLI: join(root, 'dist/cli.js'),
   ISTHMUS_TEST_BUILD: out,
+  ISTHMUS_TEST_SEED: String(seed),
 });
 
 /** Process groups that run now. */
@@ -165,9 +204,18 @@ async function runFile(path, only) {
   const own = limitOf(path);
   const limit = Math.min(own, left);
   const start = performance.now();
-  const child = spawn(options.node, ['--enable-source-maps', join(out, `${flat(path)}.mjs`)], {
+  const reportPath = join(out, `${flat(path)}.report${only ? '-again' : ''}`);
+  rmSync(reportPath, { force: true });
+  const folders = ownFolders();
+  const [program, ...args] = [...place.command, options.node, '--enable-source-maps', join(out, `${flat(path)}.mjs`)];
+  const child = spawn(program, args, {
     cwd: root,
-    env: only ? { ...env, ISTHMUS_TEST_ONLY: `^(${only.map(escaped).join('|')})$` } : env,
+    env: {
+      ...env,
+      ...folders.env,
+      ISTHMUS_TEST_REPORT: reportPath,
+      ...(only ? { ISTHMUS_TEST_ONLY: `^(${only.map(escaped).join('|')})$` } : {}),
+    },
     // A group of its own, so that processes that the test leaves behind can be ended.
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -208,36 +256,43 @@ async function runFile(path, only) {
   clearTimeout(grace);
   groups.delete(child.pid);
 
+  folders.remove();
+
   const seconds = (performance.now() - start) / 1000;
   if (timedOut && limit < own && !/ {2}FAIL {2}/.test(output)) {
     return { ...NOTHING, path, seconds, skipped: 1, trouble: `given up: the time for all tests is over` };
   }
-  const total = count(output, 'Total');
-  const passed = count(output, 'Passed') ?? 0;
-  const skipped = count(output, 'Skipped') ?? 0;
-  let failed = (total ?? 0) - passed;
+  const { total, passed, skipped, failures, late } = readReport(
+    existsSync(reportPath) ? readFileSync(reportPath, 'utf8') : '',
+  );
+  // What uvu has printed is asked as well: it must not know of a failure that the report does not have.
+  const said = count(output, 'Total');
+  let failed = Math.max(failures.length, (said ?? 0) - (count(output, 'Passed') ?? 0));
   if (timedOut) {
     trouble =
-      total === undefined ? `not done after ${limit} s` : `done, but something kept it from ending for ${GRACE} s`;
+      said === undefined ? `not done after ${limit} s` : `done, but something kept it from ending for ${GRACE} s`;
   } else if (signal) trouble = `ended by ${signal}`;
-  else if (total === undefined) trouble ??= `printed no total (exit code ${code})`;
+  else if (said === undefined) trouble ??= `ended before its last test was over (exit code ${code})`;
+  else if (said > total) trouble = `uvu counts ${said} tests, the report of the file ${total}`;
   else if (code !== 0 && failed === 0) trouble = `exit code ${code} although every test passed`;
   if (trouble) failed = Math.max(failed, 1);
-  return {
-    path,
-    output,
-    total: total ?? 0,
-    passed,
-    skipped,
-    failed,
-    trouble,
-    behind,
-    seconds,
-    names: [...output.matchAll(/^ *FAIL {2}"(.*)"$/gm)].map(([, name]) => name),
-  };
+  if (!trouble && slowness > 1 && seconds > limitOf(path) / slowness) {
+    late.push(`the file took ${seconds.toFixed(1)} s, its limit is ${limitOf(path) / slowness} s`);
+  }
+  return { path, output, total, passed, skipped, failed, trouble, behind, seconds, failures, late };
 }
 
-const NOTHING = { output: '', total: 0, passed: 0, skipped: 0, failed: 0, behind: false, seconds: 0, names: [] };
+const NOTHING = {
+  output: '',
+  total: 0,
+  passed: 0,
+  skipped: 0,
+  failed: 0,
+  behind: false,
+  seconds: 0,
+  failures: [],
+  late: [],
+};
 const escaped = (name) => name.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&');
 
 function report(result, width) {
@@ -251,6 +306,7 @@ function report(result, width) {
     `${mark} ${path.padEnd(width)} ${`${passed}/${total}`.padStart(9)} ${seconds.toFixed(1).padStart(6)} s  ${note}`.trimEnd(),
   );
   if (failed || process.env.ISTHMUS_TEST_TIMES) console.log(`${output.trimEnd().replace(/^/gm, '  │ ')}\n`);
+  if (failed) console.log(`  repeat it with: ISTHMUS_TEST_SEED=${seed} node scripts/test.mjs --all ${path}\n`);
 }
 
 // ── All of them ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -258,10 +314,20 @@ function report(result, width) {
 if (options.list) {
   for (const path of tests)
     console.log(`${path}  ${JSON.stringify({ ...suiteOf(path, suites), limitSeconds: limitOf(path) })}`);
-  process.exit(0);
+  process.exit(outcome.nothingToRun());
 }
 if (!options.keep) process.on('exit', () => rmSync(out, { recursive: true, force: true }));
-const sum = { passed: 0, failed: 0, skipped: 0 };
+
+/** The last result of each file. */
+const results = new Map();
+/** Tests that passed, and not as they should. */
+const faults = [];
+/** @param result the last one of its file */
+function note(result) {
+  results.set(result.path, result);
+  outcome.note(result.path, result);
+}
+
 if (tests.length === 0) {
   console.log(filters.length ? `no test file matches ${filters.join(', ')}` : 'there are no test files');
 } else {
@@ -270,18 +336,19 @@ if (tests.length === 0) {
     await stop();
   } catch (error) {
     process.stderr.write(`${error.message}\n`);
-    console.log('the tests could not be bundled\n\n0 passed, 1 failed');
-    process.exit(1);
+    console.log('the tests could not be bundled\n');
+    outcome.note('the bundles', { passed: 0, failed: 1, skipped: 0 });
+    outcome.finish(process);
+    process.exit();
   }
   if (!existsSync(env.ISTHMUS_CLI)) console.log('(there is no dist/cli.js)');
+  console.log(`ISTHMUS_TEST_SEED=${seed}; ${place.said}\n`);
   const width = Math.max(...tests.map((path) => path.length));
-  const failures = [];
   const work = async (queue) => {
     for (let path = queue.shift(); path; path = queue.shift()) {
       const result = await runFile(path);
+      note(result);
       report(result, width);
-      for (const what of Object.keys(sum)) sum[what] += result[what];
-      if (result.failed) failures.push(result);
     }
   };
   // With a budget the files with the shortest limits come first; without one the units, then the folders by name.
@@ -291,29 +358,42 @@ if (tests.length === 0) {
   await Promise.all(Array.from({ length: jobs }, () => work(together)));
   await work(ordered.filter(isAlone));
 
-  if (options.again && failures.length > 0) {
+  const failed = [...results.values()].filter((result) => result.failed);
+  if (options.again && failed.length > 0) {
     console.log('\n── The failed files, once more ──\n');
-    for (const first of failures) {
+    for (const first of failed) {
       // Single tests where the file can select them by name and every failure has the name of a test.
+      const names = first.failures.map(({ name }) => name);
       const named =
-        first.names.length === first.failed &&
+        names.length === first.failed &&
+        !first.trouble &&
+        !names.includes(A_HOOK) &&
         !suiteOf(first.path, suites).rerunWhole &&
         /\bchosen\(/.test(read(first.path));
-      const second = await runFile(first.path, named ? first.names : undefined);
+      const second = await runFile(first.path, named ? names : undefined);
       report(second, width);
       if (second.failed || second.passed < first.failed) continue;
-      sum.failed -= first.failed;
-      sum.passed += named ? second.passed : second.passed - first.passed;
-      for (const what of first.names.length ? first.names : [first.trouble]) {
-        console.log(`passed when run again: ${first.path}: ${what}`);
+      note(named ? { ...first, passed: first.passed + second.passed, failed: 0 } : second);
+      for (const what of names.length ? names : [first.trouble]) {
+        faults.push(`passed only when run again: ${first.path}: ${what}`);
       }
     }
   }
 }
+for (const { path, late } of slowness > 1 ? results.values() : []) {
+  for (const what of late) faults.push(`passed only with ISTHMUS_TEST_SLOWNESS=${slowness}: ${path}: ${what}`);
+}
+if (faults.length > 0) console.log(`\n${faults.map((text) => `fault to be understood: ${text}`).join('\n')}`);
+
 const seconds = ((performance.now() - started) / 1000).toFixed(1);
-const nothing = sum.passed + sum.failed === 0;
-if (nothing) console.log('no test ran');
+const { sum } = outcome;
+if (sum.passed + sum.failed === 0) console.log('no test ran');
 if (options.keep) console.log(`the bundles are in ${relative(root, out)}`);
-console.log(`\n${tests.length} files, ${seconds} s\n`);
-console.log(`${sum.passed} passed, ${sum.failed} failed${sum.skipped ? `, ${sum.skipped} skipped` : ''}`);
-process.exitCode = sum.failed || nothing ? 1 : 0;
+if (options.results) {
+  const failures = [...results.values()]
+    .filter((result) => result.failed)
+    .map(({ path, trouble, failures }) => ({ path, trouble, failures }));
+  writeFileSync(options.results, JSON.stringify({ seed, ...sum, failures, faults }));
+}
+console.log(`\n${tests.length} files, ${seconds} s${sum.failed ? `, ISTHMUS_TEST_SEED=${seed}` : ''}\n`);
+outcome.finish(process);

@@ -18,6 +18,7 @@ export const suites = {
   'hostile/core.slow.test.ts': { limitSeconds: 600, onlyWithAll: true },
   'hostile/core.test.ts': { limitSeconds: 600 },
   'hostile/region.test.ts': { limitSeconds: 900, onlyWithAll: true },
+  'hostile/users.test.ts': { limitSeconds: 400 },
 
   // It wants both processors for what it measures.
   'integration/bench.test.ts': { alone: true, limitSeconds: 500, onlyWithAll: true },
@@ -40,6 +41,7 @@ export const suites = {
   'integration/plugins.test.ts': { limitSeconds: 400, onlyWithAll: true },
   'integration/resources.test.ts': { limitSeconds: 200 },
   'integration/rma.test.ts': { limitSeconds: 200 },
+  'integration/runner.test.ts': { limitSeconds: 300 },
   'integration/server.test.ts': { limitSeconds: 400, onlyWithAll: true },
   'integration/shm.test.ts': { limitSeconds: 600, onlyWithAll: true },
   'integration/sockets.test.ts': { onlyWithAll: true },

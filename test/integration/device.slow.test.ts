@@ -7,8 +7,10 @@ import * as assert from 'uvu/assert';
 import { printed } from '../support/cli.js';
 import { libvirtMissing, TestLibvirt } from '../support/libvirt.js';
 import { eventually } from '../support/outcomes.js';
-import { MIB, newPath, newRegion, removeRegions } from '../support/regions.js';
+import { MIB, namedRegions, newPath, newRegion, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
+
+namedRegions();
 
 const missing = libvirtMissing.length > 0;
 if (missing) {

@@ -17,8 +17,10 @@ import { printed } from '../support/cli.js';
 import { libvirtMissing, TestLibvirt } from '../support/libvirt.js';
 import { Child, chosen, endChildren, program } from '../support/process.js';
 import { QmpStandIn } from '../support/qmp.js';
-import { MIB, newPath, newRegion, removeRegions } from '../support/regions.js';
+import { MIB, namedRegions, newPath, newRegion, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
+
+namedRegions();
 
 const test = chosen(register);
 const CLI = process.env['ISTHMUS_CLI'] ?? resolve('dist/cli.js');

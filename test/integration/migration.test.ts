@@ -3,7 +3,6 @@
  * whatever is in transfer. Runtimes of this process, and a separate process where one has to be stopped or killed.
  */
 
-import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
@@ -19,6 +18,7 @@ import { SimulatedHosts } from '../support/hosts.js';
 import { eventually, rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
+import { seededBytes, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
@@ -428,7 +428,7 @@ async function main(): Promise<void> {
       inRegion.withdraw();
       assert.is((await rejection(one.read(new Uint8Array(1)))).code, 'ERR_ISTHMUS_RMA_DENIED');
       // A stream from one end to the other, with migrations meanwhile.
-      const bytes = randomBytes(3_000_000);
+      const bytes = seededBytes(testSeed(), 3_000_000);
       const sent = pipeline(Readable.from(chunksOf(bytes)), near.stream());
       const received: Buffer[] = [];
       let next = 500_000;

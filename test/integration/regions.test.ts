@@ -29,9 +29,21 @@ import { identityOf } from '../../host/device/identity.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, program } from '../support/process.js';
-import { copyRegion, MIB, nameOf, newPath, newRegion, only, prefix, removeRegions } from '../support/regions.js';
+import {
+  copyRegion,
+  MIB,
+  namedRegions,
+  nameOf,
+  newPath,
+  newRegion,
+  only,
+  prefix,
+  removeRegions,
+} from '../support/regions.js';
 import { seeded, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
+
+namedRegions();
 
 const test = chosen(register);
 

@@ -4,7 +4,7 @@
  * The far ends of `tcp` and `ivshmem` are this file again, as a process with the role `far`. ISTHMUS_TEST_STREAM_MB:
  * MiB that each direction carries where bytes are counted (default 4); ISTHMUS_TEST_REQUESTS: requests (default 200).
  */
-import { createHash, type Hash, randomBytes } from 'node:crypto';
+import { createHash, type Hash } from 'node:crypto';
 import { once } from 'node:events';
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import http from 'node:http';
@@ -28,7 +28,7 @@ import {
 } from '../../host/index.js';
 import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newRegion, only, removeRegions } from '../support/regions.js';
-import { seeded, testSeed } from '../support/seeded.js';
+import { seeded, seededBytes, testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
@@ -41,7 +41,7 @@ const codeOf = (error: unknown) => (error as { code?: string } | undefined)?.cod
 /** Chunks of all sizes, empty ones too, hashed on the way; the other end must get `total` bytes with this hash. */
 function* chunks(seed: number, total: number, hash: Hash): Generator<Buffer> {
   const random = seeded(seed);
-  const noise = randomBytes(1 << 20);
+  const noise = seededBytes(seed, 1 << 20);
   for (let left = total; left > 0; ) {
     const scale = [1, 10, 1000, 60_000, 300_000, 1 << 20][random(6)] as number;
     const length = Math.min(left, random(scale));
@@ -395,7 +395,7 @@ function suite(plugin: string, seed: number): void {
 
   check('a reader that does not read holds the writer back, and loses nothing', 60, async () => {
     const { near, far } = await open();
-    const piece = randomBytes(65_536);
+    const piece = seededBytes(seed, 65_536);
     const hash = createHash('sha256');
     const most = 64 * MIB;
     let length = 0;

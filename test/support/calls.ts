@@ -8,10 +8,10 @@ import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { IsthmusError } from '../../host/base/errors.js';
+import { slowness, tookFrom } from './limits.js';
 
 /** Seconds that a call or an event may take; longer on a slow machine, like a timebox. */
 export const LIMIT = 30;
-const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 
 export type Handlers = Record<string, (...args: any[]) => unknown>;
 export type Call = { readonly id: number; readonly name: string; readonly args: readonly unknown[] };
@@ -155,6 +155,7 @@ export abstract class Callee {
 
   protected async limited<T>(what: string, promise: Promise<T>, seconds = LIMIT): Promise<T> {
     let timer: NodeJS.Timeout | undefined;
+    const start = performance.now();
     const late = new Promise<never>((_, reject) => {
       const error = new Error(`${what} of a child took more than ${seconds} s\n`);
       timer = setTimeout(
@@ -166,7 +167,9 @@ export abstract class Callee {
       );
     });
     try {
-      return await Promise.race([promise, late]);
+      const result = await Promise.race([promise, late]);
+      tookFrom(start, `${what} of a child`, seconds * this.#patience);
+      return result;
     } finally {
       clearTimeout(timer);
     }

@@ -1,6 +1,7 @@
 /** Expected failures, and conditions that become true. */
 import { setTimeout as pause } from 'node:timers/promises';
 import type { IsthmusError } from '../../host/base/errors.js';
+import { slowness, tookFrom } from './limits.js';
 
 /** @returns the reason of its rejection; the test checks it */
 export async function rejection(promise: Promise<unknown>): Promise<IsthmusError> {
@@ -22,17 +23,17 @@ export function thrownBy<E = IsthmusError>(body: () => unknown): E {
   throw new Error('it did not throw');
 }
 
-const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
-
 /** Waits for a condition. @throws with `what` if it does not become true */
 export async function eventually(
   what: string,
   condition: () => boolean | Promise<boolean>,
   seconds = 30,
 ): Promise<void> {
-  const end = performance.now() + seconds * 1000 * slowness;
+  const start = performance.now();
+  const end = start + seconds * 1000 * slowness;
   while (!(await condition())) {
     if (performance.now() > end) throw new Error(`${what}: not within ${seconds * slowness} s`);
     await pause(2);
   }
+  tookFrom(start, what, seconds);
 }

@@ -55,6 +55,10 @@ export interface StartOptions {
   readonly env?: NodeJS.ProcessEnv;
   /** Arguments for Node itself. */
   readonly node?: readonly string[];
+  /** Another binary of Node than the one that runs the tests. */
+  readonly binary?: string;
+  /** Its working directory, in place of that of the test. */
+  readonly cwd?: string;
 }
 
 const children = new Set<Child>();
@@ -96,7 +100,7 @@ export class Child extends Callee {
   static start(module: string | URL, role: string, options: unknown = {}, start: StartOptions = {}): Child {
     const line = [
       ...(start.under ?? []),
-      process.execPath,
+      start.binary ?? process.execPath,
       '--enable-source-maps',
       ...(start.node ?? []),
       fileURLToPath(module),
@@ -106,6 +110,7 @@ export class Child extends Callee {
     const child = spawn(line[0] as string, line.slice(1), {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       env: { ...process.env, ...start.env },
+      ...(start.cwd === undefined ? {} : { cwd: start.cwd }),
     });
     // Only waiting for a child keeps the test alive, not its existence.
     child.unref();

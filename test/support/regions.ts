@@ -1,5 +1,5 @@
 /** Region files for tests: unique names, removed at the end of the process that made them. */
-import { chmodSync, closeSync, copyFileSync, ftruncateSync, openSync, rmSync, writeSync } from 'node:fs';
+import { chmodSync, closeSync, copyFileSync, ftruncateSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
 import type { RuntimeOptions } from '../../host/runtime/runtime.js';
 
@@ -17,11 +17,36 @@ process.on('exit', removeRegions);
 export function removeRegions(): void {
   for (const path of made) rmSync(path, { force: true, recursive: true });
   made.clear();
+  folder = undefined;
 }
 
-/** A path in /dev/shm without a file yet; a file created there is removed at the end. */
+/** A folder for the files, so that no runtime finds them that was not told their paths: patterns stand for names in /dev/shm. */
+let folder: string | undefined;
+let named = false;
+
+/**
+ * The files of this test file lie in /dev/shm itself from now on: they are reached by name, and by pattern. Every program of
+ * the same user that looks for regions finds them as well; a test that counts what is in a region leaves them in the folder.
+ */
+export function namedRegions(): void {
+  named = true;
+}
+
+/** What the paths of the files begin with. */
+function place(): string {
+  if (named) return `/dev/shm/${prefix}-`;
+  if (folder === undefined) {
+    folder = `/dev/shm/${prefix}`;
+    // Other users may go through it, to the files that are theirs.
+    mkdirSync(folder, { mode: 0o711 });
+    made.add(folder);
+  }
+  return `${folder}/`;
+}
+
+/** A path below /dev/shm without a file yet; a file created there is removed at the end. */
 export function newPath(label = 'region'): string {
-  const path = `/dev/shm/${prefix}-${label}-${count++}x`;
+  const path = `${place()}${label}-${count++}x`;
   made.add(path);
   return path;
 }

@@ -1,3 +1,5 @@
+import { slowness, tookFrom } from './limits.js';
+
 /**
  * A time limit for one test, since uvu has none: `test('…', timebox(5, async () => { … }))`.
  *
@@ -8,7 +10,7 @@
  * @param seconds may be stretched for a slow machine with ISTHMUS_TEST_SLOWNESS (a factor)
  */
 export function timebox(seconds: number, body: () => void | Promise<void>): () => Promise<void> {
-  const limit = seconds * Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
+  const limit = seconds * slowness;
   return async () => {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_, reject) => {
@@ -16,11 +18,13 @@ export function timebox(seconds: number, body: () => void | Promise<void>): () =
       const error = new Error(`not done after ${limit} s`);
       timer = setTimeout(() => reject(error), limit * 1000);
     });
+    const start = performance.now();
     const done = (async () => body())();
     // If the body fails after its time was over, that is not an unhandled rejection of its own.
     done.catch(() => {});
     try {
       await Promise.race([done, late]);
+      tookFrom(start, 'the test', seconds);
     } finally {
       clearTimeout(timer);
     }

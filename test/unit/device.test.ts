@@ -9,8 +9,10 @@ import { basename, join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { printed } from '../support/cli.js';
-import { MIB, newPath, newRegion, removeRegions } from '../support/regions.js';
+import { MIB, namedRegions, newPath, newRegion, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
+
+namedRegions();
 
 const XML = `<shmem name='ivshmem0'>
   <model type='ivshmem-plain'/>

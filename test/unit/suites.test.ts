@@ -1,14 +1,9 @@
 /** The manifest that steers the runner of the tests: each kind of mistake is found, and ends the run. */
-import { spawnSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { checkSuites, type Manifest, suiteOf } from '../../scripts/suites.mjs';
+import { ONE_TEST, runMade } from '../support/made-suites.js';
 import { timebox } from '../support/timebox.js';
-
-const root = process.env['ISTHMUS_ROOT'] ?? '.';
 
 /** A small tree of tests: paths below test/, and texts. */
 const FILES: Readonly<Record<string, string>> = {
@@ -85,36 +80,23 @@ test('a steering comment that is left in a test is a mistake, wherever in the fi
   }
 });
 
-/** A checkout with nothing but the runner and a small tree of tests. */
-function runner(manifest: string): { status: number | null; stdout: string; stderr: string } {
-  const folder = mkdtempSync(join(tmpdir(), 'isthmus-suites-'));
-  try {
-    cpSync(join(root, 'scripts'), join(folder, 'scripts'), { recursive: true });
-    symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
-    const texts = { ...FILES, 'unit/ring.test.ts': "console.log('  Total: 1\\n  Passed: 1')", 'suites.mjs': manifest };
-    for (const [path, text] of Object.entries(texts)) {
-      mkdirSync(dirname(join(folder, 'test', path)), { recursive: true });
-      writeFileSync(join(folder, 'test', path), text);
-    }
-    return spawnSync(process.execPath, ['scripts/test.mjs', 'unit/ring'], { cwd: folder, encoding: 'utf8' });
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
-}
+/** Run the runner on these files with a manifest. */
+const runner = (manifest: string) =>
+  runMade({ ...FILES, 'unit/ring.test.ts': ONE_TEST, 'suites.mjs': manifest }, ['unit/ring']);
 
 test(
   'the runner runs what a good manifest declares; a mistake ends it with 1 before any test',
-  timebox(60, () => {
-    const good = runner(`export const suites = ${JSON.stringify(GOOD)};`);
-    assert.is(good.status, 0, `${good.stdout}${good.stderr}`);
+  timebox(60, async () => {
+    const good = await runner(`export const suites = ${JSON.stringify(GOOD)};`);
+    assert.is(good.code, 0, `${good.stdout}${good.stderr}`);
     assert.match(good.stdout, /^1 passed, 0 failed$/m);
     for (const [manifest, said] of [
       [`export const suites = ${JSON.stringify({ ...GOOD, 'unit/': { alon: true } })};`, /unknown setting 'alon'/],
       ['export const suites = {', /test\/suites\.mjs cannot be loaded: /],
       ['export const suits = {};', /must export 'suites'/],
     ] as const) {
-      const bad = runner(manifest);
-      assert.is(bad.status, 1, bad.stdout);
+      const bad = await runner(manifest);
+      assert.is(bad.code, 1, bad.stdout);
       assert.match(bad.stderr, said);
       assert.match(bad.stderr, /no test ran: correct the line above/);
       assert.not.match(bad.stdout, /passed/);
