@@ -125,8 +125,10 @@ export const ERRORS = {
     action: 'Check that it is a pscom or Isthmus process and that it is not paused; raise `handshakeTimeout`.',
   },
   ERR_ISTHMUS_HANDSHAKE_REFUSED: {
-    cause: 'The other side closed the handshake, or `accept` or the block list of the listener refused it.',
-    action: 'Check the log of the listener.',
+    cause:
+      'The other side closed the handshake, or `accept` or the block list of the listener refused it. With `temporary`: it closed every try (`PSP_RETRY`) without an answer.',
+    action:
+      'Check the log of the listener. With `temporary`: it had too much to do or no descriptors left, so connect again later; or it is a C program, which refuses without an answer.',
   },
   ERR_ISTHMUS_NO_PLUGIN: {
     cause: 'No plugin works between these two processes.',
@@ -194,6 +196,12 @@ export const ERRORS = {
     cause: 'A message is larger than the limit (`maxMessageSize`), or an xheader is longer than 65,535 bytes.',
     action: 'Send the message in parts, or raise the limit on both sides.',
   },
+  ERR_ISTHMUS_SUSPENDED_LIMIT: {
+    cause:
+      'More connections wait for suspended peers than `PSP_SUSPENDED_LIMIT` allows, or half as many from one remote address. The one that had waited longest has ended, first among those that no message went over.',
+    action:
+      'Open the connection again. If that many peers of yours are suspended at the same time, raise `PSP_SUSPENDED_LIMIT`; otherwise strangers leave connections behind: restrict which peers may connect (`accept`, `blockList`, the address that is listened on).',
+  },
   ERR_ISTHMUS_BUFFER_TOO_SMALL: {
     cause: 'The target of `tryReceiveInto` is shorter than the next message. The message stays where it is.',
     action: 'Pass a larger target; `needed` of the error is the length.',
@@ -221,6 +229,11 @@ export interface ErrorDetails {
   needed?: number | undefined;
   /** Bytes available. */
   available?: number | undefined;
+  /**
+   * The listener closed the connection before it sent a byte: it may have had too much to do, and a later try may succeed.
+   * Otherwise undefined.
+   */
+  temporary?: true | undefined;
 }
 
 /** UTF-16 units of a message; that of ERR_ISTHMUS_NO_PLUGIN has a reason for each plugin. */
@@ -238,6 +251,7 @@ export class IsthmusError extends Error {
   declare readonly path?: string;
   declare readonly needed?: number;
   declare readonly available?: number;
+  declare readonly temporary?: true;
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     const { cause, ...rest } = details;

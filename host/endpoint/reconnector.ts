@@ -17,6 +17,7 @@ import type { ConfirmRole } from '../connection/link-lifetime.js';
 import type { Connected } from '../handshake/attach.js';
 import type { OnDemandAnswer, OnDemandRequest } from '../handshake/outcome.js';
 import type { ParsedAddress } from './address.js';
+import { Awaited } from './awaited.js';
 import { discard } from './connected.js';
 import type { Connections } from './connections.js';
 import type { Dialer } from './dialer.js';
@@ -27,7 +28,7 @@ export interface ReconnectorOptions {
   readonly dialer: Pick<Dialer, 'options' | 'dial' | 'askBack'>;
   readonly listeners: Pick<Listeners, 'size'>;
   readonly connections: Pick<Connections, 'resume' | 'linkedTo' | 'suspendingTo'>;
-  readonly config: Pick<Config, 'handshakeTimeout' | 'resumeTimeout'>;
+  readonly config: Pick<Config, 'handshakeTimeout' | 'resumeTimeout' | 'suspendedLimit'>;
   readonly log: Log;
 }
 
@@ -38,6 +39,8 @@ const MIN_PAUSE_MS = 5;
 const MAX_PAUSE_MS = 1000;
 /** Times that a peer of the same name may refuse a call in favour of its own call, which does not come. */
 const MAX_REFUSALS = 5;
+/** Times that a listener may close without an answer: it has too much to do, or it is a C program that refuses. */
+const MAX_UNANSWERED = 15;
 /** Time for a migrating peer to accept: a try that was lost with a host should not last long. */
 const CONNECT_TIMEOUT_MS = 3000;
 
@@ -51,6 +54,7 @@ export class Reconnector {
   readonly #resumeMs: number;
   readonly #log: Log;
   readonly #entries = new Map<RuntimeConnection, Reconnection>();
+  readonly #awaited: Awaited;
   /** The process is suspended, or about to be: nothing is brought up. */
   #held = false;
 
@@ -60,6 +64,7 @@ export class Reconnector {
     this.#connections = connections;
     this.#connectMs = config.handshakeTimeout;
     this.#resumeMs = config.resumeTimeout;
+    this.#awaited = new Awaited(config.suspendedLimit);
     this.#log = log;
   }
 
@@ -81,7 +86,10 @@ export class Reconnector {
     entry.peerId = peer.id;
     entry.address = address;
     // The side that asked for the suspension comes back. The other side waits, but not for ever.
-    if (!shutdown.asked) entry.startLimit(this.#resumeMs);
+    if (!shutdown.asked) {
+      entry.startLimit(this.#resumeMs);
+      this.#awaited.add(connection);
+    }
     // Unless held: the suspension has been given up, and this connection let go too late for it.
     else this.bringUp(connection);
   }
@@ -90,8 +98,17 @@ export class Reconnector {
     const entry = this.#entries.get(connection);
     if (!entry) return;
     this.#entries.delete(connection);
+    this.#awaited.delete(connection);
     entry.clearLimit();
     entry.effort?.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed'));
+    entry.gone();
+  }
+
+  /** The listeners are closed: connections that only wait for their peers end, because none of these can come back. */
+  giveUpWaiting(): void {
+    for (const { connection, effort } of [...this.#entries.values()]) {
+      if (connection.lifecycle.phase === 'suspended' && !effort) connection.destroy();
+    }
   }
 
   // ─── suspending the process ────────────────────────────────────────────────────────────────────────────────────────
@@ -121,11 +138,11 @@ export class Reconnector {
     }
   }
 
-  /** For each effort under way: settles when its connection is up. */
+  /** For each effort under way: settles when its connection is up, or has ended. */
   coming(): Promise<unknown>[] {
     return [...this.#entries.values()]
       .filter((entry) => entry.effort && !entry.connection.linked)
-      .map((entry) => entry.untilUp());
+      .map((entry) => entry.untilUpOrGone());
   }
 
   // ─── efforts of this side ──────────────────────────────────────────────────────────────────────────────────────────
@@ -163,6 +180,7 @@ export class Reconnector {
     const end = performance.now() + this.#resumeMs;
     entry.startLimit(this.#resumeMs);
     let refusals = 0;
+    let unanswered = 0;
     for (let pause = MIN_PAUSE_MS; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
       try {
         await this.#try(entry, signal, Math.max(1, end - performance.now()));
@@ -170,8 +188,9 @@ export class Reconnector {
       } catch (error) {
         signal.throwIfAborted();
         if (entry.connection.linked) return;
-        const code = error instanceof IsthmusError ? error.code : undefined;
+        const { code, temporary } = error instanceof IsthmusError ? error : {};
         const again =
+          (temporary === true && entry.order !== 0 && ++unanswered < MAX_UNANSWERED) ||
           code === 'ERR_ISTHMUS_CONNECT' ||
           code === 'ERR_ISTHMUS_HANDSHAKE_TIMEOUT' ||
           // Equal names: the call of the peer counted, and the peer was suspended before it came.
@@ -195,6 +214,8 @@ export class Reconnector {
       counts: connection.counts,
       signal: both,
       ...(again ? { retry: 0, connectTimeoutMs: CONNECT_TIMEOUT_MS } : {}),
+      // Of two calls between equal names one is refused; C does that without an answer.
+      ...(order === 0 ? { retryUnanswered: false } : {}),
     };
     if (address.port === 0) {
       // The peer listens nowhere: it has to connect.
@@ -206,7 +227,8 @@ export class Reconnector {
         return;
       } catch (error) {
         // Two ends of equal names may call each other at the same moment: one call is refused, the other one comes.
-        const refused = error instanceof IsthmusError && error.code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED';
+        const { code, temporary } = error instanceof IsthmusError ? error : {};
+        const refused = code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && (!temporary || order === 0);
         if ((order < 0 && !again) || !refused || this.#listeners.size === 0) throw error;
         await entry.untilPeerConnects(both, this.#connectMs).catch((late) => {
           throw again ? error : late;
@@ -249,6 +271,8 @@ export class Reconnector {
     if (kind === 'back-connect') {
       // The call of this side may be under way, or even done.
       if (!connection.linked || connection.lifecycle.unconfirmed) this.bringUp(connection);
+      // The peer does not ask again.
+      if (this.#held) entry.interrupted = true;
       return { local };
     }
     // A peer that calls again has given up the link that has not begun.
@@ -290,6 +314,7 @@ export class Reconnector {
     const { connection } = entry;
     const { counts, peer } = connected;
     entry.clearLimit();
+    this.#awaited.delete(connection);
     const refuse = (text: string) => {
       discard(connected);
       connection.fail(new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', text));

@@ -1,5 +1,5 @@
 /**
- * Connections that the peer closes without having sent a byte: probes of a load balancer or of a monitor, which come every few
+ * Connections over which the peer sends no byte: probes of a load balancer or of a monitor, which come every few
  * seconds for as long as the service runs. They are no faults, and must not fill the log.
  */
 import type { Level } from '../base/log.js';
@@ -18,8 +18,8 @@ export class Probes {
     return count === 1
       ? {
           level: 'info',
-          line: `${host} has connected and closed without a byte, as a health probe does; further ones of this address are logged at level debug`,
+          line: `${host} has connected and sent no byte, as a health probe does; further ones of this address are logged at level debug`,
         }
-      : { level: 'debug', line: `${host} has connected and closed without a byte, ${count} times so far` };
+      : { level: 'debug', line: `${host} has connected and sent no byte, ${count} times so far` };
   }
 }

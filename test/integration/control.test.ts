@@ -590,7 +590,7 @@ function main(): void {
       assert.is(about.length, 1, about.join('\n'));
       assert.match(
         about[0] ?? '',
-        /^info 127\.0\.0\.1 has connected and closed without a byte, as a health probe does/,
+        /^info 127\.0\.0\.1 has connected and sent no byte, as a health probe does/,
       );
       await probe('GET / HTTP/1.0\r\n\r\n', false);
       await until(

@@ -21,6 +21,7 @@ import { timebox } from '../support/timebox.js';
 
 const CONNECT_MS = 1000;
 const RESUME_MS = 60_000;
+const SUSPENDED_LIMIT = 8;
 const LOCAL: ConInfo = { node: '10.0.0.1', pid: 1, id: 10n, name: 'M' };
 const SMALLER = 'A';
 const GREATER = 'Z';
@@ -115,6 +116,7 @@ class FakeConnection {
   state: RuntimeConnection['state'] = 'connecting';
   linked = false;
   wantsToSend = false;
+  destroyed = false;
   counts: MessageCounts = { sent: 0, received: 0 };
   link: object | undefined;
   passes = 0;
@@ -127,6 +129,7 @@ class FakeConnection {
     unconfirmed: false,
     events: [] as string[],
     raise: (event: string) => this.lifecycle.events.push(event),
+    phase: 'idle',
   };
   readonly peer: ConInfo & { address: { host: string; port: number } | undefined };
   readonly route: { ends: object | undefined };
@@ -148,6 +151,7 @@ class FakeConnection {
   /** It has been up, and is suspended. */
   suspend(asked: boolean): void {
     this.state = 'suspended';
+    this.lifecycle.phase = 'suspended';
     this.linked = false;
     this.lifecycle.unconfirmed = false;
     this.link = undefined;
@@ -166,6 +170,11 @@ class FakeConnection {
   fail(reason: IsthmusError): void {
     if (this.state === 'closed') return;
     this.failed = reason;
+    this.close();
+  }
+
+  destroy(): void {
+    this.destroyed = true;
     this.close();
   }
 
@@ -233,7 +242,7 @@ class Bed implements Disposable {
       dialer: this.dialer as ReconnectorOptions['dialer'],
       listeners: this.listeners,
       connections,
-      config: { handshakeTimeout: CONNECT_MS, resumeTimeout: RESUME_MS },
+      config: { handshakeTimeout: CONNECT_MS, resumeTimeout: RESUME_MS, suspendedLimit: SUSPENDED_LIMIT },
       log: (level, line) => this.lines.push(`${level}: ${line}`),
     });
   }
@@ -703,6 +712,19 @@ check('released: an effort of this process that the peer waits for, even one tha
   bed.assertIdle();
 });
 
+check('released: asked to call while held, since the peer does not ask again', async (bed) => {
+  const connection = bed.suspended(GREATER, false);
+  bed.reconnector.hold();
+  // The handshake of the request was under way when this process was suspended.
+  assert.ok(await bed.asked('back-connect', connection));
+  assert.is(bed.dialer.calls.length, 0);
+  bed.reconnector.release();
+  assert.is(bed.dialer.call.kind, 'dial');
+  connection.close();
+  await turn();
+  bed.assertIdle();
+});
+
 check('released: an effort that has ended is not owed, although its link was another one', async (bed) => {
   const connection = bed.suspended(GREATER, false);
   await bed.asked('back-connect', connection);
@@ -742,6 +764,19 @@ check('coming: efforts under way, until their connections are up', async (bed) =
   await turn();
   assert.ok(settled);
   assert.equal(bed.reconnector.coming(), []);
+  bed.assertIdle();
+});
+
+check('coming: settles for a connection that fails, or is closed', async (bed) => {
+  const end = (id: bigint) => ({ ...LOCAL, id });
+  const [fails, closes] = [bed.suspended(GREATER, true, end(1n)), bed.suspended(GREATER, true, end(2n))];
+  const coming = bed.reconnector.coming();
+  assert.is(coming.length, 2);
+  bed.dialer.calls[0]?.reject(error('ERR_ISTHMUS_NO_PLUGIN'));
+  closes.close();
+  await Promise.all(coming);
+  assert.is(fails.failed?.code, 'ERR_ISTHMUS_NO_PLUGIN');
+  await turn();
   bed.assertIdle();
 });
 
@@ -1069,6 +1104,111 @@ check('held during a pause between two tries', async (bed) => {
   bed.assertIdle();
 });
 
+check('suspended by this side: a listener that closes without an answer has too much to do', async (bed) => {
+  const connection = bed.suspended(GREATER, true);
+  const later = () => new IsthmusError('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'closed', { temporary: true });
+  let tries = 0;
+  for (; tries < 1000 && !connection.failed; tries++) {
+    bed.dialer.call.reject(later());
+    await turn();
+    if (!connection.failed) await bed.clock.advance(bed.clock.next ?? 0);
+  }
+  // Often, but not for as long as a peer may be away: a C program refuses in this way.
+  assert.ok(tries > 5 && tries < 50, `${tries} tries`);
+  assert.is(connection.failed?.code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
+  const said = bed.suspended(GREATER, true);
+  const calls = bed.dialer.calls.length;
+  bed.dialer.call.reject(error('ERR_ISTHMUS_HANDSHAKE_REFUSED'));
+  await bed.clock.advance(CONNECT_MS);
+  assert.is(said.failed?.code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
+  assert.is(bed.dialer.calls.length, calls, 'refused in words: not tried again');
+  const equal = bed.onDemand(LOCAL.name);
+  bed.bringUp(equal);
+  assert.is(bed.dialer.call.options.retryUnanswered, false, 'the call of the other end comes');
+  equal.close();
+  await turn();
+  bed.assertIdle();
+});
+
+// ── How many suspended peers are waited for ──────────────────────────────────────────────────────────────────────────
+
+/** Connections whose peers have suspended, one after the other. */
+function away(bed: Bed, count: number, host: string, messages = 0): FakeConnection[] {
+  return Array.from({ length: count }, (_, index) => {
+    const connection = new FakeConnection(bed, SMALLER, { ...LOCAL, id: BigInt(index) });
+    connection.peer.address = { host, port: 4242 };
+    connection.counts = { sent: 0, received: messages };
+    bed.all.push(connection);
+    connection.up();
+    connection.suspend(false);
+    return connection;
+  });
+}
+
+const left = (all: readonly FakeConnection[]) => all.filter(({ state }) => state === 'suspended');
+
+check('peers that suspend and do not come back: so many are waited for, the newest', async (bed) => {
+  const all = away(bed, 100, '127.0.0.1');
+  assert.equal(left(all), all.slice(-SUSPENDED_LIMIT));
+  assert.is(all[0]?.failed?.code, 'ERR_ISTHMUS_SUSPENDED_LIMIT');
+  assert.match(all[0]?.failed?.message ?? '', `more than ${SUSPENDED_LIMIT} connections in all`);
+  assert.is(bed.clock.pending, SUSPENDED_LIMIT, 'each has its limit of time');
+  for (const one of left(all)) one.close();
+  bed.assertIdle();
+});
+
+check('connections that messages went over are kept longer than those of strangers', async (bed) => {
+  const used = away(bed, SUSPENDED_LIMIT - 2, '127.0.0.1', 1);
+  const strangers = away(bed, 100, '127.0.0.1');
+  assert.equal([left(used).length, left(strangers).length], [used.length, 2]);
+  const more = away(bed, SUSPENDED_LIMIT, '127.0.0.1', 1);
+  assert.equal([left(used).length, left(strangers).length, left(more).length], [0, 0, SUSPENDED_LIMIT]);
+  for (const one of left(more)) one.close();
+  bed.assertIdle();
+});
+
+check('one remote address has half of them', async (bed) => {
+  const other = away(bed, 2, '10.0.0.8');
+  const greedy = away(bed, 100, '10.0.0.9', 1);
+  assert.equal([left(other).length, left(greedy).length], [2, SUSPENDED_LIMIT / 2]);
+  assert.match(greedy[0]?.failed?.message ?? '', 'from one address');
+  for (const one of left([...other, ...greedy])) one.close();
+  bed.assertIdle();
+});
+
+check('those that are back, or were suspended by this side, do not count', async (bed) => {
+  const all: FakeConnection[] = [];
+  for (let round = 0; round < 3; round++) {
+    const some = away(bed, SUSPENDED_LIMIT, '127.0.0.1').map((one, index) => {
+      const local = { ...LOCAL, id: BigInt(index) };
+      const before = bed.links.length;
+      bed.peerConnects(one, { local });
+      bed.links[before]?.up();
+      one.route.ends = undefined;
+      return one;
+    });
+    all.push(...some);
+    for (const one of some) bed.reconnector.remove(one.real);
+  }
+  for (let index = 0; index < SUSPENDED_LIMIT * 2; index++) {
+    all.push(bed.suspended(GREATER, true, { ...LOCAL, id: BigInt(100 + index) }));
+  }
+  assert.ok(all.every(({ failed }) => failed === undefined));
+  for (const one of all) one.close();
+  await turn();
+  bed.assertIdle();
+});
+
+check('the endpoint is closed: connections that wait for their peers end at once', async (bed) => {
+  const [waits] = away(bed, 1, '127.0.0.1') as [FakeConnection];
+  const calls = bed.suspended(GREATER, true, { ...LOCAL, id: 50n });
+  bed.reconnector.giveUpWaiting();
+  assert.equal([waits.destroyed, calls.destroyed], [true, false]);
+  calls.close();
+  await turn();
+  bed.assertIdle();
+});
+
 // ── What is left behind ──────────────────────────────────────────────────────────────────────────────────────────────
 
 test(
@@ -1096,7 +1236,7 @@ test(
     assert.is(await late, 'ERR_ISTHMUS_CONNECT');
     idle();
 
-    const both = [outcome(entry.untilPeerConnects(signal, 100)), outcome(entry.untilUp())];
+    const both = [outcome(entry.untilPeerConnects(signal, 100)), outcome(entry.untilUpOrGone())];
     entry.interrupted = true;
     entry.up();
     assert.equal(await Promise.all(both), ['up', 'up']);
