@@ -25,6 +25,15 @@ export interface StreamOptions {
  * - A peer that closes the connection (`connection.close()`) without the end of its direction has ended that too.
  *
  * Beyond `Duplex` it has the members of `net.Socket` that servers and agents use.
+ *
+ * An `http.Server` or `https.Server` begins to check `headersTimeout` and `requestTimeout`, and to know which connections
+ * are idle (`closeIdleConnections()`), with its event `'listening'`. One that gets only streams never listens: emit that
+ * event once, before the first connection. `server.close()` ends it.
+ *
+ * ```ts
+ * server.emit('listening');
+ * await runtime.listen({ port }, (connection) => void server.emit('connection', connection.stream()));
+ * ```
  */
 export interface ConnectionStream extends Duplex {
   /** Milliseconds given to `setTimeout`. */

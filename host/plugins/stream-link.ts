@@ -121,8 +121,10 @@ export class StreamLink implements Link {
 
   destroy(): void {
     if (this.#destroyed) return;
-    this.#destroyed = true;
     this.#owner = undefined;
+    // What was committed in this turn of the event loop reaches the peer before the end does, as it does through a region.
+    if (!this.#finishing && !this.#blocked && !this.#stream.destroyed) this.#flush();
+    this.#destroyed = true;
     this.#rest = NO_REST;
     this.core.call.lose(this.index);
     this.core.call.dropTransmit(this.index);
