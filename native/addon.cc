@@ -77,6 +77,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("locked", Napi::Function::New<LockedByte>(env, "locked"));
   exports.Set("setSocketBuffers", Napi::Function::New<SetSocketBuffers>(env, "setSocketBuffers"));
   exports.Set("socketBuffers", Napi::Function::New<SocketBuffers>(env, "socketBuffers"));
+  exports.Set("unansweredFor", Napi::Function::New<UnansweredFor>(env, "unansweredFor"));
   exports.Set("watch", Napi::Function::New<WatchDescriptor>(env, "watch"));
   exports.Set("watchCounter", Napi::Function::New<WatchCounter>(env, "watchCounter"));
   exports.Set("createDoorbell", Napi::Function::New<CreateDoorbell>(env, "createDoorbell"));

@@ -1,5 +1,7 @@
 #include "sockets.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -44,6 +46,17 @@ Napi::Value SocketBuffers(const Napi::CallbackInfo& info) {
   sizes.Set("send", Get(info.Env(), fd, SO_SNDBUF, "SO_SNDBUF"));
   sizes.Set("receive", Get(info.Env(), fd, SO_RCVBUF, "SO_RCVBUF"));
   return sizes;
+}
+
+Napi::Value UnansweredFor(const Napi::CallbackInfo& info) {
+  const int fd = Descriptor(info[0], "fd");
+  tcp_info state{};
+  socklen_t length = sizeof state;
+  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &length) != 0) {
+    throw SystemError(info.Env(), errno, "getsockopt", "TCP_INFO of fd " + std::to_string(fd));
+  }
+  const bool unanswered = state.tcpi_retransmits > 0 || state.tcpi_probes > 0;
+  return Napi::Number::New(info.Env(), unanswered ? state.tcpi_last_ack_recv : 0);
 }
 
 }  // namespace isthmus

@@ -32,6 +32,8 @@ export const suites = {
   'integration/dev.test.ts': { limitSeconds: 400, onlyWithAll: true },
   'integration/device.slow.test.ts': { limitSeconds: 300, onlyWithAll: true },
   'integration/endpoint.test.ts': { limitSeconds: 200 },
+  // It waits for silence of some ten seconds, three times.
+  'integration/gone.test.ts': { onlyWithAll: true },
   'integration/groups.test.ts': { limitSeconds: 200 },
   'integration/many.test.ts': { alone: true, limitSeconds: 200, onlyWithAll: true },
   'integration/messages.test.ts': { limitSeconds: 400 },

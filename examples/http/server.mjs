@@ -46,6 +46,9 @@ const server = http.createServer({ keepAliveTimeout: 60_000 }, async (request, r
   }
 });
 
+// The server never listens itself. With this event it begins to check its timeouts, and to know its idle connections.
+server.emit('listening');
+
 const runtime = await Runtime.create({ name: 'http' });
 const listening = await runtime.listen({ port: Number(process.argv[2] ?? 7100) }, (connection) => {
   console.log(`a connection over ${connection.plugin}`);
@@ -56,7 +59,7 @@ console.log(`listening on ${listening.host}:${listening.port}`);
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, async () => {
     await listening.close();
-    server.closeIdleConnections();
+    server.close();
     await runtime.close();
   });
 }

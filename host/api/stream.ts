@@ -25,12 +25,24 @@ export interface StreamOptions {
  * - A peer that closes the connection (`connection.close()`) without the end of its direction has ended that too.
  *
  * Beyond `Duplex` it has the members of `net.Socket` that servers and agents use.
+ *
+ * An `http.Server` or `https.Server` begins to check `headersTimeout` and `requestTimeout`, and to know which connections
+ * are idle (`closeIdleConnections()`), with its event `'listening'`. One that gets only streams never listens: emit that
+ * event once, before the first connection. `server.close()` ends it.
+ *
+ * ```ts
+ * server.emit('listening');
+ * await runtime.listen({ port }, (connection) => void server.emit('connection', connection.stream()));
+ * ```
  */
 export interface ConnectionStream extends Duplex {
   /** Milliseconds given to `setTimeout`. */
   readonly timeout: number | undefined;
-  /** Always false: a connection is connected. `net.Socket` has it. */
+  /** Always false: a connection is connected. `net.Socket` has both. */
   readonly connecting: boolean;
+  readonly pending: boolean;
+  /** Which directions are open; `net.Socket` has it. */
+  readonly readyState: 'open' | 'readOnly' | 'writeOnly' | 'closed';
   /** End this direction, and close the connection when everything is written, without waiting for the other direction. */
   destroySoon(): void;
   /**
@@ -38,10 +50,18 @@ export interface ConnectionStream extends Duplex {
    * @throws ERR_ISTHMUS_INVALID_ARGUMENT
    */
   setTimeout(milliseconds: number, listener?: () => void): this;
-  /** Does nothing: memory has no such delay, and `tcp` has the runtime's option. */
-  setNoDelay(): this;
-  /** Does nothing: the death of a peer is noticed without it. */
-  setKeepAlive(): this;
+  /** Cut the connection at once, whatever was written: the peer gets an error. */
+  resetAndDestroy(): this;
+  /** Over `tcp`, TCP_NODELAY of the socket, now and after a migration (`PSP_TCP_NODELAY`); elsewhere there is no delay. */
+  setNoDelay(noDelay?: boolean): this;
+  /**
+   * Over `tcp`, as `net.Socket` has it, now and after a migration, instead of `PSP_TCP_KEEPALIVE`: after so much silence the
+   * kernel asks the peer's host, and after 10 seconds without an answer the connection ends with ERR_ISTHMUS_PEER_DIED.
+   * Through shared memory it has no effect: there a peer shows its heartbeat (`stalled`, `peerTimeout`).
+   * @param initialDelay in milliseconds, rounded down to seconds; 0: as it was, or as the kernel has it (two hours)
+   * @throws ERR_ISTHMUS_INVALID_ARGUMENT
+   */
+  setKeepAlive(enable?: boolean, initialDelay?: number): this;
   ref(): this;
   unref(): this;
   /** Address that the socket of the handshake came from; undefined over `loop`. */

@@ -135,8 +135,10 @@ export const ERRORS = {
     action: 'Enable `tcp` (`PSP_TCP`) on both sides; the message says why each plugin was refused.',
   },
   ERR_ISTHMUS_PEER_DIED: {
-    cause: 'The peer ended without closing the connection. All messages that it had committed were delivered first.',
-    action: 'Connect again once the peer is back.',
+    cause:
+      'The peer ended without closing the connection, or, over `tcp`, its host did not answer for `keepAlive` (`PSP_TCP_KEEPALIVE`) and 10 seconds (ETIMEDOUT in the message). All messages that arrived before were delivered first.',
+    action:
+      'Connect again once the peer is back. ETIMEDOUT, EHOSTUNREACH: check the network and the host of the peer; raise `PSP_TCP_KEEPALIVE` where virtual machines are paused for longer.',
   },
   ERR_ISTHMUS_PEER_TIMEOUT: {
     cause:

@@ -108,6 +108,15 @@ export const SETTINGS = {
     max: 0x3fffffff,
     unit: 'bytes',
   }),
+  keepAlive: integer(
+    'tcp',
+    'PSP_TCP_KEEPALIVE',
+    600,
+    "silence on a connection over tcp after which the kernel asks the peer's host whether it is there; 10 seconds later " +
+      'without an answer, or as long without an answer to what was sent, the connection ends with ERR_ISTHMUS_PEER_DIED; ' +
+      '0: never. A paused virtual machine does not answer either',
+    { max: 32_767, unit: 's' },
+  ),
   network: text(
     'connecting',
     'PSP_NETWORK',

@@ -20,7 +20,7 @@ import { LinkBinding } from '../link/link-binding.js';
 import { ProtocolRouter } from '../link/protocol-router.js';
 import type { Matching } from '../matching/matching.js';
 import { ConnectionMemory } from '../memory/connection-memory.js';
-import type { Link } from '../plugins/plugin.js';
+import type { Link, SocketOptions } from '../plugins/plugin.js';
 import type { Pollable } from '../polling/poller.js';
 import type { Region } from '../region/region.js';
 import type { ConnectionContext, Route } from './context.js';
@@ -417,6 +417,11 @@ export class RuntimeConnection implements Connection, Pollable {
       unreadBytes: unread.bytes,
       oldestUnreadMs: unread.ageMs,
     };
+  }
+
+  /** @internal {@link LinkLifetime.setSocketOptions} */
+  setSocketOptions(options: SocketOptions): void {
+    this.lifetime.setSocketOptions(options);
   }
 
   ref(): this {

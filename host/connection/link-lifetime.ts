@@ -11,7 +11,7 @@ import { BoundLink } from '../link/bound-link.js';
 import type { LifecycleEvent, Phase } from '../link/lifecycle.js';
 import type { LinkBinding } from '../link/link-binding.js';
 import type { ConnectionMemory } from '../memory/connection-memory.js';
-import type { Link, LinkEnd, LinkOwner } from '../plugins/plugin.js';
+import type { Link, LinkEnd, LinkOwner, SocketOptions } from '../plugins/plugin.js';
 import type { ConnectionContext, Route } from './context.js';
 import type { Counters } from './counters.js';
 import type { Liveness } from './liveness.js';
@@ -58,6 +58,8 @@ export class LinkLifetime implements LinkOwner {
   /** Rings of links that are gone, of which records are borrowed. */
   readonly #borrowed = new Set<BorrowedRecords>();
   #referenced = true;
+  /** What the application has asked of the socket: for the link, and for those that follow. */
+  #socketOptions: SocketOptions | undefined;
 
   constructor(parts: ConnectionParts, context: ConnectionContext, route: Route) {
     this.#parts = parts;
@@ -90,6 +92,7 @@ export class LinkLifetime implements LinkOwner {
     receiver.attach(bound);
     if (this.#referenced) link.ref();
     else link.unref();
+    if (this.#socketOptions) link.setSocketOptions?.(this.#socketOptions);
     binding.join();
     this.#unconfirmed = { route, onUp, role };
     lifecycle.raise('linkUp');
@@ -382,6 +385,11 @@ export class LinkLifetime implements LinkOwner {
     if (binding.link?.core === core) this.cut();
     const kept = [...this.#borrowed].flatMap((borrowed) => borrowed.abandon(core) ?? []);
     return [...kept, ...memory.abandon(core)];
+  }
+
+  setSocketOptions(options: SocketOptions): void {
+    this.#socketOptions = { ...this.#socketOptions, ...options };
+    this.#parts.binding.link?.link.setSocketOptions?.(options);
   }
 
   ref(): void {

@@ -9,6 +9,12 @@ import type { Connection } from '../api/connection.js';
 import type { ConnectionStream, StreamOptions } from '../api/stream.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Message } from '../base/message.js';
+import type { SocketOptions } from '../plugins/plugin.js';
+
+/** The connection, and what lies behind the interface that applications have. */
+interface Carrier extends Connection {
+  setSocketOptions(options: SocketOptions): void;
+}
 
 type Callback = (error?: Error | null) => void;
 
@@ -30,6 +36,8 @@ const MAX_READER_PAUSE_MS = 1000;
 const LINGER_MS = 120_000;
 /** The longest time of a timer: 24 days. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
+/** The kernel's limit (TCP_KEEPIDLE). */
+const MAX_KEEP_ALIVE_MS = 32_767_000;
 
 /** Short pieces while they are joined; it is empty when a function returns. */
 const joined = Buffer.allocUnsafeSlow(MAX_JOINED_BYTES);
@@ -38,9 +46,9 @@ const joined = Buffer.allocUnsafeSlow(MAX_JOINED_BYTES);
 export class DuplexStream extends Duplex implements ConnectionStream {
   /** Milliseconds given to `setTimeout`. */
   timeout: number | undefined;
-  /** Always false: a connection is connected. `net.Socket` has it. */
   readonly connecting = false;
-  readonly #connection: Connection;
+  readonly pending = false;
+  readonly #connection: Carrier;
   readonly #chunkSize: number;
   #timer: NodeJS.Timeout | undefined;
   #written = 0;
@@ -67,9 +75,10 @@ export class DuplexStream extends Duplex implements ConnectionStream {
   /** What ended the connection, until the reader is ready for it. */
   #failure: Error | undefined;
   #peerClosed = false;
+  #reset = false;
 
   /** Made by `connection.stream()`. */
-  constructor(connection: Connection, options: StreamOptions = {}) {
+  constructor(connection: Carrier, options: StreamOptions = {}) {
     const { allowHalfOpen = true, chunkSize = CHUNK_BYTES, highWaterMark = HIGH_WATER_MARK_BYTES } = options;
     for (const [name, value, least] of [
       ['chunkSize', chunkSize, 1],
@@ -355,7 +364,7 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     // `for await` destroys a stream that it has read to the end: with nothing left to write the peer is not cut off.
     const over = this.writableFinished || (this.readableEnded && this.writableLength === 0);
     const left = error === null || (error as NodeJS.ErrnoException).code === 'ABORT_ERR';
-    if (!left || !over) {
+    if (this.#reset || !left || !over) {
       connection.destroy(error ?? undefined);
       callback(error);
       return;
@@ -395,14 +404,25 @@ export class DuplexStream extends Duplex implements ConnectionStream {
     return this;
   }
 
-  /** Does nothing: memory has no such delay, and `tcp` has the runtime's option. */
-  setNoDelay(): this {
+  setNoDelay(noDelay = true): this {
+    this.#connection.setSocketOptions({ noDelay: Boolean(noDelay) });
     return this;
   }
 
-  /** Does nothing: the death of a peer is noticed without it. */
-  setKeepAlive(): this {
+  /** @throws ERR_ISTHMUS_INVALID_ARGUMENT */
+  setKeepAlive(enable = false, initialDelay = 0): this {
+    if (typeof initialDelay !== 'number' || !(initialDelay >= 0)) {
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'a delay is a number of milliseconds from 0 on');
+    }
+    const keepAlive = { on: Boolean(enable), initialDelay: Math.min(initialDelay, MAX_KEEP_ALIVE_MS) };
+    this.#connection.setSocketOptions({ keepAlive });
     return this;
+  }
+
+  /** Cut the connection at once, as `destroy()`: the peer gets an error. `net.Socket` has it. */
+  resetAndDestroy(): this {
+    this.#reset = true;
+    return this.destroy();
   }
 
   ref(): this {
@@ -427,6 +447,11 @@ export class DuplexStream extends Duplex implements ConnectionStream {
   get remoteFamily(): 'IPv4' | 'IPv6' | undefined {
     const address = this.remoteAddress;
     return address === undefined ? undefined : isIP(address) === 6 ? 'IPv6' : 'IPv4';
+  }
+
+  get readyState(): 'open' | 'readOnly' | 'writeOnly' | 'closed' {
+    if (this.readable) return this.writable ? 'open' : 'readOnly';
+    return this.writable ? 'writeOnly' : 'closed';
   }
 
   get bytesRead(): number {

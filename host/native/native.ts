@@ -3,7 +3,7 @@
  *
  * `native/` knows nothing of messages: it maps the pages of a file or device into a `WebAssembly.Memory` and unmaps them,
  * reserves the blocks of a file, locks bytes of it, passes doorbells to other processes, watches descriptors, and sets the
- * buffer sizes of sockets.
+ * buffer sizes of sockets, and tells how long the host at the other end of one has been silent.
  */
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -66,6 +66,11 @@ export interface Addon {
   setSocketBuffers(fd: number, send: number, receive: number): void;
   /** Buffer sizes of a socket as the kernel reports them: twice what was set (`socket(7)`). */
   socketBuffers(fd: number): { readonly send: number; readonly receive: number };
+  /**
+   * Milliseconds since the last acknowledgement, while the kernel repeats data or probes of a TCP socket without an answer;
+   * 0: nothing is unanswered.
+   */
+  unansweredFor(fd: number): number;
   /** Call `callback` whenever the descriptor is readable. The descriptor still belongs to the caller. */
   watch(fd: number, callback: () => void): Watch;
   /** The same for an eventfd or a timerfd, whose counter is read before each call. */

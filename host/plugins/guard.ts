@@ -2,6 +2,9 @@
  * The guard: the socket of a handshake that has ended in another transport. It stays open as long as the connection. One
  * byte on it announces an orderly close; its end without that byte means that the peer died (docs/protocol.md, "The
  * guard").
+ *
+ * It has no keep-alive: a paused virtual machine answers no probe, and is not dead. For the same reason a guard whose bytes
+ * were not acknowledged, until the kernel gave up, tells nothing. The heartbeat in the region goes on to tell.
  */
 import type { Socket } from 'node:net';
 
@@ -11,6 +14,8 @@ const DRAIN_REQUEST = 0x53;
 /** Isthmus' own: a shutdown message for which the ring had no room, as type u8 and value i32 (little-endian). */
 const SHUTDOWN = 0x4c;
 const SHUTDOWN_BYTES = 6;
+/** The other host did not answer, as far as this one knows. */
+const SILENT: ReadonlySet<unknown> = new Set(['ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH', 'EHOSTDOWN', 'ENETDOWN']);
 
 /** What a guard receives besides the end. */
 export interface GuardOwner {
@@ -29,7 +34,7 @@ export class Guard {
   /**
    * @param socket the socket of the handshake, which the guard owns from here on
    * @param rest what came behind the last frame of the handshake
-   * @param onEnd called once, by an event of the socket, when the socket has ended; `bye`: the peer had announced it
+   * @param onEnd called once, by an event of the socket, when the peer has ended the socket; `bye`: it had announced that
    */
   constructor(socket: Socket, rest: Buffer, onEnd: (bye: boolean) => void, owner?: GuardOwner) {
     this.#socket = socket;
@@ -37,7 +42,10 @@ export class Guard {
     this.#owner = owner;
     this.#receive(rest);
     socket.on('data', (chunk: Buffer) => this.#receive(chunk));
-    socket.on('error', () => {}); // 'close' follows.
+    // 'close' follows.
+    socket.on('error', ({ code }: NodeJS.ErrnoException) => {
+      if (SILENT.has(code)) this.#onEnd = undefined;
+    });
     socket.on('end', () => this.#end());
     socket.on('close', () => this.#end());
     socket.resume();

@@ -26,6 +26,13 @@ export type LinkEnd =
   /** The peer died or broke the protocol. */
   | { readonly kind: 'lost'; readonly error: IsthmusError };
 
+/** What an application asks of the socket under a connection, in the terms of `net.Socket`. */
+export interface SocketOptions {
+  readonly noDelay?: boolean;
+  /** `initialDelay`: milliseconds of silence before the first probe; below 1,000: as it was, or as the kernel has it. */
+  readonly keepAlive?: { readonly on: boolean; readonly initialDelay: number };
+}
+
 /** An open transport under a connection: an entry of a core's connection table, and what moves bytes between its rings and the peer. */
 export interface Link {
   readonly core: Core;
@@ -61,6 +68,8 @@ export interface Link {
   free(): void;
   ref(): void;
   unref(): void;
+  /** Only where the messages go through a socket. */
+  setSocketOptions?(options: SocketOptions): void;
 }
 
 /** What a {@link Link} reports to its connection. */

@@ -10,7 +10,7 @@ import { IsthmusError } from '../base/errors.js';
 import { BROKEN, type Core, NOTHING } from '../core/core.js';
 import { openPair } from '../core/private.js';
 import type { Guard } from './guard.js';
-import type { Link, LinkEnd, LinkOwner } from './plugin.js';
+import type { Link, LinkEnd, LinkOwner, SocketOptions } from './plugin.js';
 
 /** Records are gathered into one write up to this size. */
 const MAX_WRITE_BYTES = 65536;
@@ -21,9 +21,11 @@ const MAX_UNGUARDED_MS = 2000;
 const NO_REST = Buffer.alloc(0);
 
 /** Methods of a socket that another stream may lack. */
-interface Referenced {
+interface SocketLike {
   ref?(): unknown;
   unref?(): unknown;
+  setNoDelay?(on: boolean): unknown;
+  setKeepAlive?(on: boolean, initialDelay: number): unknown;
 }
 
 export class StreamLink implements Link {
@@ -31,7 +33,7 @@ export class StreamLink implements Link {
   readonly index: number;
   readonly polled = false;
   readonly #far: number;
-  readonly #stream: Duplex & Referenced;
+  readonly #stream: Duplex & SocketLike;
   readonly #guard: Guard | undefined;
   #owner: LinkOwner | undefined;
   /** Received bytes that did not fit into the ring yet. */
@@ -121,8 +123,10 @@ export class StreamLink implements Link {
 
   destroy(): void {
     if (this.#destroyed) return;
-    this.#destroyed = true;
     this.#owner = undefined;
+    // What was committed in this turn of the event loop reaches the peer before the end does, as it does through a region.
+    if (!this.#finishing && !this.#blocked && !this.#stream.destroyed) this.#flush();
+    this.#destroyed = true;
     this.#rest = NO_REST;
     this.core.call.lose(this.index);
     this.core.call.dropTransmit(this.index);
@@ -153,6 +157,13 @@ export class StreamLink implements Link {
   unref(): void {
     this.#stream.unref?.();
     this.#guard?.unref();
+  }
+
+  setSocketOptions({ noDelay, keepAlive }: SocketOptions): void {
+    const stream = this.#stream;
+    if (stream.destroyed) return;
+    if (noDelay !== undefined) stream.setNoDelay?.(noDelay);
+    if (keepAlive) stream.setKeepAlive?.(keepAlive.on, keepAlive.initialDelay);
   }
 
   /** From the ring to the stream. */

@@ -7,25 +7,18 @@ import { messageOf } from '../base/errors.js';
 import type { Core } from '../core/core.js';
 import { addon } from '../native/native.js';
 import { ARCH, type Attempt, type AttemptChannel, type Plugin, type Proposal } from './plugin.js';
-import { StreamLink } from './stream-link.js';
+import { descriptorOf, TcpLink } from './tcp-link.js';
 
-/** pscom's options for its sockets, in the units of setsockopt(2). */
+/** Options of its sockets, pscom's in the units of setsockopt(2). */
 export interface TcpOptions {
   readonly noDelay: boolean;
   /** Bytes; 0: the kernel's default. */
   readonly sendBuffer: number;
   readonly receiveBuffer: number;
+  /** Seconds of silence after which the kernel asks whether the peer's host is there; 0: never. */
+  readonly keepAlive: number;
   readonly ringSize: number;
   readonly log: (line: string) => void;
-}
-
-/**
- * The descriptor of a socket. Node keeps it in a handle that is not documented and may not be there.
- * @internal
- */
-export function descriptorOf(socket: Socket): number | undefined {
-  const fd = (socket as { _handle?: { fd?: unknown } | null })._handle?.fd;
-  return typeof fd === 'number' && fd >= 0 ? fd : undefined;
 }
 
 export class TcpPlugin implements Plugin {
@@ -54,7 +47,7 @@ export class TcpPlugin implements Plugin {
 
   /** Both sides are ready at once. */
   accept(channel: AttemptChannel): Attempt {
-    const { noDelay, ringSize } = this.#options;
+    const { noDelay, ringSize, keepAlive, log } = this.#options;
     channel.ok();
     return {
       step() {},
@@ -63,7 +56,7 @@ export class TcpPlugin implements Plugin {
       open: (socket, rest) => {
         socket.setNoDelay(noDelay);
         this.#setBufferSizes(socket);
-        return new StreamLink(this.#core(), ringSize, socket, rest);
+        return new TcpLink(this.#core(), ringSize, socket, rest, keepAlive, log);
       },
     };
   }

@@ -54,6 +54,7 @@ export function makePlugins(
     noDelay: config.noDelay,
     sendBuffer: config.sendBuffer,
     receiveBuffer: config.receiveBuffer,
+    keepAlive: config.keepAlive,
     log: (line) => log('warning', line),
     ringSize: streamRingSize,
   });

@@ -77,6 +77,45 @@ test(
 );
 
 test(
+  'keep-alive: the setting, and setKeepAlive and setNoDelay of the stream instead of it',
+  timebox(20, async () => {
+    const calls: string[] = [];
+    const { setKeepAlive, setNoDelay } = Socket.prototype;
+    Socket.prototype.setKeepAlive = function (on?: boolean, delay?: number) {
+      calls.push(`keepAlive ${on} ${delay}`);
+      return setKeepAlive.call(this, on, delay);
+    };
+    Socket.prototype.setNoDelay = function (on?: boolean) {
+      calls.push(`noDelay ${on}`);
+      return setNoDelay.call(this, on);
+    };
+    try {
+      await connected({ keepAlive: 30 }, { keepAlive: 0 }, async (a) => {
+        assert.equal(calls.sort(), ['keepAlive true 30000', 'noDelay true', 'noDelay true']);
+        calls.length = 0;
+        const stream = a.stream();
+        stream.setKeepAlive(true, 5000).setKeepAlive(true, 1e12).setKeepAlive().setNoDelay(false).setNoDelay();
+        assert.equal(calls, [
+          'keepAlive true 5000',
+          'keepAlive true 32767000',
+          'keepAlive false 0',
+          'noDelay false',
+          'noDelay true',
+        ]);
+        for (const delay of [-1, Number.NaN, '1' as unknown as number]) {
+          assert.throws(
+            () => stream.setKeepAlive(true, delay),
+            (error: { code: string }) => error.code === 'ERR_ISTHMUS_INVALID_ARGUMENT',
+          );
+        }
+      });
+    } finally {
+      Object.assign(Socket.prototype, { setKeepAlive, setNoDelay });
+    }
+  }),
+);
+
+test(
   'a socket without a descriptor: reported once, and the connection continues',
   timebox(10, () => {
     const lines: string[] = [];
@@ -86,6 +125,7 @@ test(
       ringSize: 4096,
       sendBuffer: 70_000,
       receiveBuffer: 0,
+      keepAlive: 0,
       log: (line) => lines.push(line),
     });
     for (let i = 0; i < 3; i++) {
@@ -103,7 +143,7 @@ test(
 test(
   'the native functions check their arguments',
   timebox(10, () => {
-    const { setSocketBuffers, socketBuffers } = addon();
+    const { setSocketBuffers, socketBuffers, unansweredFor } = addon();
     const thrown = (body: () => unknown) => {
       try {
         body();
@@ -128,10 +168,12 @@ test(
     assert.is(error.code, 'ENOTSOCK');
     assert.is(error.syscall, 'setsockopt');
     assert.is(thrown(() => socketBuffers(file)).code, 'ENOTSOCK');
+    assert.is(thrown(() => unansweredFor(file)).code, 'ENOTSOCK');
+    assert.is(thrown(() => unansweredFor(-1)).code, 'ERR_OUT_OF_RANGE');
     // With 0 for both, the kernel is not called.
     setSocketBuffers(file, 0, 0);
     closeSync(file);
-    assert.is(thrown(() => socketBuffers(file)).code, 'EBADF');
+    for (const call of [socketBuffers, unansweredFor]) assert.is(thrown(() => call(file)).code, 'EBADF');
   }),
 );
 

@@ -178,7 +178,7 @@ const PSK = { identity: 'isthmus', psk: Buffer.alloc(32, 7) };
 /** No certificates: both sides know a key. */
 const SECURE = { ciphers: 'PSK', minVersion: 'TLSv1.2', maxVersion: 'TLSv1.2' } as const;
 
-/** Listeners of the far side: one for streams that are called by name, one for HTTP, one for HTTPS. */
+/** Listeners of the far side: for streams that are called by name, HTTP, HTTPS, and HTTP with short timeouts. */
 async function listenAll(runtime: Runtime) {
   const ends: End[] = [];
   const options: { allowHalfOpen?: boolean }[] = [];
@@ -210,6 +210,10 @@ async function listenAll(runtime: Runtime) {
   // On a slow machine a request must not meet the end of its idle connection.
   const server = http.createServer({ keepAliveTimeout: 60_000 }, handler);
   const secure = createSecureServer({ ...SECURE, pskCallback: () => PSK.psk } as object, handler);
+  const hasty = http.createServer({ headersTimeout: 300, requestTimeout: 600, connectionsCheckingInterval: 50 });
+  hasty.on('request', (request, response) => request.on('end', () => response.end()).resume());
+  // As an application does: a server that never listens checks no timeouts and knows of no idle connections until then.
+  for (const one of [server, secure, hasty]) one.emit('listening');
   const accepted: ConnectionStream[] = [];
   const serveWith = (server: http.Server) => async (connection: Connection) => {
     const stream = connection.stream();
@@ -222,6 +226,7 @@ async function listenAll(runtime: Runtime) {
     }),
     runtime.listen({}, serveWith(server)),
     runtime.listen({}, serveWith(secure)),
+    runtime.listen({}, serveWith(hasty)),
   ]);
   return {
     ports: () => listening.map(({ port }) => port),
@@ -516,6 +521,16 @@ function suite(plugin: string, seed: number): void {
     assert.equal((await far('closed')).events, ['ERR_ISTHMUS_PEER_DIED', 'close']);
   });
 
+  check('what is written in the turn in which the stream is destroyed arrives before the error', 20, async () => {
+    const { near, far } = await open();
+    await far('read');
+    near.stream.write('the last words');
+    near.destroy('of the application');
+    const { text, events } = await far('closed');
+    assert.is(text, 'the last words');
+    assert.equal(events, ['ERR_ISTHMUS_PEER_DIED', 'close']);
+  });
+
   check('a late reader gets all bytes that arrived before the error', 30, async () => {
     const { near, far } = await open();
     await far('write', 'x'.repeat(300_000));
@@ -645,6 +660,28 @@ function suite(plugin: string, seed: number): void {
     while ((await on.far<number>('open')) > 0) await pause(10);
     assert.equal(Object.keys(agent.freeSockets), []);
     agent.destroy();
+  });
+
+  check('HTTP: the server cuts off a client that stops in the middle of a request', 30, async () => {
+    for (const part of [
+      '',
+      'GET / HTTP/1.1\r\nHost: half\r\nX-Half',
+      'POST / HTTP/1.1\r\nHost: half\r\nContent-Length: 10\r\n\r\nhalf',
+    ]) {
+      const cut = new End(await connect(3));
+      cut.read();
+      cut.stream.write(part);
+      const { text, events } = await cut.closed();
+      assert.match(text, /^HTTP\/1\.1 408 /, JSON.stringify({ part, events }));
+      // The server destroys its end behind the answer.
+      assert.equal(events, ['ERR_ISTHMUS_PEER_DIED', 'close'], part);
+    }
+    const whole = new End(await connect(3));
+    whole.read();
+    whole.stream.write('GET /kept HTTP/1.1\r\nHost: whole\r\nConnection: close\r\n\r\n');
+    const { text, events } = await whole.closed();
+    assert.match(text, /^HTTP\/1\.1 200 /);
+    assert.equal(events, ['end', 'finish', 'close']);
   });
 
   check('HTTP: large bodies down and up', 60, async () => {
