@@ -4,6 +4,7 @@ import { Callee, serve } from './calls.js';
 import { forkEnd, readOptions } from './ends.js';
 import { probe } from './micro/probe.js';
 import { pin } from './pinning.js';
+import { askingEnd, servingEnd } from './scarce/pair.js';
 import { findTransport } from './transports/index.js';
 import type { Far, Near } from './transports/transport.js';
 import { isWorker } from './transports/worker.js';
@@ -49,4 +50,6 @@ if (!isWorker()) {
   if (role === 'near') await near(name);
   else if (role === 'far') far(name);
   else if (role === 'probe') serve(probe(name, readOptions()));
+  else if (role === 'client') serve(askingEnd(name));
+  else if (role === 'server') serve(servingEnd(name));
 }

@@ -19,15 +19,15 @@ export function readOptions(): RunOptions {
 /** @param how `fork`, or a function that wraps it */
 export function forkEnd(
   how: typeof fork,
-  role: 'near' | 'far' | 'probe',
+  role: 'near' | 'far' | 'probe' | 'client' | 'server',
   name: string,
   options: RunOptions,
   more: ForkOptions = {},
 ): ChildProcess {
   return how(fileURLToPath(new URL('end.mjs', import.meta.url)), [role, name], {
-    env: { ...process.env, [VARIABLE]: JSON.stringify(options) },
     serialization: 'advanced',
     ...more,
+    env: { ...(more.env ?? process.env), [VARIABLE]: JSON.stringify(options) },
   });
 }
 

@@ -14,8 +14,9 @@ import { watchMachine } from './machine.js';
 import { runMeasures } from './measures.js';
 import { chooseCpus } from './pinning.js';
 import { PLANS, type Plan, race } from './race.js';
-import { type ComparedBuilds, print, printComparison } from './report.js';
-import type { Results } from './results.js';
+import { type ComparedBuilds, print, printComparison, printScarce } from './report.js';
+import type { Results, ScarceResults } from './results.js';
+import { prepareScarce, SCARCE_PLANS } from './scarce/scarce.js';
 
 interface Options {
   readonly quick?: boolean;
@@ -25,6 +26,7 @@ interface Options {
   readonly out?: string;
   readonly plots: boolean;
   readonly before?: string;
+  readonly scarce?: boolean;
   readonly rounds?: number;
   readonly from?: string;
 }
@@ -115,7 +117,38 @@ async function compareBuilds(checkout: string, options: Options): Promise<void> 
   }
 }
 
+/** `--scarce`: request and answer where processors are scarce. */
+async function benchScarce(options: Options): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'isthmus-bench-'));
+  const run = runOptions(folder);
+  const watched = watchMachine(run.cpus);
+  const started = performance.now();
+  try {
+    const plan = options.quick ? SCARCE_PLANS.quick : SCARCE_PLANS.full;
+    const scarce = prepareScarce({ ...plan, rounds: options.rounds ?? plan.rounds, only: options.only }, run);
+    if (scarce.settings === 0) throw new Error(`no setting is called ${options.only?.join(' or ')}`);
+    const bar = progress(scarce.total);
+    const found = await scarce.run(bar.step).finally(() => bar.stop());
+    const results: ScarceResults = {
+      made: new Date().toISOString(),
+      commit: commit(),
+      seconds: Math.round((performance.now() - started) / 1000),
+      machine: watched(),
+      ...found,
+    };
+    if (options.json) process.stdout.write(`${JSON.stringify(results)}\n`);
+    else printScarce(results);
+    const out = options.out ?? join(root, 'build/bench');
+    mkdirSync(out, { recursive: true });
+    writeFileSync(join(out, 'scarce.json'), `${JSON.stringify(results, undefined, 2)}\n`);
+    process.stderr.write(`Written: ${join(out, 'scarce.json')}\n`);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 async function bench(options: Options): Promise<void> {
+  if (options.scarce) return benchScarce(options);
   if (options.before !== undefined) return compareBuilds(options.before, options);
   if (options.from !== undefined) {
     const read = JSON.parse(readFileSync(options.from, 'utf8')) as Results;
@@ -201,7 +234,11 @@ await new Command('npm run bench --')
   )
   .option('--sizes <BYTES>', 'only these sizes, separated by commas', (text) => list(text).map(Number))
   .option('--before <CHECKOUT>', 'compare this build with that of another checkout, in turns, and nothing else')
-  .option('--rounds <COUNT>', 'of that comparison; more where the number of rows needs it', Number)
+  .option(
+    '--scarce',
+    'request and answer on one processor, beside load and with a quota, beside a Unix socket, and nothing else',
+  )
+  .option('--rounds <COUNT>', 'of these two; of a comparison more where the number of rows needs it', Number)
   .option('--out <FOLDER>', 'write results.json and the plots there')
   .option('--from <FILE>', 'measure nothing; print and plot the results in this file')
   .option('--no-plots', 'draw no plots')
@@ -212,6 +249,8 @@ Examples:
   $ npm run bench                                  # 6 to 8 minutes; replaces the results in docs/
   $ npm run bench -- --quick
   $ npm run bench -- --only into,ucx,mpich --sizes 8,65536
+  $ npm run bench -- --scarce                      # five minutes: where processors are scarce
+  $ npm run bench -- --scarce --only one,load12
   $ npm run bench -- --before ../other-checkout    # four minutes: slower, faster, or no change beyond noise
   $ npm run bench -- --before ../other-checkout --only into,await --sizes 8`,
   )

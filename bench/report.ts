@@ -3,7 +3,7 @@ import { renderTable } from '../host/cli/support/table.js';
 import { bytes, duration, rate } from '../host/cli/support/units.js';
 import type { ComparedRow } from './compare.js';
 import type { Machine } from './machine.js';
-import type { Latency, Results, TransportResult } from './results.js';
+import type { Latency, Results, ScarceResults, TransportResult } from './results.js';
 import { describeRule, type Verdict } from './verdict.js';
 
 const say = (text: string) => process.stdout.write(text);
@@ -148,4 +148,25 @@ export function print(results: Results): void {
   say('\n');
   for (const { title, missing } of results.transports) if (missing) say(`Left out: ${title}: ${missing}\n`);
   for (const failed of results.failed) say(`Failed: ${failed}\n`);
+}
+
+export function printScarce({ machine, seconds, rows, skipped }: ScarceResults): void {
+  say(`${describeMachine({ ...machine, pinned: undefined })}; load ${machine.load} at the start; ${seconds} s\n\n`);
+  const titles = ['requests/s', 'p50', 'p99', '/ socket', 'p99 / socket'].map((title) => ({ title, right: true }));
+  say(
+    renderTable(
+      [{ title: 'where' }, { title: 'request and answer of 200 B' }, { title: 'over' }, ...titles],
+      rows.map((row, i) => [
+        rows[i - 1]?.title === row.title ? '' : row.title,
+        row.kindTitle,
+        row.over,
+        count(row.perSecond),
+        duration(row.p50 * 1000),
+        duration(row.p99 * 1000),
+        row.ratio.toFixed(2),
+        row.tailRatio.toFixed(2),
+      ]),
+    ),
+  );
+  for (const { title, why } of skipped) say(`Left out: ${title}: ${why}\n`);
 }

@@ -116,3 +116,37 @@ export function rateOf(size: number, flows: readonly Flow[]): Throughput {
   const messagesPerSecond = 1e9 / Math.max(...paces);
   return { size, messagesPerSecond, bytesPerSecond: messagesPerSecond * size };
 }
+
+/** What a client saw of its requests. Times in microseconds. */
+export interface Asked {
+  readonly perSecond: number;
+  readonly p50: number;
+  readonly p99: number;
+  /** What carried them. */
+  readonly over: string;
+}
+
+/** Medians over the rounds. Times in microseconds. */
+export interface ScarceRow extends Asked {
+  readonly setting: string;
+  readonly title: string;
+  readonly kind: string;
+  readonly kindTitle: string;
+  /** To the socket's, of the same rounds: of the requests per second, and of the 99th percentiles. */
+  readonly ratio: number;
+  readonly tailRatio: number;
+}
+
+export interface Scarce {
+  readonly rows: readonly ScarceRow[];
+  /** Why a setting is left out. */
+  readonly skipped: readonly { readonly title: string; readonly why: string }[];
+}
+
+/** The results of `--scarce`. */
+export interface ScarceResults extends Scarce {
+  readonly made: string;
+  readonly commit: string;
+  readonly seconds: number;
+  readonly machine: Machine;
+}

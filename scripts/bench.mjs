@@ -50,7 +50,7 @@ function compileRing() {
 }
 
 /** A comparison of two builds measures no peers and draws no plots. */
-const comparison = process.argv.some((arg) => /^--before(=|$)/.test(arg));
+const comparison = process.argv.some((arg) => /^--(before|scarce)(=|$)/.test(arg));
 if (!comparison) install();
 compileRing();
 await bundle({

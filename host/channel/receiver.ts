@@ -100,7 +100,7 @@ export class Receiver {
     if (!link?.polled || ring.ended || ring.discards || ring.lent || ring.partial) return;
     if (this.unread.length > 0 || this.pending.awaited) return;
     let offset = link.call.peek(link.index);
-    if (offset === NOTHING && this.#rounds > 0) {
+    if (offset === NOTHING && this.#rounds > 0 && this.#binding.spins) {
       offset = link.call.peekSpin(link.index, this.#rounds);
       if (offset === NOTHING) this.#rounds >>= 1;
       else this.#rounds = RECEIVE_ROUNDS;

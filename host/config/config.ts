@@ -23,8 +23,8 @@ import {
 } from './setting.js';
 
 /**
- * `spin`: never sleep; `adaptive`: spin for a while after each message, then sleep; `block`: sleep as soon as there is no
- * message.
+ * `spin`: never sleep; `adaptive`: spin for as long as that has paid lately, then sleep; `block`: sleep as soon as there is
+ * no message.
  */
 export type Wait = 'spin' | 'adaptive' | 'block';
 
@@ -66,7 +66,7 @@ export const SETTINGS = {
     'PSP_WAIT',
     WAITS,
     'adaptive',
-    'what a runtime does while no message arrives: poll without sleeping (spin), sleep at once (block), or poll for 2 ms and then sleep (adaptive)',
+    'what a runtime does while no message arrives: poll without sleeping (spin), sleep at once (block), or poll for up to 2 ms, as long as polling has paid lately, and then sleep (adaptive)',
   ),
   guard: flag('regions', 'PSP_GUARD', true, 'whether the end of the guard socket means that the peer has died'),
   stallTimeout: integer(

@@ -7,9 +7,12 @@
  */
 import type { Wait } from '../config/config.js';
 import { type Alarm, newAlarm } from './alarm.js';
+import { PREEMPTED_MS, SpinAccount } from './spin-account.js';
 
 /** Polls whenever there may be something, until it is stopped. */
 export interface IdleStrategy {
+  /** Whether a caller that finds nothing may poll on for some microseconds before it waits. */
+  readonly spins: boolean;
   /** Something is expected, or has come: poll soon, and often for a while. */
   wake(): void;
   /** The doorbell rang, and the connection that it rang for has been polled: poll the others, but after the application. */
@@ -48,7 +51,7 @@ const NODE: EventLoop = {
 
 /** Rounds over the poll set inside the core, 10 to 20 µs: more would keep the event loop waiting. */
 export const SPIN_ROUNDS = 2000;
-/** How long spinning goes on after the last activity. */
+/** How long a wait spins where a peer cannot ring: a timer would find its message after 50 µs at best. */
 export const SPIN_MS = 2;
 /** The longest turn of an event loop that has nothing else to do. A slower turn means a busy loop: do not spin. */
 export const MAX_IDLE_TURN_MS = 0.005;
@@ -68,28 +71,40 @@ export class EventLoopIdleStrategy implements IdleStrategy {
   readonly #pollOnce: PollOnce;
   readonly #trySleep: TrySleep;
   readonly #loop: EventLoop;
-  readonly #spinMs: number;
+  readonly #wait: Wait;
+  readonly #account = new SpinAccount();
+  /** The wait under way began here. */
   #lastActivity = 0;
+  /** Until then the wait under way spins; 0: it does not, or no more. */
+  #spinUntil = 0;
   #lastTurnEnd = 0;
+  /** Whether the last pause was one of the timer: a peer cannot ring. */
+  #timed = false;
   #immediate: NodeJS.Immediate | undefined;
   #alarm: Alarm | undefined;
-  /** Whether the alarm is set. */
-  #pausing = false;
+  /** When the alarm goes off; undefined: it is not set. It stays set when a pause ends early: setting costs a system call. */
+  #alarmAt: number | undefined;
   #stopped = false;
   #rang = false;
   readonly #turn = () => {
     this.#immediate = undefined;
     if (this.#rang) {
       this.#rang = false;
-      this.#lastActivity = this.#loop.now();
-      if (this.#pausing) this.#alarm?.clear();
+      this.#begin(this.#loop.now());
     }
-    this.#pausing = false;
     if (this.#stopped) return;
     const now = this.#loop.now();
-    const spin = now - this.#lastActivity < this.#spinMs && now - this.#lastTurnEnd < MAX_IDLE_TURN_MS;
-    if (this.#pollOnce(spin ? SPIN_ROUNDS : 0)) this.#lastActivity = this.#loop.now();
-    this.#schedule();
+    const spin = now < this.#spinUntil && now - this.#lastTurnEnd < MAX_IDLE_TURN_MS;
+    const found = this.#pollOnce(spin ? SPIN_ROUNDS : 0);
+    const after = spin || found ? this.#loop.now() : now;
+    if (found) {
+      if (this.#spinUntil > 0) this.#account.found(after - this.#lastActivity);
+      this.#begin(after);
+    } else if (spin && after - now > PREEMPTED_MS && this.#wait === 'adaptive' && !this.#timed) {
+      this.#account.preempted(after);
+      this.#spinUntil = 0;
+    }
+    this.#schedule(after);
     this.#lastTurnEnd = this.#loop.now();
   };
 
@@ -97,14 +112,18 @@ export class EventLoopIdleStrategy implements IdleStrategy {
     this.#pollOnce = pollOnce;
     this.#trySleep = trySleep;
     this.#loop = loop;
-    this.#spinMs = wait === 'spin' ? Number.POSITIVE_INFINITY : wait === 'block' ? 0 : SPIN_MS;
+    this.#wait = wait;
+  }
+
+  get spins(): boolean {
+    if (this.#wait === 'adaptive') return this.#timed || this.#account.earned;
+    return this.#wait === 'spin';
   }
 
   wake(): void {
-    this.#lastActivity = this.#loop.now();
+    // Within its own pass, or before the turn that is due anyway: the wait begins there.
     if (this.#immediate || this.#stopped) return;
-    if (this.#pausing) this.#alarm?.clear();
-    this.#pausing = false;
+    this.#begin(this.#loop.now());
     this.#immediate = this.#loop.setImmediate(this.#turn);
   }
 
@@ -120,21 +139,46 @@ export class EventLoopIdleStrategy implements IdleStrategy {
     this.#alarm = undefined;
   }
 
-  #schedule(): void {
+  /** A wait begins. */
+  #begin(now: number): void {
+    this.#lastActivity = now;
+    this.#spinUntil = now + this.#spinTime(now);
+  }
+
+  #spinTime(now: number): number {
+    if (this.#wait === 'block') return 0;
+    if (this.#wait === 'spin') return Number.POSITIVE_INFINITY;
+    return this.#timed ? SPIN_MS : this.#account.allowance(now);
+  }
+
+  #schedule(now: number): void {
     if (this.#stopped || this.#immediate) return;
-    const idleMs = this.#loop.now() - this.#lastActivity;
-    const state = idleMs < this.#spinMs ? 'busy' : this.#trySleep();
+    if (now < this.#spinUntil) {
+      this.#immediate = this.#loop.setImmediate(this.#turn);
+      return;
+    }
+    if (this.#spinUntil > this.#lastActivity) this.#account.inVain(now - this.#lastActivity);
+    this.#spinUntil = 0;
+    const state = this.#trySleep();
+    this.#timed = state === 'quiet';
     if (state === 'busy') {
       this.#immediate = this.#loop.setImmediate(this.#turn);
       return;
     }
+    this.#setAlarm(now, this.#timed ? pauseAfter(now - this.#lastActivity) : FALLBACK_POLL_MS);
+  }
+
+  /** An alarm that goes off earlier stays as it is: its turn finds nothing, and sets it again. */
+  #setAlarm(now: number, milliseconds: number): void {
+    if (this.#alarmAt !== undefined && this.#alarmAt <= now + milliseconds) return;
     this.#alarm ??= this.#loop.newAlarm(() => {
+      this.#alarmAt = undefined;
       // A doorbell that rang has left the alarm set, and its immediate is still to come.
       this.#loop.clearImmediate(this.#immediate);
       this.#turn();
     });
-    this.#alarm.set(state === 'asleep' ? FALLBACK_POLL_MS : pauseAfter(idleMs));
-    this.#pausing = true;
+    this.#alarm.set(milliseconds);
+    this.#alarmAt = now + milliseconds;
   }
 }
 

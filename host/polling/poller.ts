@@ -37,8 +37,6 @@ export class Poller {
   /** Their ring stays full, because the application takes nothing; but they wait for room: polled at each pause. */
   readonly #blocked = new Set<Pollable>();
   #reclaim: NodeJS.Timeout | undefined;
-  /** Whether a caller that finds nothing may poll on for some microseconds before it waits. */
-  readonly spins: boolean;
   readonly #turns = new EventLoopTurns();
   #stopped = false;
 
@@ -48,11 +46,15 @@ export class Poller {
     newIdleStrategy = (pollOnce: PollOnce, trySleep: TrySleep): IdleStrategy =>
       new EventLoopIdleStrategy(wait, pollOnce, trySleep),
   ) {
-    this.spins = wait !== 'block';
     this.#idle = newIdleStrategy(
       (rounds) => this.pollOnce(rounds),
       () => this.#trySleep(),
     );
+  }
+
+  /** Whether a caller that finds nothing may poll on for some microseconds before it waits. */
+  get spins(): boolean {
+    return this.#idle.spins;
   }
 
   /** What the answer of a call that is answered at once has to wait for; undefined: nothing. `cost`: in such calls. */

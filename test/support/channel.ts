@@ -177,7 +177,7 @@ export class TestPoller extends Poller {
 
   constructor(spins = false) {
     let woken = () => {};
-    super(spins ? 'adaptive' : 'block', () => ({ wake: () => woken(), rung() {}, stop() {} }));
+    super(spins ? 'adaptive' : 'block', () => ({ spins, wake: () => woken(), rung() {}, stop() {} }));
     woken = () => {
       this.wakes++;
     };

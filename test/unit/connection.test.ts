@@ -58,7 +58,7 @@ class TestLink implements Link {
 }
 
 function connect(lines: string[] = []) {
-  const poller = new Poller('block', () => ({ wake() {}, rung() {}, stop() {} }));
+  const poller = new Poller('block', () => ({ spins: false, wake() {}, rung() {}, stop() {} }));
   const connection = new RuntimeConnection(ROUTE, {
     poller,
     matching: new Matching(),

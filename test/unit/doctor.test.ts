@@ -1,7 +1,7 @@
 /** Findings of `isthmus doctor`, on machines that a test simulates. */
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { render } from '../../host/cli/commands/doctor.js';
@@ -113,6 +113,41 @@ test(
     assert.match(the(findings, 'address space').finding, /8 GiB \(RLIMIT_AS\)/);
     assert.match(the(findings, 'overcommit').finding, /mode 2.*1 MiB are left/);
     assert.match(the(findings, 'overcommit').action ?? '', /overcommit_memory=0/);
+  }),
+);
+
+test(
+  'processors: those that the process may use, not those of the machine',
+  timebox(20, async () => {
+    const finding = async (files: Readonly<Record<string, string>>) => {
+      const machine = new TestMachine({ processors: 4 });
+      for (const [name, text] of Object.entries(files)) {
+        const path = name.startsWith('proc/')
+          ? join(machine.proc, name.slice(5))
+          : join(machine.tree.roots.sysfs, name);
+        mkdirSync(dirname(path), { recursive: true });
+        writeFileSync(path, text);
+      }
+      return the(await doctor(machine), 'processors');
+    };
+    const allowed = (list: string) => ({ 'proc/self/status': `Name:\tnode\nCpus_allowed_list:\t${list}\n` });
+    assert.is((await finding({})).finding, '4');
+    assert.is((await finding(allowed('0-3'))).finding, '4');
+    assert.is((await finding(allowed('0,2-3'))).finding, '3 of 4');
+    assert.is((await finding(allowed('2'))).verdict, 'note');
+    // The new hierarchy: the least of the group and those above it.
+    const group = { 'proc/self/cgroup': '0::/a/b\n' };
+    const half = { ...group, 'fs/cgroup/a/b/cpu.max': 'max 100000\n', 'fs/cgroup/a/cpu.max': '50000 100000\n' };
+    assert.match((await finding(half)).finding, /^4, 0\.50 of their time/);
+    assert.is((await finding({ ...group, 'fs/cgroup/a/b/cpu.max': 'max 100000\n' })).finding, '4');
+    // The old one.
+    const old = {
+      'proc/self/cgroup': '3:cpu,cpuacct:/c\n2:memory:/d\n',
+      'fs/cgroup/cpu,cpuacct/c/cpu.cfs_quota_us': '150000\n',
+      'fs/cgroup/cpu,cpuacct/c/cpu.cfs_period_us': '100000\n',
+    };
+    assert.match((await finding(old)).finding, /^4, 1\.50/);
+    assert.is((await finding({ ...old, 'fs/cgroup/cpu,cpuacct/c/cpu.cfs_quota_us': '-1\n' })).finding, '4');
   }),
 );
 

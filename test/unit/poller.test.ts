@@ -10,6 +10,7 @@ import { timebox } from '../support/timebox.js';
 
 /** An idle strategy that only writes down what it is told. */
 class Idle implements IdleStrategy {
+  readonly spins = false;
   readonly pollOnce: PollOnce;
   readonly trySleep: TrySleep;
   readonly told: string[];
@@ -444,7 +445,7 @@ test(
 );
 
 test(
-  'callers may spin but with `block`',
+  'callers may spin but with `block`, as long as spinning pays with `adaptive`',
   timebox(5, () => {
     const spins = (['spin', 'adaptive', 'block'] as const).map((wait) => new Poller(wait).spins);
     assert.equal(spins, [true, true, false]);

@@ -8,6 +8,7 @@ import { SHM } from '../../device/posix.js';
 import { addonMissing } from '../../native/native.js';
 import { shmPath, whyNotShm } from '../../region/shm-file.js';
 import { bad, type Finding, failed, good, none, note, readSystemFile, type Setting } from './findings.js';
+import { processorsOf } from './processors.js';
 import { bytes, counted, GIB, MIB } from './units.js';
 
 /** The default of Docker for /dev/shm; less hardly holds two regions of the default size. */
@@ -17,14 +18,29 @@ const RESERVED_BYTES = 10 * GIB;
 /** Addresses for V8 itself and two regions. */
 const MIN_ADDRESS_SPACE_BYTES = 32 * GIB;
 
-/** From /proc/cpuinfo, which a test can replace, not from `os.availableParallelism()`. */
-export function checkProcessors(proc: string): Finding {
-  const count = readSystemFile(proc, 'cpuinfo')?.match(/^processor\s*:/gm)?.length ?? 0;
-  if (count !== 1) return good('processors', count === 0 ? 'unknown' : String(count));
+/** From the files of the kernel, which a test can replace, not from `os.availableParallelism()`. */
+export function checkProcessors(proc: string, sysfs = '/sys'): Finding {
+  const { allowed, there, quota } = processorsOf(
+    (path) => readSystemFile(proc, path),
+    (path) => readSystemFile(sysfs, path),
+  );
+  const what = 'processors';
+  if (there === 0) return good(what, 'unknown');
+  const count = allowed < there ? `${allowed} of ${there}` : String(allowed);
+  if (quota !== undefined && quota < allowed) {
+    return note(
+      what,
+      `${count}, ${quota.toFixed(2)} of their time (control group)`,
+      'A process that has used up its share stands still for the rest of 100 ms: messages wait that long. Raise cpu.max ' +
+        '(docker run --cpus, resources.limits.cpu) if they must not.',
+    );
+  }
+  if (allowed !== 1) return good(what, count);
   return note(
-    'processors',
-    '1: a process that polls takes the processor from the peer that has to answer',
-    'Give a VM two processors (-smp 2): QEMU without KVM may emulate atomic instructions by plain ones in a VM with one.',
+    what,
+    `${count}: peers on it take turns, and each message waits for a change of processes`,
+    'Give the processes two processors (docker run --cpuset-cpus, -smp 2 of a VM). QEMU without KVM may emulate atomic ' +
+      'instructions by plain ones in a VM with one.',
   );
 }
 

@@ -38,7 +38,7 @@ export async function diagnose(roots: DoctorRoots = {}): Promise<Finding[]> {
   return [
     good('Node.js', process.version),
     checkNative(),
-    checkProcessors(proc),
+    checkProcessors(proc, roots.sysfs),
     ...checkAddresses(proc),
     ...checkSharedMemory(setting),
     ...(devices.length === 0 ? [absent] : []),
