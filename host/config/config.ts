@@ -38,9 +38,8 @@ export const SETTINGS = {
   regions: text(
     'regions',
     'PSP_IVSHMEM_REGIONS',
-    'names in /dev/shm or paths, separated by blanks; * and ? match formatted regions; empty: none',
-    'region files that stand for ivshmem devices',
-    { fallback: '*' },
+    'names in /dev/shm or paths, separated by blanks; * and ? match formatted regions of root and of this user; empty: none',
+    'region files that are used beside the devices, which are found without it',
   ),
   pci: flag(
     'regions',

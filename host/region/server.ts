@@ -16,11 +16,13 @@ import {
   type Access,
   createPosix,
   grant,
+  isOwnOrRoots,
   type Judge,
   openChecked,
   posixBacking,
   regionPath,
-  trusted,
+  trustedByName,
+  trustedByOwner,
 } from '../device/posix.js';
 import { addon } from '../native/native.js';
 import { lockHeld } from './locks.js';
@@ -197,12 +199,16 @@ export class RegionServer implements Disposable {
   }
 }
 
-/** The file may already belong to the user that it is given to, as that of QEMU. */
+/**
+ * A server changes a file and lets others rely on it: it takes one of root, of its own user, or of the user that the file is
+ * given to, as that of QEMU, and asks for more than the name.
+ */
 function judgeFor({ uid, gid }: Access): Judge {
   return (stat) => {
-    const why = trusted(stat);
-    const wanted = (uid === undefined || stat.uid === uid) && (gid === undefined || stat.gid === gid);
-    return why !== undefined && wanted && uid !== undefined && (stat.mode & 0o002) === 0 ? undefined : why;
+    const given = uid !== undefined && stat.uid === uid && (gid === undefined || stat.gid === gid);
+    if (given) return trustedByName(stat);
+    const why = trustedByOwner(stat);
+    return isOwnOrRoots(stat) ? why : `${why} ('--owner' and '--group' say what a server is to expect)`;
   };
 }
 

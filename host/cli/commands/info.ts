@@ -12,7 +12,7 @@ import { bytes } from '../support/units.js';
 function renderFound(title: string, none: string, found: readonly Found[]): string {
   if (found.length === 0) return `${title}\n  ${none}\n`;
   const rows = found
-    .filter(({ state }) => state !== 'refused')
+    .filter(({ state, sameAs }) => state !== 'refused' && sameAs === undefined)
     .map(({ path, kind, size, state, uuid, peers }) => [
       path,
       ...(kind === 'posix' ? [] : [WAYS[kind]]),
@@ -32,7 +32,15 @@ function renderFound(title: string, none: string, found: readonly Found[]): stri
   const refused = found
     .flatMap(({ refused: why }) => (why ? [`  not used: ${why.message} (${why.code})\n`] : []))
     .join('');
-  return `${title}\n${usable}${refused}`;
+  const remarks = found
+    .flatMap(({ path, foreignOwner, sameAs }) => [
+      ...(sameAs === undefined ? [] : [`  ${path}: the same file as ${sameAs}\n`]),
+      ...(foreignOwner === undefined
+        ? []
+        : [`  ${path}: belongs to uid ${foreignOwner}; it is used because it is named\n`]),
+    ])
+    .join('');
+  return `${title}\n${usable}${refused}${remarks}`;
 }
 
 function settingRow({ variable, name, value, origin, meaning, takes }: ConfigRow): string[] {

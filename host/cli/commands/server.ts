@@ -1,7 +1,9 @@
 /** `isthmus server`: keeps a region file for the peers on this host and in its VMs. What it does is in region/server.ts. */
 import { spawn } from 'node:child_process';
+import { basename, dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { SHM } from '../../device/posix.js';
 import { type CloseResult, RegionServer } from '../../region/server.js';
 import { accountId } from '../support/accounts.js';
 import { interval, mebibytes } from '../support/args.js';
@@ -102,7 +104,11 @@ function textReporter(server: RegionServer, size: number): Reporter {
   const { path, stranded } = server;
   return {
     ready() {
-      print(`isthmus: region ${describe(server)}, ${bytes(size)}, pid ${process.pid}\n`);
+      const name = dirname(path) === SHM ? basename(path) : path;
+      print(
+        `isthmus: region ${describe(server)}, ${bytes(size)}, pid ${process.pid}; ` +
+          `processes of this host use it with PSP_IVSHMEM_REGIONS=${name}\n`,
+      );
       for (const { pid, name } of stranded) {
         printError(`isthmus: ${name}[${pid}] still uses the old file: detach its device and attach it again\n`);
       }
@@ -231,6 +237,7 @@ export function addServer(program: Command): void {
     command,
     `
   $ isthmus server -s demo -m 64 -c migration-framework &
+  $ export PSP_IVSHMEM_REGIONS=demo         # processes of this host use a region file only if they name it
   $ PSP_SHM=0 isthmus pp --listen 7100 &    # PSP_SHM=0: processes of one user prefer shm
   $ isthmus pp 127.0.0.1:7100
   $ kill %1                                 # removes the file, exit code 0

@@ -4,7 +4,8 @@ import { type ErrorCode, IsthmusError } from '../../base/errors.js';
 import { type ConfigRow, explain, masked } from '../../config/resolve.js';
 import type { Backing, Candidate } from '../../device/backing.js';
 import { discoverPci } from '../../device/pci.js';
-import { discoverPosix } from '../../device/posix-discovery.js';
+import { isOwnOrRoots } from '../../device/posix.js';
+import { discoverPosix, unnamedRegions } from '../../device/posix-discovery.js';
 import { discoverUio, type UioRoots } from '../../device/uio.js';
 import { addonMissing } from '../../native/native.js';
 import { ARCH } from '../../plugins/plugin.js';
@@ -29,6 +30,10 @@ export interface Found {
   readonly host: string | undefined;
   readonly peers: readonly Peer[];
   readonly refused: { readonly code: ErrorCode; readonly message: string } | undefined;
+  /** The user that it belongs to, if that is neither root nor this one: it is used because it is named. */
+  readonly foreignOwner: number | undefined;
+  /** Another path of the same file: it is used through that one. */
+  readonly sameAs: string | undefined;
 }
 
 export interface FoundPlugin {
@@ -50,8 +55,10 @@ export interface Survey {
   readonly configuration: readonly ConfigRow[];
 }
 
+type Contents = Omit<Found, 'path' | 'kind' | 'size' | 'foreignOwner' | 'sameAs'>;
+
 /** What the first frames of a region say. */
-function read(view: ReadOnlyRegion, mayFormat: boolean): Omit<Found, 'path' | 'kind' | 'size'> {
+function read(view: ReadOnlyRegion, mayFormat: boolean): Contents {
   const { state, uuid, host, refused } = view.overview();
   const unformatted =
     state === 'blank' && !mayFormat
@@ -76,9 +83,10 @@ function describe(
   kind: Found['kind'],
   path: string,
   size: number | undefined,
-  contents: () => ReturnType<typeof read>,
+  contents: () => Contents,
+  { foreignOwner, sameAs }: Partial<Pick<Found, 'foreignOwner' | 'sameAs'>> = {},
 ): Found {
-  const base = { path, kind, size };
+  const base = { path, kind, size, foreignOwner, sameAs };
   try {
     return { ...base, ...contents() };
   } catch (error) {
@@ -90,12 +98,18 @@ function describe(
   }
 }
 
-function describeCandidate(kind: Found['kind'], { path, backing, refused }: Candidate): Found {
-  return describe(kind, path, backing?.size, () => {
+function describeCandidate(kind: Found['kind'], { path, backing, refused, sameAs }: Candidate): Found {
+  const owner = backing?.owner;
+  const foreignOwner = owner === undefined || isOwnOrRoots({ uid: owner }) ? undefined : owner;
+  const contents = (): Contents => {
+    if (sameAs !== undefined) {
+      return { state: 'formatted', uuid: undefined, host: undefined, peers: [], refused: undefined };
+    }
     if (!backing) throw refused ?? new IsthmusError('ERR_ISTHMUS_REGION_NOT_FOUND', path);
     using view = ReadOnlyRegion.of(backing);
     return read(view, backing.mayFormat);
-  });
+  };
+  return describe(kind, path, backing?.size, contents, { foreignOwner, sameAs });
 }
 
 /** The region file of `shm`: the first process that uses it creates it, the last one removes it. */
@@ -119,7 +133,8 @@ export function survey(roots?: UioRoots): Survey {
     ...discoverUio(roots).map((candidate) => describeCandidate('uio', candidate)),
     ...(setting('pci') ? discoverPci(roots) : []).map((candidate) => describeCandidate('pci', candidate)),
   ];
-  const regions = discoverPosix(String(setting('regions'))).map((candidate) => describeCandidate('posix', candidate));
+  const named = discoverPosix(String(setting('regions')));
+  const regions = [...named, ...unnamedRegions(named, true)].map((candidate) => describeCandidate('posix', candidate));
   const shmFile = shmPath(String(setting('shmName')));
   const usable = [...devices, ...regions].filter(({ state }) => state !== 'refused');
 
