@@ -58,7 +58,8 @@ export const SETTINGS = {
     'regions',
     'PSP_SHM_NAME',
     'up to 200 letters, digits, dots, - and _; empty: the user id',
-    'the part after isthmus-shm- in the name of that region; processes with different values do not connect over shm',
+    'the part after isthmus-shm- in the name of that region (~1, ~2, … follow where another user has taken a name); ' +
+      'processes with different values do not connect over shm',
   ),
   wait: choice(
     'regions',

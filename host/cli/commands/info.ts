@@ -48,7 +48,7 @@ function settingRow({ variable, name, value, origin, meaning, takes }: ConfigRow
   return [variable, name, text, origin, `${meaning} (${takes})`];
 }
 
-export function render({ native, devices, regions, shm, plugins, configuration }: Survey): string {
+export function render({ native, devices, regions, shm, shmTaken, plugins, configuration }: Survey): string {
   const pluginTable = renderTable(
     [{ title: 'plugin' }, { title: 'priority', right: true }, { title: 'arch id', right: true }, { title: '' }],
     plugins.map(({ name, priority, archId, unavailable, path }) => [
@@ -75,7 +75,8 @@ export function render({ native, devices, regions, shm, plugins, configuration }
     `Native part: ${native.loaded ? 'loaded' : native.reason}\n`,
     renderFound('Devices', 'none', devices),
     renderFound('Regions (files)', "none ('isthmus server -s NAME -m MB -c migration-framework' creates one)", regions),
-    renderFound('Region of shm', 'none (the first connection creates it)', shm ? [shm] : []),
+    renderFound('Region of shm', 'none (the first connection creates it)', shm ? [shm] : []) +
+      (shmTaken === undefined ? '' : `  ${shmTaken}\n`),
     `Plugins, best first\n${indent(pluginTable)}`,
     `Configuration\n${indent(settingTable)}`,
   ].join('\n');

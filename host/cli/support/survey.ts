@@ -10,7 +10,7 @@ import { discoverUio, type UioRoots } from '../../device/uio.js';
 import { addonMissing } from '../../native/native.js';
 import { ARCH } from '../../plugins/plugin.js';
 import { ReadOnlyRegion } from '../../region/read-only-region.js';
-import { shmPath, whyNotShm } from '../../region/shm-file.js';
+import { type ShmPlace, shmPath, shmPlace, whyNotShm } from '../../region/shm-file.js';
 
 interface Peer {
   readonly slot: number;
@@ -51,6 +51,8 @@ export interface Survey {
   readonly regions: readonly Found[];
   /** Undefined: the file does not exist now. */
   readonly shm: Found | undefined;
+  /** Why that file does not have its first name; undefined: it has. */
+  readonly shmTaken: string | undefined;
   readonly plugins: readonly FoundPlugin[];
   readonly configuration: readonly ConfigRow[];
 }
@@ -124,6 +126,15 @@ function describeShm(path: string): Found | undefined {
   });
 }
 
+/** Where the region of `shm` lies, or would lie. */
+function placeOfShm(name: string): ShmPlace & { readonly refused?: IsthmusError } {
+  try {
+    return shmPlace(name);
+  } catch (error) {
+    return { path: shmPath(name), taken: undefined, refused: error as IsthmusError };
+  }
+}
+
 /** @param roots other places than `/sys` and `/dev`, for tests */
 export function survey(roots?: UioRoots): Survey {
   const configuration = explain();
@@ -135,14 +146,15 @@ export function survey(roots?: UioRoots): Survey {
   ];
   const named = discoverPosix(String(setting('regions')));
   const regions = [...named, ...unnamedRegions(named, true)].map((candidate) => describeCandidate('posix', candidate));
-  const shmFile = shmPath(String(setting('shmName')));
+  const place = placeOfShm(String(setting('shmName')));
+  const shmFile = place.path;
   const usable = [...devices, ...regions].filter(({ state }) => state !== 'refused');
 
   const unavailable = (name: string): string | undefined => {
     if (setting(name) === 0) return 'disabled';
     if (name !== 'ivshmem' && name !== 'shm') return undefined;
     if (missing) return missing.message;
-    if (name === 'shm') return whyNotShm(shmFile)?.message;
+    if (name === 'shm') return (place.refused ?? whyNotShm(shmFile))?.message;
     return usable.length > 0 ? undefined : 'no region';
   };
   const plugins = Object.entries(ARCH)
@@ -160,6 +172,7 @@ export function survey(roots?: UioRoots): Survey {
     devices,
     regions,
     shm: describeShm(shmFile),
+    shmTaken: place.taken,
     plugins,
     configuration: masked(configuration),
   };
