@@ -65,6 +65,12 @@ Napi::Value LockedByte(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), Locked(Descriptor(info[0], "fd"), info[1]));
 }
 
+Napi::Value TakeLease(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), Lease(info.Env(), Descriptor(info[0], "fd")));
+}
+
+void GiveLeaseBack(const Napi::CallbackInfo& info) { DropLease(info.Env(), Descriptor(info[0], "fd")); }
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto instance = std::make_unique<Instance>();
   instance->mapping = Napi::Persistent(Mapping::Define(env));
@@ -75,6 +81,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("reserve", Napi::Function::New<Reserve>(env, "reserve"));
   exports.Set("lock", Napi::Function::New<LockByte>(env, "lock"));
   exports.Set("locked", Napi::Function::New<LockedByte>(env, "locked"));
+  exports.Set("lease", Napi::Function::New<TakeLease>(env, "lease"));
+  exports.Set("dropLease", Napi::Function::New<GiveLeaseBack>(env, "dropLease"));
   exports.Set("setSocketBuffers", Napi::Function::New<SetSocketBuffers>(env, "setSocketBuffers"));
   exports.Set("socketBuffers", Napi::Function::New<SocketBuffers>(env, "socketBuffers"));
   exports.Set("unansweredFor", Napi::Function::New<UnansweredFor>(env, "unansweredFor"));

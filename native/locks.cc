@@ -1,6 +1,7 @@
 #include "locks.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -32,7 +33,8 @@ Napi::Error Failure(const Napi::Value& byte, int error, const char* command, int
 bool Lock(int fd, const Napi::Value& byte) {
   struct flock lock = OneByte(F_WRLCK, byte);
   if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return true;
-  if (errno == EAGAIN || errno == EACCES) return false;
+  // EAGAIN alone: POSIX allows EACCES as well, but here that is the refusal of a security module, which proves no other lock.
+  if (errno == EAGAIN) return false;
   throw Failure(byte, errno, "F_OFD_SETLK (lock)", fd);
 }
 
@@ -46,6 +48,23 @@ bool Locked(int fd, const Napi::Value& byte) {
   struct flock lock = OneByte(F_WRLCK, byte);
   if (fcntl(fd, F_OFD_GETLK, &lock) != 0) throw Failure(byte, errno, "F_OFD_GETLK", fd);
   return lock.l_type != F_UNLCK;
+}
+
+bool Lease(Napi::Env env, int fd) {
+  // The kernel tells the holder of a lease that another process wants to open the file by SIGIO, which ends a process that
+  // does not handle it. SIGURG is ignored by default.
+  if (fcntl(fd, F_SETSIG, SIGURG) != 0) {
+    throw SystemError(env, errno, "fcntl", "F_SETSIG of fd " + std::to_string(fd));
+  }
+  if (fcntl(fd, F_SETLEASE, F_WRLCK) == 0) return true;
+  if (errno == EAGAIN) return false;
+  throw SystemError(env, errno, "fcntl", "F_SETLEASE (write lease) of fd " + std::to_string(fd));
+}
+
+void DropLease(Napi::Env env, int fd) {
+  if (fcntl(fd, F_SETLEASE, F_UNLCK) != 0) {
+    throw SystemError(env, errno, "fcntl", "F_SETLEASE (drop) of fd " + std::to_string(fd));
+  }
 }
 
 }  // namespace isthmus

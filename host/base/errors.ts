@@ -36,7 +36,7 @@ export const ERRORS = {
   ERR_ISTHMUS_REGION_NOT_FOUND: {
     cause: 'No region of that name exists, or its device has disappeared.',
     action:
-      'Start `isthmus server -s NAME -m MB -c migration-framework` first, or correct the name; `isthmus info` lists the regions that were found.',
+      'Start `isthmus server -s NAME -m MB -c migration-framework` first, or correct the name; `isthmus info` lists the regions of this machine.',
   },
   ERR_ISTHMUS_REGION_TOO_SMALL: {
     cause:
@@ -56,9 +56,14 @@ export const ERRORS = {
   },
   ERR_ISTHMUS_REGION_PERMISSIONS: {
     cause:
-      'The file is not a regular file, belongs to another user, or others may write to it; or this user may not open the device.',
+      'The file is not a regular file, others may write to it, or a pattern matches it and it belongs to another user; or this user may not open the file or the device.',
     action:
-      'Run `chmod o-w` on the file, or name a region that belongs to root, to you or to one of your groups. For a device install the driver and the udev rule (`vendor/ivshmem`), and join the group of the rule; `resource2` without a driver is for root only.',
+      'Run `chmod o-w` on the file; name the region without a pattern if you trust its owner. For a device install the driver and the udev rule (`vendor/ivshmem`), and join the group of the rule; `resource2` without a driver is for root only.',
+  },
+  ERR_ISTHMUS_REGION_NOT_NAMED: {
+    cause: 'There is a region file that is not used, because nothing names it. Only devices are found without a name.',
+    action:
+      'Set `PSP_IVSHMEM_REGIONS=NAME` or the option `regions`, if this process is meant to use it and you trust its owner.',
   },
   ERR_ISTHMUS_REGION_DISABLED: {
     cause:

@@ -38,9 +38,8 @@ export const SETTINGS = {
   regions: text(
     'regions',
     'PSP_IVSHMEM_REGIONS',
-    'names in /dev/shm or paths, separated by blanks; * and ? match formatted regions; empty: none',
-    'region files that stand for ivshmem devices',
-    { fallback: '*' },
+    'names in /dev/shm or paths, separated by blanks; * and ? match formatted regions of root and of this user; empty: none',
+    'region files that are used beside the devices, which are found without it',
   ),
   pci: flag(
     'regions',
@@ -59,7 +58,8 @@ export const SETTINGS = {
     'regions',
     'PSP_SHM_NAME',
     'up to 200 letters, digits, dots, - and _; empty: the user id',
-    'the part after isthmus-shm- in the name of that region; processes with different values do not connect over shm',
+    'the part after isthmus-shm- in the name of that region (~1, ~2, … follow where another user has taken a name); ' +
+      'processes with different values do not connect over shm',
   ),
   wait: choice(
     'regions',

@@ -83,6 +83,15 @@ export function pluginPriority(name: string, own: number, environment: NodeJS.Pr
   return value;
 }
 
+/** Whether neither an option nor the environment sets it. */
+export function isUnset(
+  name: SettingName,
+  options: ConfigOptions,
+  environment: NodeJS.ProcessEnv = process.env,
+): boolean {
+  return settle(name, options, environment).origin === 'default';
+}
+
 /** @throws ERR_ISTHMUS_CONFIG */
 export function configure(options: ConfigOptions = {}, environment: NodeJS.ProcessEnv = process.env): Config {
   return Object.fromEntries(explain(options, environment).map(({ name, value }) => [name, value])) as unknown as Config;

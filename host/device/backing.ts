@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { type ErrorCode, IsthmusError } from '../base/errors.js';
 import { coreLayout } from '../core/core.js';
 import { addon } from '../native/native.js';
+import type { Identity } from './identity.js';
 
 /** A file or device that a region can be mapped from. Each opening gives the same memory. */
 export interface Backing {
@@ -18,6 +19,9 @@ export interface Backing {
   readonly offset: number;
   /** Whether it may be formatted when it is all zeros: a device, or a file that was named explicitly. */
   readonly mayFormat: boolean;
+  /** Of a file: which one it is, whatever its names are; and the user that it belongs to. */
+  readonly file?: Pick<Identity, 'dev' | 'ino'>;
+  readonly owner?: number;
   /**
    * Open it for reading and writing, close-on-exec, after a check that it may be trusted and is complete.
    * @returns a file descriptor, which the caller closes
@@ -38,6 +42,8 @@ export interface Candidate {
   readonly backing?: Backing;
   /** Why it is not used. */
   readonly refused?: IsthmusError;
+  /** Path of a candidate before this one that is the same file: a file takes one slot, whatever the number of its names. */
+  readonly sameAs?: string;
 }
 
 /** How a device is reached, for people. */

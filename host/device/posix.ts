@@ -2,7 +2,8 @@
  * Regions in files of POSIX shared memory: files that stand for ivshmem devices, and files that a host shares with its VMs.
  *
  * Every user can create files in /dev/shm. So a file is trusted only if it is a regular one, not reached through a link, that
- * belongs to root, to the user of this process or to one of its groups, and that others cannot write.
+ * others cannot write; and that belongs to root or to the user of this process, unless it was named exactly. Being a member
+ * of its group proves nothing: on many systems all users share one.
  */
 import {
   closeSync,
@@ -19,6 +20,7 @@ import {
 import { basename, join } from 'node:path';
 import { IsthmusError } from '../base/errors.js';
 import { type Backing, checkSize, closeQuietly, reserve, systemError, usableSize } from './backing.js';
+import { identityOf } from './identity.js';
 
 export const SHM = '/dev/shm';
 /** First bytes of a region (assembly/layout.ts). */
@@ -37,24 +39,26 @@ export function regionPath(name: string): string {
   return name.includes('/') ? name : join(SHM, name);
 }
 
-/** Why a file is not trusted, by its owner, group and mode; undefined: it is. */
-export type Judge = (stat: Stats) => string | undefined;
+/** Why a file is not trusted, by its owner and mode; undefined: it is. */
+export type Judge = (stat: Pick<Stats, 'uid' | 'gid' | 'mode' | 'nlink'>) => string | undefined;
 
-export const trusted: Judge = (stat) => {
-  const uid = process.geteuid?.() ?? 0;
-  const groups = [process.getegid?.() ?? 0, ...(process.getgroups?.() ?? [])];
-  if (stat.uid !== 0 && stat.uid !== uid && !groups.includes(stat.gid)) {
-    return `belongs to uid ${stat.uid} and gid ${stat.gid}: neither root nor you nor one of your groups`;
-  }
-  if (stat.mode & 0o002) return `others may write to it (mode ${(stat.mode & 0o777).toString(8)}); chmod o-w`;
-  return undefined;
-};
+/** Of a file that was named exactly: the name is the consent to its owner. */
+export const trustedByName: Judge = ({ mode }) =>
+  mode & 0o002 ? `others may write to it (mode ${(mode & 0o777).toString(8)}); chmod o-w` : undefined;
+
+/** Of a file that was only found, as one of those that a pattern matches. */
+export const trustedByOwner: Judge = (stat) =>
+  isOwnOrRoots(stat) ? trustedByName(stat) : `belongs to uid ${stat.uid}, neither root nor this user`;
+
+export function isOwnOrRoots({ uid }: Pick<Stats, 'uid'>): boolean {
+  return uid === 0 || uid === (process.geteuid?.() ?? 0);
+}
 
 /**
  * Open a regular file for reading and writing, not through a link, if `judge` trusts it.
  * @throws ERR_ISTHMUS_REGION_NOT_FOUND, ERR_ISTHMUS_REGION_PERMISSIONS, ERR_ISTHMUS_SYSCALL
  */
-export function openChecked(path: string, judge: Judge = trusted): number {
+export function openChecked(path: string, judge: Judge = trustedByName): number {
   let fd: number;
   try {
     fd = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW | constants.O_NONBLOCK);
@@ -111,12 +115,15 @@ export function foreign(path: string, head: Uint8Array): IsthmusError {
  * @param name in /dev/shm, or a path with a slash
  * @throws ERR_ISTHMUS_REGION_NOT_FOUND, _PERMISSIONS, _TOO_SMALL, _SIZE, _FOREIGN, ERR_ISTHMUS_SYSCALL
  */
-export function posixBacking(name: string, mayFormat = true, judge: Judge = trusted): Backing {
+export function posixBacking(name: string, mayFormat = true, judge: Judge = trustedByName): Backing {
   const path = regionPath(name);
   const fd = openChecked(path, judge);
   let size: number;
+  let file: Backing['file'];
+  let owner: number;
   try {
-    size = fstatSync(fd).size;
+    ({ size, uid: owner } = fstatSync(fd));
+    file = identityOf(fd);
     checkSize(size, path);
     checkHead(fd, size, path);
   } finally {
@@ -127,6 +134,8 @@ export function posixBacking(name: string, mayFormat = true, judge: Judge = trus
     kind: 'posix',
     name: basename(path),
     path,
+    file,
+    owner,
     size: used,
     offset: 0,
     mayFormat,

@@ -2,8 +2,8 @@
  * The native addon, typed; and the reason if it cannot be loaded.
  *
  * `native/` knows nothing of messages: it maps the pages of a file or device into a `WebAssembly.Memory` and unmaps them,
- * reserves the blocks of a file, locks bytes of it, passes doorbells to other processes, watches descriptors, and sets the
- * buffer sizes of sockets, and tells how long the host at the other end of one has been silent.
+ * reserves the blocks of a file, locks bytes of it, tells whether it is open elsewhere, passes doorbells to other processes,
+ * watches descriptors, sets the buffer sizes of sockets, and tells how long the host at the other end of one has been silent.
  */
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -62,6 +62,14 @@ export interface Addon {
   lock(fd: number, byte: number): boolean;
   /** Whether another opening of the file holds a lock on the byte. */
   locked(fd: number, byte: number): boolean;
+  /**
+   * Take the write lease on an open file (`F_SETLEASE`): the kernel gives it only if there is no other opening of the file, in
+   * any process. Until it is dropped, `open` of other processes waits, or fails with EWOULDBLOCK.
+   * @returns false: there is another opening, or a mapping of one. Throws with `code: 'EACCES'` for a file of another user,
+   * `'EINVAL'` where the file system has no leases
+   */
+  lease(fd: number): boolean;
+  dropLease(fd: number): void;
   /** Set `SO_SNDBUF` and `SO_RCVBUF` of a socket, in bytes; 0 leaves the default. The kernel reduces larger values. */
   setSocketBuffers(fd: number, send: number, receive: number): void;
   /** Buffer sizes of a socket as the kernel reports them: twice what was set (`socket(7)`). */

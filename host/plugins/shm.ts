@@ -13,7 +13,7 @@ import { IsthmusError, messageOf } from '../base/errors.js';
 import { isOwn } from '../base/network.js';
 import { addonMissing } from '../native/native.js';
 import type { Region } from '../region/region.js';
-import { shmPath } from '../region/shm-file.js';
+import { shmPath, shmPlace } from '../region/shm-file.js';
 import { isCurrent, joinShm, leaveShm, leaveShmNow } from '../region/shm-lifecycle.js';
 import { ARCH, type Attempt, type AttemptChannel, type Link, type Plugin, type Proposal } from './plugin.js';
 import { RegionAttempt, type RegionSource } from './region-attempt.js';
@@ -125,6 +125,8 @@ export interface ShmPluginOptions extends Pick<RegionSource, 'ringSize' | 'guard
   readonly limit: number;
   /** Called when a region was attached. */
   readonly attached: (region: Region) => void;
+  /** For the log: what an operator should know. */
+  readonly warn: (line: string) => void;
   /** Called before a region is left. @returns places in it that must keep their bytes */
   readonly leaving: (region: Region) => Parameters<Region['detach']>[0];
 }
@@ -135,7 +137,6 @@ export class ShmPlugin implements Plugin {
   readonly priority = 90;
   readonly migratable = false;
   readonly #options: ShmPluginOptions;
-  #path: string | undefined;
   /** The share that the next handshake uses. */
   #current: Share | undefined;
   /** The current one, and those whose file was removed while connections through them went on. */
@@ -145,6 +146,8 @@ export class ShmPlugin implements Plugin {
   #failure: { readonly reason: string; readonly until: number } | undefined;
   /** Nothing may be attached: for good, or until {@link restore}. */
   #closed = false;
+  /** Path of the region of which the log has said that another user has taken the name before it. */
+  #reported: string | undefined;
 
   constructor(options: ShmPluginOptions) {
     this.#options = options;
@@ -152,8 +155,12 @@ export class ShmPlugin implements Plugin {
 
   /** Path of the region file, whether it is there or not. */
   get path(): string {
-    this.#path ??= shmPath(this.#options.file);
-    return this.#path;
+    const { file } = this.#options;
+    try {
+      return shmPlace(file).path;
+    } catch {
+      return shmPath(file); // All names are taken.
+    }
   }
 
   /** The regions that are attached now. */
@@ -207,15 +214,17 @@ export class ShmPlugin implements Plugin {
 
   #share(): Share {
     const current = this.#current;
-    if (current && (!current.region || isCurrent(current.region))) return current;
-    // The file was removed, or the slot taken away: newcomers meet in another file, and open connections go on.
+    const { name, file, size, limit, attached } = this.#options;
+    if (current && (!current.region || isCurrent(current.region, file))) return current;
+    // The file was removed, its name taken or given back, or the slot taken away: newcomers meet in another file, and open
+    // connections go on.
     if (current?.users === 0) this.#end(current);
-    const { name, size, limit, attached } = this.#options;
     const abort = new AbortController();
-    const ready = joinShm({ path: this.path, size, name, limit, signal: abort.signal }).then((region) => {
+    const ready = joinShm({ file, size, name, limit, signal: abort.signal }).then((region) => {
       share.region = region;
       opened(region);
       attached(region);
+      this.#reportPlace(region);
       if (this.#closed) this.#end(share);
       else if (share.users === 0) this.#unused(share);
       return region;
@@ -232,6 +241,13 @@ export class ShmPlugin implements Plugin {
       }),
     );
     return share;
+  }
+
+  #reportPlace({ backing: { path } }: Region): void {
+    const { file, warn } = this.#options;
+    if (path === shmPath(file) || path === this.#reported) return;
+    this.#reported = path;
+    warn(`${shmPath(file)} is taken: shm uses ${path} instead; 'isthmus info' says why`);
   }
 
   /** The last user of a share is gone. */

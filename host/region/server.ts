@@ -5,22 +5,24 @@
  * A server holds the lock on byte LOCK_SERVER of the file, which the kernel drops when the server dies. So a file has one
  * server at a time, and a file that is served can be told from one that was left over.
  */
-import { closeSync, fstatSync, unlinkSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, lstatSync, unlinkSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ErrorCode, IsthmusError } from '../base/errors.js';
 import { coreLayout } from '../core/core.js';
-import { reserve } from '../device/backing.js';
-import { type Holder, mappedBy } from '../device/holders.js';
+import { reserve, systemError } from '../device/backing.js';
+import { type Users, usersOf } from '../device/holders.js';
 import { type Identity, identityOf, isAt } from '../device/identity.js';
 import {
   type Access,
   createPosix,
   grant,
+  isOwnOrRoots,
   type Judge,
   openChecked,
   posixBacking,
   regionPath,
-  trusted,
+  trustedByName,
+  trustedByOwner,
 } from '../device/posix.js';
 import { addon } from '../native/native.js';
 import { lockHeld } from './locks.js';
@@ -53,23 +55,26 @@ export interface ServeOptions {
 /** How the server got the region: the file is new; was there and usable; was there, and was replaced. */
 export type Origin = 'created' | 'adopted' | 'replaced';
 
-/** What became of the file, the slots that are taken in it, and the processes that have it mapped. */
-export interface CloseResult {
+/** What became of the file, the slots that are taken in it, and the processes that have it open or mapped. */
+export interface CloseResult extends Users {
   readonly removed: boolean;
   readonly peers: readonly Attachment[];
-  readonly holders: readonly Holder[];
+  /** Why it could not be removed, though it might have been. */
+  readonly failure: IsthmusError | undefined;
 }
+
+const UNUSED: Users = { use: 'none', holders: [] };
 
 export class RegionServer implements Disposable {
   readonly path: string;
   readonly origin: Origin;
-  /** Processes that have still mapped the file that was replaced, and see nothing of the new one. */
-  readonly stranded: readonly Holder[];
+  /** The use of the file that was replaced, by processes that see nothing of the new one. */
+  readonly stranded: Users;
   readonly region: MappedRegion;
   readonly #fd: number;
   #result: CloseResult | undefined;
 
-  private constructor(origin: Origin, fd: number, region: MappedRegion, stranded: readonly Holder[] = []) {
+  private constructor(origin: Origin, fd: number, region: MappedRegion, stranded = UNUSED) {
     this.path = region.backing.path;
     this.origin = origin;
     this.stranded = stranded;
@@ -104,10 +109,10 @@ export class RegionServer implements Disposable {
             }),
           );
         }
-        return RegionServer.#replace(fd, path, options, judge);
+        return await RegionServer.#replace(fd, path, options, judge);
       }
     }
-    return RegionServer.#begin('created', lockFile(path, judge), path, judge);
+    return RegionServer.#beginNew('created', path, judge);
   }
 
   static async #adopt(fd: number, path: string, { size, access }: ServeOptions, judge: Judge): Promise<RegionServer> {
@@ -131,6 +136,7 @@ export class RegionServer implements Disposable {
   /** @param fd of the file that is replaced, with the lock. This function owns it from here on */
   static async #replace(fd: number, path: string, options: ServeOptions, judge: Judge): Promise<RegionServer> {
     const { size, access } = options;
+    let stranded: Users;
     try {
       const held = lockHeld(fd);
       if (held !== undefined) {
@@ -138,26 +144,28 @@ export class RegionServer implements Disposable {
         throw new IsthmusError('ERR_ISTHMUS_REGION_IN_USE', message, { path });
       }
       if (fstatSync(fd).size === size) {
-        // In place: a process that has mapped it, as the QEMU of a VM, goes on sharing it.
+        // In place: a process that has mapped it, as the QEMU of a VM, goes on sharing it. So it stays if this fails.
         reserve(fd, size, path);
         const zeros = Buffer.alloc(coreLayout().FRAME);
         writeSync(fd, zeros, 0, zeros.length, 0);
         grant(fd, path, access);
-        return await RegionServer.#begin('replaced', fd, path, judge);
+        return new RegionServer('replaced', fd, await MappedRegion.open(posixBacking(path, true, judge)));
       }
+      // Truncating the file would end the processes that have mapped it: they keep the old file.
+      stranded = usersOf(fd, identityOf(fd));
+      const failure = removeOwn(path, identityOf(fd));
+      if (failure instanceof IsthmusError) throw failure;
     } catch (error) {
       throw closing(fd, error);
     }
-    // Truncating the file would end the processes that have mapped it: they keep the old file.
-    const stranded = mappedBy(identityOf(fd));
-    removeOwn(path, identityOf(fd));
     closeSync(fd);
     createPosix(path, size, access);
-    return RegionServer.#begin('replaced', lockFile(path, judge), path, judge, stranded);
+    return RegionServer.#beginNew('replaced', path, judge, stranded);
   }
 
-  /** Format a file that holds nothing yet; remove it if that fails. */
-  static async #begin(origin: Origin, fd: number, path: string, judge: Judge, stranded?: readonly Holder[]) {
+  /** Format a file that this server has created; remove it if that fails. */
+  static async #beginNew(origin: Origin, path: string, judge: Judge, stranded?: Users): Promise<RegionServer> {
+    const fd = lockFile(path, judge);
     try {
       return new RegionServer(origin, fd, await MappedRegion.open(posixBacking(path, true, judge)), stranded);
     } catch (error) {
@@ -177,18 +185,26 @@ export class RegionServer implements Disposable {
   }
 
   /**
-   * Stop serving the file, and remove it unless a slot is taken or a process has mapped it. Idempotent.
+   * Stop serving the file, and remove it if no slot is taken and no process has it open or mapped, as far as that can be
+   * proven. Idempotent.
    * @param always remove it in any case: its users are about to end
    */
   close(always = false): CloseResult {
     if (this.#result) return this.#result;
     this.reap();
     const peers = this.region.attachments();
-    const holders = mappedBy(this.region.identity);
-    const unused = peers.length + holders.length === 0;
-    this.#result = { removed: (unused || always) && removeOwn(this.path, this.region.identity), peers, holders };
+    // Now #fd is the only opening of this process.
     this.region.detach();
+    const { identity } = this.region;
+    let outcome = false as ReturnType<typeof removeOwn>;
+    const remove = () => {
+      outcome = removeOwn(this.path, identity);
+    };
+    const users = usersOf(this.#fd, identity, peers.length === 0 ? remove : undefined);
+    if (always && users.use !== 'none') remove();
     closeSync(this.#fd); // Drops the lock.
+    const failure = typeof outcome === 'boolean' ? undefined : outcome;
+    this.#result = { ...users, removed: outcome === true, peers, failure };
     return this.#result;
   }
 
@@ -197,35 +213,45 @@ export class RegionServer implements Disposable {
   }
 }
 
-/** The file may already belong to the user that it is given to, as that of QEMU. */
+/**
+ * A server changes a file and lets others rely on it: it takes one of root, of its own user, or of the user that the file is
+ * given to, as that of QEMU, and asks for more than the name.
+ */
 function judgeFor({ uid, gid }: Access): Judge {
   return (stat) => {
-    const why = trusted(stat);
-    const wanted = (uid === undefined || stat.uid === uid) && (gid === undefined || stat.gid === gid);
-    return why !== undefined && wanted && uid !== undefined && (stat.mode & 0o002) === 0 ? undefined : why;
+    const given = uid !== undefined && stat.uid === uid && (gid === undefined || stat.gid === gid);
+    if (given) return trustedByName(stat);
+    const why = trustedByOwner(stat);
+    return isOwnOrRoots(stat) ? why : `${why} ('--owner' and '--group' say what a server is to expect)`;
   };
 }
 
 /** @returns the descriptor that holds the lock */
 function lockFile(path: string, judge: Judge): number {
   const fd = openChecked(path, judge);
-  if (addon().lock(fd, coreLayout().LOCK_SERVER)) return fd;
-  closeSync(fd);
-  throw new IsthmusError('ERR_ISTHMUS_REGION_IN_USE', `${path} is served by another server`, { path });
+  try {
+    if (addon().lock(fd, coreLayout().LOCK_SERVER)) return fd;
+  } catch (error) {
+    throw closing(fd, error);
+  }
+  throw closing(fd, new IsthmusError('ERR_ISTHMUS_REGION_IN_USE', `${path} is served by another server`, { path }));
 }
 
+/** For an error after which a descriptor is not needed any more. Its owner calls this once. */
 function closing(fd: number, error: unknown): unknown {
   closeSync(fd);
   return error;
 }
 
-/** Remove the file if it is still that one. */
-function removeOwn(path: string, own: Identity): boolean {
+/** Remove the file if it is still that one. @returns false: it is not there any more; an error: this process may not */
+function removeOwn(path: string, { dev, ino }: Identity): boolean | IsthmusError {
   try {
-    if (!isAt(path, own)) return false;
+    const found = lstatSync(path, { bigint: true });
+    if (BigInt.asUintN(64, found.dev) !== dev || BigInt.asUintN(64, found.ino) !== ino) return false;
     unlinkSync(path);
     return true;
-  } catch {
-    return false; // It has been removed.
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    return systemError(error, 'may not remove', path, 'ERR_ISTHMUS_REGION_PERMISSIONS');
   }
 }

@@ -4,6 +4,11 @@
  *
  * Only a file of this user that no other user may open is trusted. A file of another user is left alone, and so is one that
  * contains something else than a region.
+ *
+ * Every user can take a name in /dev/shm, and only root can take it back. So the region has a row of names, and the
+ * first of them that is free, or a file of this user, is the one: no other user can make a file that belongs to this one. All
+ * processes of the user that see the same /dev/shm come to the same name, whatever else they share, and in any order: see
+ * {@link shmPlace}.
  */
 import {
   closeSync,
@@ -19,21 +24,111 @@ import {
 } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
-import { IsthmusError } from '../base/errors.js';
+import { IsthmusError, messageOf } from '../base/errors.js';
 import { coreLayout } from '../core/core.js';
 import { type Backing, reserve, systemError } from '../device/backing.js';
-import { identityOf } from '../device/identity.js';
+import { identityOf, isAt } from '../device/identity.js';
 import { foreign, type Judge, openChecked, SHM, SHM_PREFIX } from '../device/posix.js';
+import { addon } from '../native/native.js';
 import { lockHeld } from './locks.js';
 
 /** Reserving this much takes some 10 ms; the event loop gets a turn between two such parts. */
 const RESERVE_BYTES = 0x400000;
 
+/**
+ * Names in the row. Each that another user has taken costs a system call per handshake, so there is an end: a user that takes
+ * all of them denies `shm` to another one, as a user does that fills /dev/shm.
+ */
+const MAX_NAMES = 1024;
+/** Between the first name and the number of a later one. No value of PSP_SHM_NAME contains it. */
+const NUMBER = '~';
+
 const ownUid = () => process.geteuid?.() ?? 0;
 
-/** Path of the file. @param name what follows the prefix; empty: the effective user id */
+/** The first name of the row. @param name what follows the prefix; empty: the effective user id */
 export function shmPath(name: string): string {
   return join(SHM, `${SHM_PREFIX}${name === '' ? ownUid() : name}`);
+}
+
+function* row(name: string): Generator<string> {
+  const first = shmPath(name);
+  yield first;
+  for (let number = 1; number < MAX_NAMES; number++) yield `${first}${NUMBER}${number}`;
+}
+
+/** What is at a name: nothing; a file of this user; or a reason why this process leaves it alone. */
+type Standing = 'free' | 'own' | { readonly why: string };
+
+function standing(path: string): Standing {
+  try {
+    const stat = lstatSync(path, { throwIfNoEntry: false });
+    if (!stat) return 'free';
+    const why = stat.isFile() ? own(stat) : 'is not a regular file';
+    return why === undefined ? 'own' : { why };
+  } catch (error) {
+    return { why: messageOf(error) };
+  }
+}
+
+/** Where the region lies now, whether the file exists or not. */
+export interface ShmPlace {
+  readonly path: string;
+  /** For people: why it is not the first name; undefined: it is. */
+  readonly taken: string | undefined;
+}
+
+/**
+ * The first name that is free or a file of this user. That is a function of what is in /dev/shm alone, and it is asked again
+ * with each handshake: when a name is taken or given back, open connections go on, and newcomers meet at the next place.
+ * @throws ERR_ISTHMUS_REGION_PERMISSIONS: all names are taken
+ */
+export function shmPlace(name: string): ShmPlace {
+  let taken = '';
+  let more = 0;
+  for (const path of row(name)) {
+    const found = standing(path);
+    if (typeof found === 'string') {
+      if (taken === '') return { path, taken: undefined };
+      return { path, taken: `${taken}${more > 0 ? `, and ${more} more` : ''}; ${path} is used instead` };
+    }
+    if (taken === '') taken = `${path} ${found.why}`;
+    else more++;
+  }
+  throw new IsthmusError(
+    'ERR_ISTHMUS_REGION_PERMISSIONS',
+    `${taken}, and ${more} other names are taken, too; PSP_SHM_NAME gives the region another name`,
+    { path: shmPath(name) },
+  );
+}
+
+/**
+ * Remove what processes have left behind that died while names before theirs were taken. (What is left at the place in use is
+ * used again.)
+ */
+export function removeLeftovers(name: string, inUse: string): void {
+  let behind = false;
+  for (const path of row(name)) {
+    if (behind) {
+      const found = standing(path);
+      if (found === 'free') return;
+      if (found === 'own') removeIfUnused(path);
+    }
+    behind ||= path === inUse;
+  }
+}
+
+function removeIfUnused(path: string): void {
+  let fd: number;
+  try {
+    fd = openOwn(path);
+  } catch {
+    return; // Another process was faster.
+  }
+  try {
+    if (addon().lock(fd, coreLayout().LOCK_LIFECYCLE) && isAt(path, identityOf(fd)) && !isHeld(fd)) remove(path);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 const own: Judge = ({ uid, nlink }) => {

@@ -1,6 +1,6 @@
 /**
  * Joining and leaving the region file of plugin `shm`: one for each user and host, created by the first process that needs
- * it, and removed by the last, whichever processes die meanwhile.
+ * it, and removed by the last, whichever processes die meanwhile. Which of its names it has now: shm-file.ts.
  *
  * A process creates, joins, leaves or removes the file only while it holds the lock on byte LOCK_LIFECYCLE of the very file
  * that the path leads to. The path is checked after the lock was taken, since the file may have been removed in between.
@@ -17,7 +17,19 @@ import { identityOf, isAt } from '../device/identity.js';
 import { foreign } from '../device/posix.js';
 import { addon } from '../native/native.js';
 import { Region } from './region.js';
-import { backingOf, checkHeld, headOf, isForeign, isHeld, openOrCreate, openOwn, remove, renew } from './shm-file.js';
+import {
+  backingOf,
+  checkHeld,
+  headOf,
+  isForeign,
+  isHeld,
+  openOrCreate,
+  openOwn,
+  remove,
+  removeLeftovers,
+  renew,
+  shmPlace,
+} from './shm-file.js';
 
 /** How long a process that leaves waits for the lock. A process that has it for longer joins, and removes the file later. */
 const MAX_LEAVE_MS = 1000;
@@ -28,7 +40,8 @@ const MAX_PAUSE_MS = 5;
 type Kept = Parameters<Region['detach']>[0];
 
 export interface JoinOptions {
-  readonly path: string;
+  /** `PSP_SHM_NAME`. */
+  readonly file: string;
   /** Bytes, a power of two. */
   readonly size: number;
   /** The name of the runtime, for people. */
@@ -39,7 +52,7 @@ export interface JoinOptions {
 }
 
 /** With the lifecycle lock held. @returns undefined: the file was unusable and has been removed, begin again */
-async function joinLocked(fd: number, { path, size, name, signal }: JoinOptions): Promise<Region | undefined> {
+async function joinLocked(fd: number, path: string, { size, name, signal }: JoinOptions): Promise<Region | undefined> {
   const head = headOf(fd);
   if (isForeign(head)) throw foreign(path, head);
   const stat = fstatSync(fd);
@@ -69,16 +82,20 @@ async function joinLocked(fd: number, { path, size, name, signal }: JoinOptions)
  * @throws ERR_ISTHMUS_REGION_…, ERR_ISTHMUS_NATIVE_MISSING, ERR_ISTHMUS_SYSCALL, `signal.reason`; nothing stays behind
  */
 export async function joinShm(options: JoinOptions): Promise<Region> {
-  const { path, limit, signal } = options;
+  const { file, limit, signal } = options;
   const until = performance.now() + limit;
   for (;;) {
     signal.throwIfAborted();
-    const fd = openOrCreate(path);
+    const { path } = shmPlace(file);
+    const fd = openAt(path, file);
     if (fd !== undefined) {
       try {
-        if (addon().lock(fd, coreLayout().LOCK_LIFECYCLE) && isAt(path, identityOf(fd))) {
-          const region = await joinLocked(fd, options);
-          if (region) return region;
+        if (addon().lock(fd, coreLayout().LOCK_LIFECYCLE) && isAt(path, identityOf(fd)) && isPlace(path, file)) {
+          const region = await joinLocked(fd, path, options);
+          if (region) {
+            removeLeftovers(file, path);
+            return region;
+          }
         }
       } finally {
         closeSync(fd); // Drops the lock.
@@ -92,6 +109,25 @@ export async function joinShm(options: JoinOptions): Promise<Region> {
       );
     }
     await sleep(1 + Math.random() * MAX_PAUSE_MS);
+  }
+}
+
+/** @returns undefined: another process has created or removed the file, or has taken the name */
+function openAt(path: string, file: string): number | undefined {
+  try {
+    return openOrCreate(path);
+  } catch (error) {
+    if (isPlace(path, file)) throw error;
+    return undefined;
+  }
+}
+
+/** Whether a process that joins now would go to that path. */
+function isPlace(path: string, file: string): boolean {
+  try {
+    return shmPlace(file).path === path;
+  } catch {
+    return false; // All names are taken by now.
   }
 }
 
@@ -140,7 +176,8 @@ export function leaveShmNow(region: Region): void {
   }
 }
 
-/** Whether a process that joins now would get this region: it is usable, and the path still leads to its file. */
-export function isCurrent(region: Region): boolean {
-  return region.usable && isAt(region.backing.path, region.identity);
+/** Whether a process that joins now would get this region: it is usable, and its file is the one at the place. */
+export function isCurrent(region: Region, file: string): boolean {
+  const { path } = region.backing;
+  return region.usable && isAt(path, region.identity) && isPlace(path, file);
 }

@@ -3,7 +3,8 @@
 import { IsthmusError } from '../base/errors.js';
 import type { Candidate } from '../device/backing.js';
 import { discoverPci } from '../device/pci.js';
-import { discoverPosix } from '../device/posix-discovery.js';
+import { regionPath } from '../device/posix.js';
+import { discoverPosix, isPattern, namesAndPatterns, unnamedRegions } from '../device/posix-discovery.js';
 import { discoverUio, type UioRoots } from '../device/uio.js';
 import { addonMissing } from '../native/native.js';
 import { Region } from '../region/region.js';
@@ -14,15 +15,15 @@ export interface Refused {
   readonly error: IsthmusError;
 }
 
-/** The patterns that are names: these regions must exist. */
-function named(patterns: string): string[] {
-  return patterns.split(/[\s,]+/).filter((pattern) => pattern !== '' && !/[*?]/.test(pattern));
-}
+/** Reasons that one message has. */
+const MAX_REASONS = 8;
 
 /** Where to search. */
 export interface Places {
-  /** `PSP_IVSHMEM_REGIONS`. */
-  readonly patterns: string;
+  /** `PSP_IVSHMEM_REGIONS`: names and patterns. */
+  readonly files: string;
+  /** Whether that is the default, and not a choice: then the search tells which files it would have to name. */
+  readonly isDefault?: boolean;
   /** `PSP_IVSHMEM_PCI`. */
   readonly pci: boolean;
   readonly roots: UioRoots | undefined;
@@ -37,9 +38,9 @@ export interface FoundRegions {
 }
 
 /** All candidates: devices with a driver, devices without one, files. It attaches none. */
-export function findRegions({ patterns, pci, roots }: Places): Candidate[] {
+export function findRegions({ files, pci, roots }: Places): Candidate[] {
   if (addonMissing()) return [];
-  return [...discoverUio(roots), ...(pci ? discoverPci(roots) : []), ...discoverPosix(patterns)];
+  return [...discoverUio(roots), ...(pci ? discoverPci(roots) : []), ...discoverPosix(files)];
 }
 
 /**
@@ -48,11 +49,16 @@ export function findRegions({ patterns, pci, roots }: Places): Candidate[] {
  * @throws the error of a named region
  */
 export async function attachRegions(places: Places, name: string, strict = true): Promise<FoundRegions> {
-  const { patterns } = places;
-  const explicit = strict && named(patterns).length > 0;
+  const named = new Set(
+    strict
+      ? namesAndPatterns(places.files)
+          .filter((name) => !isPattern(name))
+          .map(regionPath)
+      : [],
+  );
   const missing = addonMissing();
   if (missing) {
-    if (explicit) throw missing;
+    if (named.size > 0) throw missing;
     return { regions: [], refused: [], missing: missing.message };
   }
   const regions: Region[] = [];
@@ -70,17 +76,16 @@ export async function attachRegions(places: Places, name: string, strict = true)
         }
       }
       if (!reason) continue;
-      if (strict && isNamed(path, patterns)) throw reason;
+      if (named.has(path)) throw reason;
       refused.push({ path, error: reason });
     }
   } catch (thrown) {
     for (const region of regions) region.detach();
     throw thrown;
   }
-  const reasons = refused.map(({ error }) => error.message).join('; ');
-  return { regions, refused, missing: reasons ? `no region (${reasons})` : undefined };
-}
-
-function isNamed(path: string, patterns: string): boolean {
-  return named(patterns).some((name) => name === path || `/dev/shm/${name}` === path);
+  const unused = places.isDefault && regions.length === 0 ? unnamedRegions([]) : [];
+  const reasons = [...refused.map(({ error }) => error), ...unused.flatMap(({ refused: error }) => error ?? [])];
+  const shown = reasons.slice(0, MAX_REASONS).map(({ message }) => message);
+  if (reasons.length > MAX_REASONS) shown.push(`and ${reasons.length - MAX_REASONS} more`);
+  return { regions, refused, missing: shown.length > 0 ? `no region (${shown.join('; ')})` : undefined };
 }

@@ -49,6 +49,7 @@ export function makePlugins(
     guard,
     attached,
     leaving,
+    warn: (line) => log('warning', line),
   });
   const tcp = new TcpPlugin(core, {
     noDelay: config.noDelay,

@@ -3,6 +3,7 @@ import type { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import type { RuntimeConnection } from '../connection/connection.js';
 import { WAYS } from '../device/backing.js';
+import { isOwnOrRoots } from '../device/posix.js';
 import type { Region } from '../region/region.js';
 import type { Publish, RegionIdentity } from './diagnostics.js';
 import type { FoundRegions, Refused } from './discovery.js';
@@ -51,8 +52,9 @@ export class Regions {
   /** A region was attached. */
   onAttached(region: Region): void {
     const { log, publish } = this.#options;
-    const { kind, path, size } = region.backing;
-    log('info', `attached to ${path}, ${size} bytes`);
+    const { kind, path, size, owner } = region.backing;
+    const whose = owner === undefined || isOwnOrRoots({ uid: owner }) ? '' : `, which belongs to uid ${owner}`;
+    log('info', `attached to ${path}, ${size} bytes${whose}`);
     if (kind === 'pci') {
       log('warning', `${path}: ${WAYS.pci}; install the driver (vendor/ivshmem/driver) to have it at full speed`);
     }

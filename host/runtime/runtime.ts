@@ -10,7 +10,7 @@ import { IsthmusError } from '../base/errors.js';
 import { type Log, type Logger, makeLog } from '../base/log.js';
 import { addressIn, ownAddress, parseNetworks } from '../base/network.js';
 import { type Config, type ConfigOptions, SETTINGS } from '../config/config.js';
-import { configure } from '../config/resolve.js';
+import { configure, isUnset } from '../config/resolve.js';
 import { RuntimeConnection } from '../connection/connection.js';
 import type { MqttOptions } from '../control/broker.js';
 import type { Core } from '../core/core.js';
@@ -148,7 +148,8 @@ export class Runtime implements AsyncDisposable, Migratable {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'the name of a runtime is a string that is not empty');
     }
     const patterns = typeof regions === 'object' ? regions.join(' ') : regions;
-    const config = configure({ ...settings, regions: patterns });
+    const chosen = { ...settings, regions: patterns };
+    const config = configure(chosen);
     const log = makeLog(config.debug, name, { sink, path: config.debugOut });
     const networks = parseNetworks(config.network) ?? [];
     if (networks.length > 0 && addressIn(networks) === undefined) {
@@ -165,9 +166,15 @@ export class Runtime implements AsyncDisposable, Migratable {
       leaving: (region) => runtime.#regions.onLeaving(region),
       log,
     });
+    const places = {
+      files: config.regions,
+      isDefault: isUnset('regions', chosen),
+      pci: config.pci,
+      roots: uio,
+    };
     const discover = (strict: boolean): Promise<FoundRegions> =>
       config.ivshmem > 0
-        ? attachRegions({ patterns: config.regions, pci: config.pci, roots: uio }, name, strict)
+        ? attachRegions(places, name, strict)
         : Promise.resolve({ regions: [], refused: [], missing: undefined });
     const found = await discover(true);
     const runtime = new Runtime({

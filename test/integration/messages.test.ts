@@ -485,7 +485,7 @@ async function main(seed: number): Promise<void> {
   test(
     'a chain of messages that are available at once leaves turns to the event loop',
     timebox(20, async () => {
-      await using runtime = await Runtime.create({ control: false });
+      await using runtime = await Runtime.create(only(''));
       let accept!: (connection: Connection) => void;
       const accepted = new Promise<Connection>((resolve) => {
         accept = resolve;

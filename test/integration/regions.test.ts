@@ -231,15 +231,26 @@ function main(seed: number): void {
 
   const root = process.geteuid?.() === 0;
   (root ? test : test.skip)(
-    `it belongs to another user${root ? '' : ' (skipped: only root can change owners)'}`,
+    `found, and it belongs to another user${root ? '' : ' (skipped: only root can change owners)'}`,
     timebox(20, async () => {
       const path = await formatted();
-      chownSync(path, 12_345, 12_345);
-      const error = await refused(path, 'ERR_ISTHMUS_REGION_PERMISSIONS');
-      assert.match(error.message, '12345');
-      // Access for one of the groups of this process is enough.
+      // That this process is in its group says nothing.
       chownSync(path, 12_345, process.getegid?.() ?? 0);
-      await newRuntime(only(path));
+      const lines: string[] = [];
+      const pattern = `${nameOf(path).slice(0, -1)}?`;
+      const runtime = await newRuntime(only(pattern, { debug: 2, log: (_level, line) => lines.push(line) }));
+      assert.equal(runtime.regions(), []);
+      assert.equal(
+        runtime.refusedRegions().map((candidate) => [candidate.path, candidate.error.code]),
+        [[path, 'ERR_ISTHMUS_REGION_PERMISSIONS']],
+      );
+      assert.ok(
+        lines.some((line) => line.includes(path) && line.includes('12345')),
+        lines.join('\n'),
+      );
+      await closeAll();
+      // Its name is the consent.
+      assert.is((await newRuntime(only(path))).regions().length, 1);
       await closeAll();
     }),
   );

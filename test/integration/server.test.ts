@@ -1,16 +1,32 @@
 /** The host server: creates, adopts, refuses, survives its own death and that of peers, and never calls silence death. */
-import { closeSync, existsSync, openSync, readFileSync, readSync, statSync, writeSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { Core } from '../../host/core/core.js';
+import { usersOf } from '../../host/device/holders.js';
+import { identityOf } from '../../host/device/identity.js';
 import { createPosix, posixBacking } from '../../host/device/posix.js';
 import { Runtime, type RuntimeOptions } from '../../host/index.js';
+import { addon } from '../../host/native/native.js';
 import { Region } from '../../host/region/region.js';
+import { RegionServer } from '../../host/region/server.js';
 import { printed } from '../support/cli.js';
 import { constant } from '../support/core.js';
+import { rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
 import { MIB, newPath, newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
@@ -20,7 +36,44 @@ const CLI = process.env['ISTHMUS_CLI'] ?? resolve('dist/cli.js');
 const SIZE = 16 * MIB;
 const CYCLES = Number(process.env['ISTHMUS_ATTACH_CYCLES'] ?? 1000);
 
+/** Users of this machine that have a group in common, and see nothing of each other's processes. */
+const USER = 12_345;
+const OTHER = 23_456;
+const GROUP = 34_567;
+const root = process.geteuid?.() === 0;
+const asUser = (uid: number) => ['setpriv', '--reuid', `${uid}`, '--regid', `${GROUP}`, '--clear-groups'];
+
 const roles: Record<string, () => Promise<void>> = {
+  /** Has the file mapped without a slot, like the QEMU of a VM in which no process is attached. */
+  async machine() {
+    const { path } = roleOptions<{ path: string }>();
+    const fd = openSync(path, 'r+');
+    const core = new Core(SIZE);
+    const mapping = addon().map(core.memory.buffer, core.layout.WINDOW, SIZE, fd, 0);
+    closeSync(fd);
+    serve({ attached: () => mapping.attached });
+  },
+
+  /** What this user can tell of the users of a file, and what closing a server does with it. */
+  async user() {
+    const { path } = roleOptions<{ path: string }>();
+    serve({
+      users() {
+        const fd = openSync(path, 'r+');
+        try {
+          return usersOf(fd, identityOf(fd));
+        } finally {
+          closeSync(fd);
+        }
+      },
+      async close(always: boolean) {
+        const server = await RegionServer.open({ name: path, size: SIZE, access: { mode: 0o660 } });
+        const { use, removed, failure } = server.close(always);
+        return { use, removed, failure: failure?.code };
+      },
+    });
+  },
+
   /** A runtime with one connection, which echoes messages. */
   async peer() {
     const runtime = await Runtime.create(roleOptions<RuntimeOptions>());
@@ -70,20 +123,29 @@ interface Line {
     readonly heartbeatAgeMs: number | null;
   }[];
   readonly frames?: { readonly free: number };
-  readonly stranded?: readonly unknown[];
+  readonly use?: string;
+  readonly stranded?: { readonly use: string; readonly holders: readonly { readonly pid: number }[] };
 }
 
 /** A server with JSON output. */
 class Server {
   readonly child: Child;
 
-  private constructor(path: string, more: readonly string[]) {
+  private constructor(path: string, more: readonly string[], uid?: number) {
     const args = ['server', '-s', path, '-m', String(SIZE / MIB), '--json', '--interval', '0.2', ...more];
-    this.child = Child.run(CLI, args, { PSP_DEBUG: '0' });
+    this.child = Child.run(CLI, args, { PSP_DEBUG: '0' }, uid === undefined ? {} : { uid, gid: GROUP });
   }
 
-  static async start(path: string, ...more: string[]): Promise<Server> {
-    const server = new Server(path, more);
+  static start(path: string, ...more: string[]): Promise<Server> {
+    return Server.#ready(new Server(path, more));
+  }
+
+  /** As another user. */
+  static startAs(uid: number, path: string, ...more: string[]): Promise<Server> {
+    return Server.#ready(new Server(path, more, uid));
+  }
+
+  static async #ready(server: Server): Promise<Server> {
     await server.child.printed(/"event":"ready"/);
     return server;
   }
@@ -309,6 +371,114 @@ async function main(): Promise<void> {
       const end = await server.stop();
       assert.is(end.removed, false);
       assert.ok(existsSync(path));
+    }),
+  );
+
+  const users = root ? test : test.skip;
+  const skipped = root ? '' : ' (skipped: needs root, to be other users)';
+
+  users(
+    `the file stays while a process of another user has it mapped, which the server does not see${skipped}`,
+    timebox(90, async () => {
+      const path = newPath();
+      const server = await Server.startAs(USER, path);
+      const machine = Child.start(import.meta.url, 'machine', { path }, { under: asUser(OTHER) });
+      assert.ok(await machine.call('attached'));
+      let end = await server.stop();
+      assert.equal([end.removed, end.use], [false, 'some']);
+      assert.ok(existsSync(path));
+      // The next one says it to people.
+      const second = Child.run(CLI, ['server', '-s', path, '-m', String(SIZE / MIB)], {}, { uid: USER, gid: GROUP });
+      await second.printed(/adopted/);
+      await second.kill('SIGTERM');
+      assert.match(
+        second.output,
+        /is not removed: a process that this user cannot see uses it; the next server adopts it/,
+      );
+      assert.ok(existsSync(path));
+      // Without it, the file goes.
+      await machine.kill();
+      end = await (await Server.startAs(USER, path)).stop();
+      assert.equal([end.removed, end.use], [true, 'none']);
+      assert.not(existsSync(path));
+    }),
+  );
+
+  users(
+    `what cannot be seen is not none: of a file of another user the answer is unknown, and the file stays${skipped}`,
+    timebox(90, async () => {
+      const path = newPath();
+      createPosix(path, SIZE);
+      chownSync(path, 0, GROUP);
+      const user = Child.start(import.meta.url, 'user', { path }, { under: asUser(USER) });
+      assert.equal(await user.call('users'), { use: 'unknown', holders: [] });
+      const machine = Child.start(import.meta.url, 'machine', { path }, { under: asUser(USER) });
+      assert.ok(await machine.call('attached'));
+      const seen = await user.call<ReturnType<typeof usersOf>>('users');
+      assert.equal([seen.use, seen.holders.map(({ pid }) => pid)], ['some', [machine.pid]]);
+      await machine.kill();
+      assert.equal(await user.call('close', false), { use: 'unknown', removed: false });
+      // What it may not do is not taken for done.
+      assert.equal(await user.call('close', true), {
+        use: 'unknown',
+        removed: false,
+        failure: 'ERR_ISTHMUS_REGION_PERMISSIONS',
+      });
+      const text = Child.run(CLI, ['server', '-s', path, '-m', String(SIZE / MIB)], {}, { uid: USER, gid: GROUP });
+      await text.printed(/adopted/);
+      await text.kill('SIGTERM');
+      assert.match(text.output, /cannot see whether a process uses it; .* If no process and no machine uses it: 'rm /);
+      assert.ok(existsSync(path));
+
+      // Root has the proof, of a file of any owner.
+      chownSync(path, OTHER, GROUP);
+      const fd = openSync(path, 'r+');
+      assert.is(usersOf(fd, identityOf(fd)).use, 'none');
+      const other = openSync(path, 'r');
+      assert.is(usersOf(fd, identityOf(fd)).use, 'some', 'a reader is one, too');
+      closeSync(other);
+      closeSync(fd);
+    }),
+  );
+
+  users(
+    `a server adopts no file of a stranger, unless it is told the owner${skipped}`,
+    timebox(60, async () => {
+      const path = newPath();
+      createPosix(path, SIZE);
+      chownSync(path, OTHER, 0);
+      assert.match(await refused(path), /belongs to uid 23456, neither root nor this user.*'--owner'/);
+      assert.match(await refused(path, '--force'), /ERR_ISTHMUS_REGION_PERMISSIONS/);
+      assert.ok(existsSync(path));
+      chmodSync(path, 0o660);
+      const server = await Server.start(path, '--owner', `${OTHER}`);
+      assert.is(server.origin, 'adopted');
+      await server.stop();
+    }),
+  );
+
+  test(
+    'a replacement that fails closes what it has opened, once, and leaves the file in place',
+    timebox(30, async () => {
+      const path = newRegion(SIZE, Buffer.from('another format'));
+      const open = () =>
+        Array.from({ length: 200 }, (_, fd) => {
+          try {
+            return readlinkSync(`/proc/self/fd/${fd}`);
+          } catch {
+            return '';
+          }
+        }).filter((target) => target.includes(path)).length;
+      const before = open();
+      // With this mode the server does not trust its own file any more.
+      const options = { name: path, size: SIZE, access: { mode: 0o662 }, force: true };
+      // Closing twice is EBADF, or closes what another part of the process has opened meanwhile.
+      assert.is((await rejection(RegionServer.open(options))).code, 'ERR_ISTHMUS_REGION_PERMISSIONS');
+      assert.is(open(), before);
+      assert.ok(existsSync(path), 'a machine may have it mapped');
+      chmodSync(path, 0o660);
+      using server = await RegionServer.open({ ...options, access: { mode: 0o660 } });
+      assert.is(server.close().removed, true);
     }),
   );
 

@@ -13,6 +13,7 @@ import {
   copyFileSync,
   existsSync,
   ftruncateSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -36,6 +37,7 @@ import { addon } from '../../host/native/native.js';
 import type { AttemptChannel } from '../../host/plugins/plugin.js';
 import { ShmPlugin } from '../../host/plugins/shm.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
+import { printed } from '../support/cli.js';
 import { echo, type Met, meet, ping } from '../support/meeting.js';
 import { eventually } from '../support/outcomes.js';
 import { Child, chosen, endChildren, program } from '../support/process.js';
@@ -107,6 +109,17 @@ async function newLeftover(): Promise<string> {
   return copy;
 }
 
+/** Output of a command of the CLI with these variables. */
+async function cli(args: readonly string[], variables: Readonly<Record<string, string>>): Promise<string> {
+  const before = { ...process.env };
+  Object.assign(process.env, { PSP_IVSHMEM_REGIONS: '' }, variables);
+  try {
+    return (await printed(args)).stdout;
+  } finally {
+    process.env = before;
+  }
+}
+
 const size = 4 * MIB;
 
 // ── Tests ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,6 +141,7 @@ function main(seed: number): void {
         guard: true,
         limit: 1000,
         attached: () => {},
+        warn: () => {},
         leaving: () => [],
       });
       const channel = { role: 'accept', address: { host: '192.0.2.1', port: 1 } } as AttemptChannel;
@@ -476,29 +490,13 @@ function main(seed: number): void {
     }),
   );
 
-  const root = process.geteuid?.() === 0;
   test(
-    `foreign files: left alone, with the reason${root ? '' : ' (without one of another user: only root can make it)'}`,
+    'files of other programs: left alone, with the reason',
     timebox(60, async () => {
-      const target = newPath('target');
-      newFile(target, size);
       const states: Record<string, readonly [make: (path: string) => void, why: RegExp]> = {
         'of the C plugin': [(path) => newFile(path, size, Buffer.of(0xcb)), /C pscom plugin.*REGION_FOREIGN/],
         'another format': [(path) => newFile(path, size, Buffer.from('precious')), /REGION_FOREIGN/],
         'after zeros': [(path) => newFile(path, size, Buffer.from('\0\0\0\0\0\0\0\0\0precious')), /REGION_FOREIGN/],
-        'a link': [(path) => symlinkSync(target, path), /REGION_PERMISSIONS/],
-        'a link to nowhere': [(path) => symlinkSync('/nonexistent', path), /REGION_PERMISSIONS/],
-        'a folder': [(path) => mkdirSync(path), /REGION_PERMISSIONS/],
-        'a pipe': [(path) => spawnSync('mkfifo', [path]), /not a regular file.*REGION_PERMISSIONS/],
-        ...(root && {
-          'another user’s': [
-            (path: string) => {
-              newFile(path, size);
-              chownSync(path, 12_345, 0);
-            },
-            /belongs to uid 12345, not to 0: another user has taken the name.*REGION_PERMISSIONS/,
-          ] as const,
-        }),
       };
       for (const [state, [make, expected]] of Object.entries(states)) {
         const { shmName, path } = newShm();
@@ -512,7 +510,187 @@ function main(seed: number): void {
         await tidy();
         assert.is(runtime.plugins().find(({ name }) => name === 'shm')?.priority, 90);
       }
+    }),
+  );
+
+  // ── Its name is taken ──────────────────────────────────────────────────────────────────────────────────────────────
+
+  const root = process.geteuid?.() === 0;
+  const users = root ? test : test.skip;
+  const skipped = root ? '' : ' (skipped: needs root, to be other users)';
+  /** What `touch` of another user leaves. */
+  const squat = (path: string) => {
+    newFile(path, 0);
+    chownSync(path, 12_345, 12_345);
+  };
+  const next = (path: string, number = 1) => `${path}~${number}`;
+
+  test(
+    `whatever another user puts there, the next name is used${root ? '' : ' (without a file of one: needs root)'}`,
+    timebox(60, async () => {
+      const target = newPath('target');
+      newFile(target, size);
+      const states: Record<string, readonly [make: (path: string) => void, why: RegExp]> = {
+        'a link': [(path) => symlinkSync(target, path), /not a regular file/],
+        'a link to nowhere': [(path) => symlinkSync('/nonexistent', path), /not a regular file/],
+        'a folder': [(path) => mkdirSync(path), /not a regular file/],
+        'a pipe': [(path) => spawnSync('mkfifo', [path]), /not a regular file/],
+        'a second name of a file': [(path) => linkSync(target, path), /2 names/],
+        ...(root && {
+          'another user’s': [squat, /belongs to uid 12345, not to 0: another user has taken the name/] as const,
+        }),
+      };
+      for (const [state, [make, expected]] of Object.entries(states)) {
+        const { shmName, path } = newShm();
+        make(path);
+        const before = looks(path);
+        const lines: string[] = [];
+        const options = onlyShm(shmName, { debug: 2, log: (_, line) => lines.push(line) });
+        const [a, b] = [await newRuntime(options), await newRuntime(options)];
+        assert.is(a.plugins().find(({ name }) => name === 'shm')?.path, next(path));
+        const { port } = await b.listen({}, echo);
+        const connection = await a.connect({ host: '127.0.0.1', port });
+        assert.is(connection.plugin, 'shm', `${state}: ${connection.why}`);
+        assert.is(connection.why, undefined);
+        await ping(connection);
+        assert.is(a.regions()[0]?.path, next(path));
+        assert.is(statSync(next(path)).mode & 0o777, 0o600);
+        assert.is(lines.filter((line) => line.includes(`${path} is taken`)).length, 2, 'once for each runtime');
+        const said = await cli(['info'], { PSP_SHM_NAME: shmName });
+        assert.match(said, new RegExp(`${path} .*${expected.source}.*; ${next(path)} is used instead`));
+        assert.match(said, new RegExp(`usable: ${next(path)}`));
+        assert.match(await cli(['doctor'], { PSP_SHM_NAME: shmName }), /is used instead/);
+        await tidy();
+        assert.equal(looks(path), before, state);
+        assert.not(existsSync(next(path)), state);
+        rmSync(path, { recursive: true });
+      }
       assert.ok(readFileSync(target).equals(Buffer.alloc(size)), 'nothing was written to the target of the link');
+    }),
+  );
+
+  users(
+    `processes meet at one place, in any order, whatever else they share${skipped}`,
+    timebox(120, async () => {
+      const { shmName, path } = newShm();
+      for (const each of [path, next(path), next(path, 2)]) squat(each);
+      const options = onlyShm(shmName, { shmSize: MIB });
+      // As in two containers that have /dev/shm in common, and nothing else.
+      const apart = ['env', 'XDG_RUNTIME_DIR=/nonexistent', 'TMPDIR=/nonexistent'];
+      const [one, two] = await Promise.all([start(options, apart), start(options)]);
+      assert.is((await one.child.call<Met>('connect', two.port)).plugin, 'shm');
+      assert.equal(
+        (await Promise.all([one, two].map(({ child }) => child.call('regions')))).map(([region]) => region.path),
+        [next(path, 3), next(path, 3)],
+      );
+      await tidy();
+      rmSync(next(path, 3), { force: true }); // They were killed.
+      // Many create and remove it at the same time.
+      const children = Array.from({ length: 6 }, (_, i) =>
+        Child.start(program('shm'), 'churn', { options, rounds: 10, seed: seed + i }),
+      );
+      const odd = await Promise.all(children.map((child) => child.event<string[]>('done', 80)));
+      assert.equal(odd.flat(), []);
+      assert.not(existsSync(next(path, 3)));
+      await tidy();
+      for (const each of [path, next(path), next(path, 2)]) {
+        assert.is(statSync(each).size, 0);
+        rmSync(each);
+      }
+    }),
+  );
+
+  users(
+    `the name is given back, and taken again, while connections are open${skipped}`,
+    timebox(60, async () => {
+      const { shmName, path } = newShm();
+      squat(path);
+      const [a, b, c] = [1, 2, 3].map(() => newRuntime(onlyShm(shmName, { shmSize: MIB })));
+      const [first, second, third] = await Promise.all([a, b, c] as Promise<Runtime>[]);
+      const { port } = await (second as Runtime).listen({}, echo);
+      const to = { host: '127.0.0.1', port };
+      const connect = async (runtime: Runtime | undefined) => {
+        const connection = await (runtime as Runtime).connect(to);
+        assert.is(connection.plugin, 'shm', connection.why);
+        await ping(connection);
+        return connection;
+      };
+      const old = await connect(first);
+      rmSync(path);
+      // A newcomer goes to the first name, and who had been there before meets it there.
+      await connect(third);
+      await connect(first);
+      assert.equal(
+        first
+          ?.regions()
+          .map((region) => region.path)
+          .sort(),
+        [path, next(path)],
+      );
+      await ping(old);
+      rmSync(path);
+      squat(path);
+      await connect(third);
+      await connect(first);
+      await ping(old);
+      await tidy();
+      assert.is(statSync(path).uid, 12_345, 'of the other user, still there');
+      assert.not(existsSync(next(path)));
+      rmSync(path);
+    }),
+  );
+
+  users(
+    `two users with the same PSP_SHM_NAME each have a region of their own${skipped}`,
+    timebox(60, async () => {
+      const { shmName, path } = newShm();
+      const options = onlyShm(shmName, { shmSize: MIB });
+      const under = ['setpriv', '--reuid', '12345', '--regid', '12345', '--clear-groups'];
+      const theirs = await Promise.all([start(options, under), start(options, under)]);
+      assert.is((await theirs[0].child.call<Met>('connect', theirs[1].port)).plugin, 'shm');
+      const ours = await Promise.all([start(options), start(options)]);
+      assert.is((await ours[0].child.call<Met>('connect', ours[1].port)).plugin, 'shm');
+      assert.equal([statSync(path).uid, statSync(next(path)).uid], [12_345, 0]);
+      // Each of them over shm, but not with one another.
+      assert.is((await ours[0].child.call<Met>('connect', theirs[0].port)).plugin, 'tcp');
+      for (const { child } of [...theirs, ...ours]) await child.call('close');
+      assert.not(existsSync(path) || existsSync(next(path)));
+      await tidy();
+    }),
+  );
+
+  users(
+    `all names are taken: connected over tcp, with the remedy${skipped}`,
+    timebox(60, async () => {
+      const { shmName, path } = newShm();
+      const all = [path, ...Array.from({ length: 1023 }, (_, i) => next(path, i + 1))];
+      for (const each of all) squat(each);
+      try {
+        const { plugin, why } = await meet(onlyShm(shmName));
+        assert.is(plugin, 'tcp');
+        assert.match(why ?? '', /uid 12345.*1023 other names are taken.*PSP_SHM_NAME.*REGION_PERMISSIONS/);
+        assert.is((await meet(onlyShm(newShm().shmName))).plugin, 'shm', 'another name');
+        assert.match(await cli(['info'], { PSP_SHM_NAME: shmName }), /not usable: .*1023 other names/);
+      } finally {
+        for (const each of all) rmSync(each);
+      }
+    }),
+  );
+
+  test(
+    'what was left at a later name is removed by the next process, unless it is in use',
+    timebox(60, async () => {
+      const leftover = await newLeftover();
+      const { shmName, path } = newShm();
+      copyFileSync(leftover, next(path));
+      copyFileSync(leftover, next(path, 2));
+      for (const each of [next(path), next(path, 2)]) chmodSync(each, 0o600);
+      const fd = openSync(next(path, 2), 'r+');
+      assert.ok(addon().lock(fd, 3), 'as a process that has slot 3');
+      assert.is((await meet(onlyShm(shmName))).plugin, 'shm');
+      assert.equal([existsSync(path), existsSync(next(path)), existsSync(next(path, 2))], [false, false, true]);
+      closeSync(fd);
+      rmSync(next(path, 2));
     }),
   );
 

@@ -120,9 +120,14 @@ export class Child extends Callee {
     return new Child(child, `the child '${role}'`);
   }
 
-  /** Start a program without handlers: only its output and its end are observed. */
-  static run(program: string, args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): Child {
-    const options: SpawnOptions = { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } };
+  /** Start a program without handlers: only its output and its end are observed. @param as another user, for root */
+  static run(
+    program: string,
+    args: readonly string[] = [],
+    env: NodeJS.ProcessEnv = {},
+    as: Pick<SpawnOptions, 'uid' | 'gid'> = {},
+  ): Child {
+    const options: SpawnOptions = { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env }, ...as };
     return new Child(spawn(process.execPath, [program, ...args], options), program);
   }
 

@@ -7,6 +7,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
+  constants,
   fstatSync,
   ftruncateSync,
   mkdtempSync,
@@ -465,6 +466,42 @@ test(
 );
 
 // ── Locks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+test(
+  'the lease tells whether a file is open or mapped elsewhere, and a process that opens it meanwhile does no harm',
+  timebox(10, async () => {
+    const path = newFile();
+    const fd = openSync(path, 'r+');
+    const alone = () => {
+      if (!addon().lease(fd)) return false;
+      addon().dropLease(fd);
+      return true;
+    };
+    assert.ok(alone());
+    for (const flags of ['r', 'r+']) {
+      const other = openSync(path, flags);
+      assert.not(alone(), flags);
+      closeSync(other);
+    }
+    const mapping = mapFile(newMemory(), path);
+    assert.not(alone(), 'mapped');
+    mapping.detach();
+    assert.ok(alone());
+
+    assert.ok(addon().lease(fd));
+    // The kernel tells the holder by a signal: with SIGIO this process would end here.
+    const error = thrownBy(() => openSync(path, constants.O_RDWR | constants.O_NONBLOCK)) as NodeJS.ErrnoException;
+    assert.is(error.code, 'EAGAIN');
+    await turn();
+    addon().dropLease(fd);
+    assert.ok(alone());
+    closeSync(fd);
+    assert.is((thrownBy(() => addon().lease(fd)) as SystemError).code, 'EBADF');
+    const device = openSync('/dev/null', 'r+');
+    assert.is((thrownBy(() => addon().lease(device)) as SystemError).code, 'EINVAL');
+    closeSync(device);
+  }),
+);
 
 test(
   'a byte is locked by one opening at a time',

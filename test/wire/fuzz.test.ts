@@ -158,7 +158,7 @@ test(
     const missing = addonMissing();
     const path = missing ? '' : newRegion(16 * MIB);
     const attached = await Promise.all(
-      ['alice', 'bob'].map((name) => attachRegions({ patterns: path, pci: false, roots: only('').uio }, name)),
+      ['alice', 'bob'].map((name) => attachRegions({ files: path, pci: false, roots: only('').uio }, name)),
     );
     const registries = attached.map(({ regions }) => {
       const ivshmem = new IvshmemPlugin({ guard: true, ringSize: 4096 });

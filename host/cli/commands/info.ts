@@ -12,7 +12,7 @@ import { bytes } from '../support/units.js';
 function renderFound(title: string, none: string, found: readonly Found[]): string {
   if (found.length === 0) return `${title}\n  ${none}\n`;
   const rows = found
-    .filter(({ state }) => state !== 'refused')
+    .filter(({ state, sameAs }) => state !== 'refused' && sameAs === undefined)
     .map(({ path, kind, size, state, uuid, peers }) => [
       path,
       ...(kind === 'posix' ? [] : [WAYS[kind]]),
@@ -32,7 +32,15 @@ function renderFound(title: string, none: string, found: readonly Found[]): stri
   const refused = found
     .flatMap(({ refused: why }) => (why ? [`  not used: ${why.message} (${why.code})\n`] : []))
     .join('');
-  return `${title}\n${usable}${refused}`;
+  const remarks = found
+    .flatMap(({ path, foreignOwner, sameAs }) => [
+      ...(sameAs === undefined ? [] : [`  ${path}: the same file as ${sameAs}\n`]),
+      ...(foreignOwner === undefined
+        ? []
+        : [`  ${path}: belongs to uid ${foreignOwner}; it is used because it is named\n`]),
+    ])
+    .join('');
+  return `${title}\n${usable}${refused}${remarks}`;
 }
 
 function settingRow({ variable, name, value, origin, meaning, takes }: ConfigRow): string[] {
@@ -40,7 +48,7 @@ function settingRow({ variable, name, value, origin, meaning, takes }: ConfigRow
   return [variable, name, text, origin, `${meaning} (${takes})`];
 }
 
-export function render({ native, devices, regions, shm, plugins, configuration }: Survey): string {
+export function render({ native, devices, regions, shm, shmTaken, plugins, configuration }: Survey): string {
   const pluginTable = renderTable(
     [{ title: 'plugin' }, { title: 'priority', right: true }, { title: 'arch id', right: true }, { title: '' }],
     plugins.map(({ name, priority, archId, unavailable, path }) => [
@@ -67,7 +75,8 @@ export function render({ native, devices, regions, shm, plugins, configuration }
     `Native part: ${native.loaded ? 'loaded' : native.reason}\n`,
     renderFound('Devices', 'none', devices),
     renderFound('Regions (files)', "none ('isthmus server -s NAME -m MB -c migration-framework' creates one)", regions),
-    renderFound('Region of shm', 'none (the first connection creates it)', shm ? [shm] : []),
+    renderFound('Region of shm', 'none (the first connection creates it)', shm ? [shm] : []) +
+      (shmTaken === undefined ? '' : `  ${shmTaken}\n`),
     `Plugins, best first\n${indent(pluginTable)}`,
     `Configuration\n${indent(settingTable)}`,
   ].join('\n');

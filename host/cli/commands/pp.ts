@@ -190,7 +190,7 @@ export function addPp(program: Command, exit: Exit): void {
     `
   $ isthmus pp --listen 7100 &
   $ isthmus pp 127.0.0.1:7100 --min-size 8 --max-size 65536
-  $ PSP_SHM=0 isthmus pp 127.0.0.1:7100     # through a region of 'isthmus server', otherwise over tcp`,
+  $ PSP_SHM=0 PSP_IVSHMEM_REGIONS=demo isthmus pp 127.0.0.1:7100    # both sides: through a region of 'isthmus server'`,
   ).action(async (to: string | undefined, options: Options) => {
     checkOptions(to, options);
     if (to !== undefined) exit(await connect(to, options));

@@ -1,7 +1,10 @@
 /** `isthmus server`: keeps a region file for the peers on this host and in its VMs. What it does is in region/server.ts. */
 import { spawn } from 'node:child_process';
+import { basename, dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { Users } from '../../device/holders.js';
+import { SHM } from '../../device/posix.js';
 import { type CloseResult, RegionServer } from '../../region/server.js';
 import { accountId } from '../support/accounts.js';
 import { interval, mebibytes } from '../support/args.js';
@@ -102,9 +105,14 @@ function textReporter(server: RegionServer, size: number): Reporter {
   const { path, stranded } = server;
   return {
     ready() {
-      print(`isthmus: region ${describe(server)}, ${bytes(size)}, pid ${process.pid}\n`);
-      for (const { pid, name } of stranded) {
-        printError(`isthmus: ${name}[${pid}] still uses the old file: detach its device and attach it again\n`);
+      const name = dirname(path) === SHM ? basename(path) : path;
+      print(
+        `isthmus: region ${describe(server)}, ${bytes(size)}, pid ${process.pid}; ` +
+          `processes of this host use it with PSP_IVSHMEM_REGIONS=${name}\n`,
+      );
+      const still = describeUse(stranded, 'the old file');
+      if (still !== undefined) {
+        printError(`isthmus: ${still}: detach the device of such a machine and attach it again\n`);
       }
       if (isTTY) clearScreen();
     },
@@ -113,15 +121,27 @@ function textReporter(server: RegionServer, size: number): Reporter {
       else for (const event of events) print(`${eventLine(event)}\n`);
     },
     removed: () => printError(`isthmus: ${path} was removed: new peers do not find it\n`),
-    ended({ removed, peers, holders }) {
-      if (removed || peers.length + holders.length === 0) return;
-      const names = holders.map(({ pid, name }) => `${name}[${pid}]`).join(' ');
-      printError(
-        `isthmus: ${path} is not removed: ${peers.length} attached${names === '' ? '' : `, mapped by ${names}`}; ` +
-          'the next server adopts it\n',
-      );
+    ended({ removed, peers, failure, ...users }) {
+      if (removed) return;
+      if (failure) return printError(`isthmus: ${path} is not removed: ${failure.message}\n`);
+      const still = describeUse(users, 'it');
+      const reasons = [
+        ...(peers.length === 0 ? [] : [`${peers.length} attached`]),
+        ...(still === undefined ? [] : [still]),
+      ];
+      if (reasons.length === 0) return;
+      const remedy = users.use === 'unknown' ? `. If no process and no machine uses it: 'rm ${path}'` : '';
+      printError(`isthmus: ${path} is not removed: ${reasons.join('; ')}; the next server adopts it${remedy}\n`);
     },
   };
+}
+
+/** For people. @param what the file. @returns undefined: no process uses it */
+function describeUse({ use, holders }: Users, what: string): string | undefined {
+  if (use === 'none') return undefined;
+  if (use === 'unknown') return `this user cannot see whether a process uses ${what}`;
+  if (holders.length === 0) return `a process that this user cannot see uses ${what}`;
+  return `${what} is in use by ${holders.map(({ name, pid }) => `${name}[${pid}]`).join(' ')}`;
 }
 
 function jsonReporter({ path, origin, stranded }: RegionServer, size: number): Reporter {
@@ -133,7 +153,7 @@ function jsonReporter({ path, origin, stranded }: RegionServer, size: number): R
       line('state', state);
     },
     removed: () => line('lost', {}),
-    ended: (leaving) => line('end', leaving),
+    ended: ({ failure, ...leaving }) => line('end', { ...leaving, failure: failure?.message ?? null }),
   };
 }
 
@@ -212,7 +232,8 @@ export function addServer(program: Command): void {
       'Create, reserve and format a region file in /dev/shm (or at a path), before the VMs that share it are started; or ' +
         'adopt a healthy one that exists. Prints the peers: a table on a terminal; elsewhere a line for each peer that ' +
         'attaches, leaves, dies or falls silent. Takes back the frames of peers whose death is proven; a peer that is only ' +
-        'silent keeps them. On SIGTERM or SIGINT the file is removed, unless a peer is attached or a process maps it.',
+        'silent keeps them. On SIGTERM or SIGINT the file is removed, unless a peer is attached, or a process of any user ' +
+        'has it open or mapped, or that cannot be told.',
     )
     .requiredOption('-s, --name <NAME>', 'name in /dev/shm, or a path with a slash')
     .requiredOption('-m, --megabytes <MB>', 'size in MiB, a power of two', mebibytes)
@@ -231,6 +252,7 @@ export function addServer(program: Command): void {
     command,
     `
   $ isthmus server -s demo -m 64 -c migration-framework &
+  $ export PSP_IVSHMEM_REGIONS=demo         # processes of this host use a region file only if they name it
   $ PSP_SHM=0 isthmus pp --listen 7100 &    # PSP_SHM=0: processes of one user prefer shm
   $ isthmus pp 127.0.0.1:7100
   $ kill %1                                 # removes the file, exit code 0

@@ -6,7 +6,7 @@ import { Watcher } from '../../control/watcher.js';
 import { Core } from '../../core/core.js';
 import { SHM } from '../../device/posix.js';
 import { addonMissing } from '../../native/native.js';
-import { shmPath, whyNotShm } from '../../region/shm-file.js';
+import { shmPlace, whyNotShm } from '../../region/shm-file.js';
 import { bad, type Finding, failed, good, none, note, readSystemFile, type Setting } from './findings.js';
 import { processorsOf } from './processors.js';
 import { bytes, counted, GIB, MIB } from './units.js';
@@ -100,9 +100,16 @@ export function checkSharedMemory(setting: Setting): Finding[] {
     return [bad(SHM, (error as Error).message, "Use 'mount -t tmpfs tmpfs /dev/shm'.")];
   }
   if (setting('shm') === 0) return findings;
-  const path = shmPath(String(setting('shmName')));
-  const why = whyNotShm(path);
-  return [...findings, why ? failed('region of shm', why) : good('region of shm', path)];
+  const what = 'region of shm';
+  try {
+    const { path, taken } = shmPlace(String(setting('shmName')));
+    const why = whyNotShm(path);
+    if (why) return [...findings, failed(what, why)];
+    if (taken === undefined) return [...findings, good(what, path)];
+    return [...findings, note(what, taken, 'Nothing is lost. Only root and its owner can remove what has the name.')];
+  } catch (error) {
+    return [...findings, failed(what, error)];
+  }
 }
 
 export async function checkBroker(setting: Setting): Promise<Finding> {

@@ -2,17 +2,29 @@
 import { basename } from 'node:path';
 import { IsthmusError } from '../../base/errors.js';
 import { type ConfigRow, explain } from '../../config/resolve.js';
+import type { Candidate } from '../../device/backing.js';
 import { discoverPci } from '../../device/pci.js';
-import { discoverPosix } from '../../device/posix-discovery.js';
+import { isOwnOrRoots } from '../../device/posix.js';
+import { discoverPosix, unnamedRegions } from '../../device/posix-discovery.js';
 import { discoverUio } from '../../device/uio.js';
 import { checkDevice, checkHeartbeats, checkRegion, type DeviceRoots } from './check-devices.js';
 import { checkAddresses, checkBroker, checkNative, checkProcessors, checkSharedMemory } from './check-machine.js';
-import { type Finding, failed, good, none, type Setting } from './findings.js';
+import { type Finding, failed, good, none, note, type Setting } from './findings.js';
 
 /** Other places than those of this machine, for tests. */
 export interface DoctorRoots extends DeviceRoots {
   /** Default `/proc`. */
   readonly proc?: string;
+}
+
+function checkFile({ path, backing, refused, sameAs }: Candidate): Finding[] {
+  const what = `region ${basename(path)}`;
+  if (sameAs !== undefined) return [none(what, `the same file as ${sameAs}`)];
+  if (!backing) return [failed(what, refused ?? new IsthmusError('ERR_ISTHMUS_REGION_NOT_FOUND', path))];
+  const { owner } = backing;
+  if (owner === undefined || isOwnOrRoots({ uid: owner })) return checkRegion(backing);
+  const action = 'Name it only if that user is trusted: the owner of a file decides on its contents and its length.';
+  return [...checkRegion(backing), note(what, `belongs to uid ${owner}; it is used because it is named`, action)];
 }
 
 /** @returns the findings, in the order in which they are printed */
@@ -28,6 +40,10 @@ export async function diagnose(roots: DoctorRoots = {}): Promise<Finding[]> {
   const uio = discoverUio(roots);
   const pci = setting('pci') ? discoverPci(roots) : [];
   const files = discoverPosix(String(setting('regions')));
+  // An explicit setting says which files are meant.
+  const unnamed = rows.some(({ name, origin }) => name === 'regions' && origin === 'default')
+    ? unnamedRegions(files)
+    : [];
   const devices = [...uio, ...pci].filter(({ refused }) => refused?.code !== 'ERR_ISTHMUS_REGION_FOREIGN');
   const absent = none(
     'device',
@@ -44,11 +60,8 @@ export async function diagnose(roots: DoctorRoots = {}): Promise<Finding[]> {
     ...(devices.length === 0 ? [absent] : []),
     ...uio.flatMap((candidate) => checkDevice(candidate, 'uio', roots)),
     ...pci.flatMap((candidate) => checkDevice(candidate, 'pci', roots)),
-    ...files.flatMap(({ path, backing, refused }) =>
-      backing
-        ? checkRegion(backing)
-        : [failed(`region ${basename(path)}`, refused ?? new IsthmusError('ERR_ISTHMUS_REGION_NOT_FOUND', path))],
-    ),
+    ...files.flatMap(checkFile),
+    ...unnamed.map(({ path, refused }) => none(`region ${basename(path)}`, `not used: ${refused?.message}`)),
     ...(await checkHeartbeats(backings)),
     await checkBroker(setting),
   ];

@@ -4,12 +4,13 @@ import { type ErrorCode, IsthmusError } from '../../base/errors.js';
 import { type ConfigRow, explain, masked } from '../../config/resolve.js';
 import type { Backing, Candidate } from '../../device/backing.js';
 import { discoverPci } from '../../device/pci.js';
-import { discoverPosix } from '../../device/posix-discovery.js';
+import { isOwnOrRoots } from '../../device/posix.js';
+import { discoverPosix, unnamedRegions } from '../../device/posix-discovery.js';
 import { discoverUio, type UioRoots } from '../../device/uio.js';
 import { addonMissing } from '../../native/native.js';
 import { ARCH } from '../../plugins/plugin.js';
 import { ReadOnlyRegion } from '../../region/read-only-region.js';
-import { shmPath, whyNotShm } from '../../region/shm-file.js';
+import { type ShmPlace, shmPath, shmPlace, whyNotShm } from '../../region/shm-file.js';
 
 interface Peer {
   readonly slot: number;
@@ -29,6 +30,10 @@ export interface Found {
   readonly host: string | undefined;
   readonly peers: readonly Peer[];
   readonly refused: { readonly code: ErrorCode; readonly message: string } | undefined;
+  /** The user that it belongs to, if that is neither root nor this one: it is used because it is named. */
+  readonly foreignOwner: number | undefined;
+  /** Another path of the same file: it is used through that one. */
+  readonly sameAs: string | undefined;
 }
 
 export interface FoundPlugin {
@@ -46,12 +51,16 @@ export interface Survey {
   readonly regions: readonly Found[];
   /** Undefined: the file does not exist now. */
   readonly shm: Found | undefined;
+  /** Why that file does not have its first name; undefined: it has. */
+  readonly shmTaken: string | undefined;
   readonly plugins: readonly FoundPlugin[];
   readonly configuration: readonly ConfigRow[];
 }
 
+type Contents = Omit<Found, 'path' | 'kind' | 'size' | 'foreignOwner' | 'sameAs'>;
+
 /** What the first frames of a region say. */
-function read(view: ReadOnlyRegion, mayFormat: boolean): Omit<Found, 'path' | 'kind' | 'size'> {
+function read(view: ReadOnlyRegion, mayFormat: boolean): Contents {
   const { state, uuid, host, refused } = view.overview();
   const unformatted =
     state === 'blank' && !mayFormat
@@ -76,9 +85,10 @@ function describe(
   kind: Found['kind'],
   path: string,
   size: number | undefined,
-  contents: () => ReturnType<typeof read>,
+  contents: () => Contents,
+  { foreignOwner, sameAs }: Partial<Pick<Found, 'foreignOwner' | 'sameAs'>> = {},
 ): Found {
-  const base = { path, kind, size };
+  const base = { path, kind, size, foreignOwner, sameAs };
   try {
     return { ...base, ...contents() };
   } catch (error) {
@@ -90,12 +100,18 @@ function describe(
   }
 }
 
-function describeCandidate(kind: Found['kind'], { path, backing, refused }: Candidate): Found {
-  return describe(kind, path, backing?.size, () => {
+function describeCandidate(kind: Found['kind'], { path, backing, refused, sameAs }: Candidate): Found {
+  const owner = backing?.owner;
+  const foreignOwner = owner === undefined || isOwnOrRoots({ uid: owner }) ? undefined : owner;
+  const contents = (): Contents => {
+    if (sameAs !== undefined) {
+      return { state: 'formatted', uuid: undefined, host: undefined, peers: [], refused: undefined };
+    }
     if (!backing) throw refused ?? new IsthmusError('ERR_ISTHMUS_REGION_NOT_FOUND', path);
     using view = ReadOnlyRegion.of(backing);
     return read(view, backing.mayFormat);
-  });
+  };
+  return describe(kind, path, backing?.size, contents, { foreignOwner, sameAs });
 }
 
 /** The region file of `shm`: the first process that uses it creates it, the last one removes it. */
@@ -110,6 +126,15 @@ function describeShm(path: string): Found | undefined {
   });
 }
 
+/** Where the region of `shm` lies, or would lie. */
+function placeOfShm(name: string): ShmPlace & { readonly refused?: IsthmusError } {
+  try {
+    return shmPlace(name);
+  } catch (error) {
+    return { path: shmPath(name), taken: undefined, refused: error as IsthmusError };
+  }
+}
+
 /** @param roots other places than `/sys` and `/dev`, for tests */
 export function survey(roots?: UioRoots): Survey {
   const configuration = explain();
@@ -119,15 +144,17 @@ export function survey(roots?: UioRoots): Survey {
     ...discoverUio(roots).map((candidate) => describeCandidate('uio', candidate)),
     ...(setting('pci') ? discoverPci(roots) : []).map((candidate) => describeCandidate('pci', candidate)),
   ];
-  const regions = discoverPosix(String(setting('regions'))).map((candidate) => describeCandidate('posix', candidate));
-  const shmFile = shmPath(String(setting('shmName')));
+  const named = discoverPosix(String(setting('regions')));
+  const regions = [...named, ...unnamedRegions(named, true)].map((candidate) => describeCandidate('posix', candidate));
+  const place = placeOfShm(String(setting('shmName')));
+  const shmFile = place.path;
   const usable = [...devices, ...regions].filter(({ state }) => state !== 'refused');
 
   const unavailable = (name: string): string | undefined => {
     if (setting(name) === 0) return 'disabled';
     if (name !== 'ivshmem' && name !== 'shm') return undefined;
     if (missing) return missing.message;
-    if (name === 'shm') return whyNotShm(shmFile)?.message;
+    if (name === 'shm') return (place.refused ?? whyNotShm(shmFile))?.message;
     return usable.length > 0 ? undefined : 'no region';
   };
   const plugins = Object.entries(ARCH)
@@ -145,6 +172,7 @@ export function survey(roots?: UioRoots): Survey {
     devices,
     regions,
     shm: describeShm(shmFile),
+    shmTaken: place.taken,
     plugins,
     configuration: masked(configuration),
   };
