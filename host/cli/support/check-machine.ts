@@ -6,6 +6,7 @@ import { Watcher } from '../../control/watcher.js';
 import { Core } from '../../core/core.js';
 import { SHM } from '../../device/posix.js';
 import { addonMissing } from '../../native/native.js';
+import { Doorbell } from '../../region/doorbell.js';
 import { shmPath, whyNotShm } from '../../region/shm-file.js';
 import { bad, type Finding, failed, good, none, note, readSystemFile, type Setting } from './findings.js';
 import { bytes, counted, GIB, MIB } from './units.js';
@@ -83,10 +84,24 @@ export function checkSharedMemory(setting: Setting): Finding[] {
   } catch (error) {
     return [bad(SHM, (error as Error).message, "Use 'mount -t tmpfs tmpfs /dev/shm'.")];
   }
+  findings.push(checkDoorbell());
   if (setting('shm') === 0) return findings;
   const path = shmPath(String(setting('shmName')));
   const why = whyNotShm(path);
   return [...findings, why ? failed('region of shm', why) : good('region of shm', path)];
+}
+
+/** Whether a process can make the FIFO by which its peers wake it. */
+function checkDoorbell(): Finding {
+  const what = 'doorbell';
+  if (addonMissing()) return none(what, 'not tried: there is no native part');
+  try {
+    new Doorbell({ dev: 0n, ino: 0n }, () => {}).close();
+    return good(what, `a FIFO can be made in ${SHM}`);
+  } catch (error) {
+    const finding = `processes poll by a timer, since no FIFO can be made in ${SHM}: ${(error as Error).message}`;
+    return note(what, finding, 'Allow mknod(2) of a FIFO in the seccomp profile, and writing to /dev/shm.');
+  }
 }
 
 export async function checkBroker(setting: Setting): Promise<Finding> {
