@@ -101,11 +101,18 @@ function codeOf(body: () => unknown): string | undefined {
   return undefined;
 }
 
-const scratch = mkdtempSync(join(SHM, 'isthmus-test-bell-'));
-chmodSync(scratch, 0o777);
-process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
+let scratch: string | undefined;
 let made = 0;
-const newPath = () => join(scratch, String(made++));
+/** Not in a child, which may be killed. */
+function newPath(): string {
+  if (scratch === undefined) {
+    const folder = mkdtempSync(join(SHM, 'isthmus-test-bell-'));
+    chmodSync(folder, 0o777);
+    process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+    scratch = folder;
+  }
+  return join(scratch, String(made++));
+}
 /** A FIFO as another process could have made it. */
 function fifo(mode: number, uid?: number): string {
   const path = newPath();
