@@ -13,6 +13,7 @@
             'native/mapping.cc',
             'native/pages.cc',
             'native/sockets.cc',
+            'native/timer.cc',
             'native/watch.cc',
           ],
           'defines': [

@@ -126,7 +126,8 @@ export const REGION_READY: u32 = 2;
 //   │   56 u64 pid namespace             │ for display
 //   │   64 u32 pid                       │ for display
 //   │   68 u32 connections               │ for display
-//   │   72 u8[56]                        │
+//   │   72 u8[16] doorbell               │ random part of its name; 0: there is none
+//   │   88 u8[40]                        │
 //   ├────────────────────────────────────┤
 //   │  128 u8[64] host name              │ NUL-padded UTF-8
 //   │  192 u8[64] runtime name           │
@@ -149,6 +150,7 @@ export const SLOT_BOOT: u32 = 40;
 export const SLOT_PIDNS: u32 = 56;
 export const SLOT_PID: u32 = 64;
 export const SLOT_CONNECTIONS: u32 = 68;
+export const SLOT_DOORBELL: u32 = 72;
 export const SLOT_HOST: u32 = 128;
 export const SLOT_NAME: u32 = 192;
 export const SLOT_TEXT_LENGTH: u32 = 64;

@@ -14,7 +14,7 @@
 #include "mapping.h"
 #include "pages.h"
 #include "sockets.h"
-#include "watch.h"
+#include "timer.h"
 
 namespace isthmus {
 
@@ -23,22 +23,11 @@ namespace {
 // State of the addon in one environment. It is loaded into several worker threads at once, so it has no global state.
 struct Instance {
   Napi::FunctionReference mapping;
-  Napi::FunctionReference watch;
 };
 
 Napi::Value Map(const Napi::CallbackInfo& info) {
   const Instance* instance = info.Env().GetInstanceData<Instance>();
   return instance->mapping.New({info[0], info[1], info[2], info[3], info[4], info[5]});
-}
-
-Napi::Value WatchDescriptor(const Napi::CallbackInfo& info) {
-  const Instance* instance = info.Env().GetInstanceData<Instance>();
-  return instance->watch.New({info[0], info[1]});
-}
-
-Napi::Value WatchCounter(const Napi::CallbackInfo& info) {
-  const Instance* instance = info.Env().GetInstanceData<Instance>();
-  return instance->watch.New({info[0], info[1], Napi::Boolean::New(info.Env(), true)});
 }
 
 void Reserve(const Napi::CallbackInfo& info) {
@@ -74,7 +63,6 @@ void GiveLeaseBack(const Napi::CallbackInfo& info) { DropLease(info.Env(), Descr
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto instance = std::make_unique<Instance>();
   instance->mapping = Napi::Persistent(Mapping::Define(env));
-  instance->watch = Napi::Persistent(Watch::Define(env));
   env.SetInstanceData(instance.release());  // the environment deletes it
 
   exports.Set("map", Napi::Function::New<Map>(env, "map"));
@@ -86,17 +74,9 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("setSocketBuffers", Napi::Function::New<SetSocketBuffers>(env, "setSocketBuffers"));
   exports.Set("socketBuffers", Napi::Function::New<SocketBuffers>(env, "socketBuffers"));
   exports.Set("unansweredFor", Napi::Function::New<UnansweredFor>(env, "unansweredFor"));
-  exports.Set("watch", Napi::Function::New<WatchDescriptor>(env, "watch"));
-  exports.Set("watchCounter", Napi::Function::New<WatchCounter>(env, "watchCounter"));
-  exports.Set("createDoorbell", Napi::Function::New<CreateDoorbell>(env, "createDoorbell"));
-  exports.Set("ring", Napi::Function::New<Ring>(env, "ring"));
-  exports.Set("createTimer", Napi::Function::New<CreateTimer>(env, "createTimer"));
-  exports.Set("setTimer", Napi::Function::New<SetTimer>(env, "setTimer"));
-  exports.Set("listenAbstract", Napi::Function::New<ListenAbstract>(env, "listenAbstract"));
-  exports.Set("acceptFrom", Napi::Function::New<AcceptFrom>(env, "acceptFrom"));
-  exports.Set("answer", Napi::Function::New<Answer>(env, "answer"));
-  exports.Set("connectAbstract", Napi::Function::New<ConnectAbstract>(env, "connectAbstract"));
-  exports.Set("receiveDoorbell", Napi::Function::New<ReceiveDoorbell>(env, "receiveDoorbell"));
+  exports.Set("Timer", Timer::Define(env));
+  exports.Set("Doorbell", Doorbell::Define(env));
+  exports.Set("PeerDoorbell", PeerDoorbell::Define(env));
   exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(PageSize())));
   return exports;
 }

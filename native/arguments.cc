@@ -28,6 +28,20 @@ int Descriptor(const Napi::Value& value, const char* name) {
   return static_cast<int>(number);
 }
 
+std::string Path(const Napi::Value& value, const char* name) {
+  if (!value.IsString()) throw WrongType(value.Env(), std::string(name) + " must be a string");
+  std::string path = value.As<Napi::String>().Utf8Value();
+  if (path.empty() || path.find('\0') != std::string::npos) {
+    throw OutOfRange(value.Env(), std::string(name) + " must have bytes, and no zero among them");
+  }
+  return path;
+}
+
+Napi::Function Callback(const Napi::Value& value, const char* name) {
+  if (!value.IsFunction()) throw WrongType(value.Env(), std::string(name) + " must be a function");
+  return value.As<Napi::Function>();
+}
+
 bool Option(const Napi::Value& options, const char* name) {
   if (options.IsUndefined()) return false;
   if (!options.IsObject()) throw WrongType(options.Env(), "options must be an object");

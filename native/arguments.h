@@ -6,6 +6,7 @@
 #include <napi.h>
 
 #include <cstdint>
+#include <string>
 
 namespace isthmus {
 
@@ -14,6 +15,11 @@ uint64_t Integer(const Napi::Value& value, const char* name);
 
 // A number in the range of descriptors. Whether the descriptor is open is left to the kernel.
 int Descriptor(const Napi::Value& value, const char* name);
+
+// A string without a zero byte, not empty.
+std::string Path(const Napi::Value& value, const char* name);
+
+Napi::Function Callback(const Napi::Value& value, const char* name);
 
 // A boolean property of an optional object; false where either is absent.
 bool Option(const Napi::Value& options, const char* name);

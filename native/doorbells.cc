@@ -1,206 +1,146 @@
 #include "doorbells.h"
 
-#include <sys/eventfd.h>
-#include <sys/socket.h>
+#include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/timerfd.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <string>
+#include <utility>
 
 #include "arguments.h"
 #include "errors.h"
-#include "unique_fd.h"
+#include "locks.h"
 
 namespace isthmus {
 
 namespace {
 
-Napi::Error Failed(Napi::Env env, const char* syscall, const std::string& what) {
-  return SystemError(env, errno, syscall, what);
-}
-
-std::string Of(int fd) { return " of fd " + std::to_string(fd); }
-
-struct Caller {
+// What goes through a FIFO. Each is written at once, and less than PIPE_BUF, so none is torn. Generation 0 is of no
+// process: the doorbell is rung.
+struct Call {
   uint32_t slot;
   uint32_t generation;
 };
 
-// An abstract address: a zero byte, then the name without a terminating zero.
-socklen_t Address(const Napi::Value& value, sockaddr_un* address) {
-  if (!value.IsString()) throw WrongType(value.Env(), "name must be a string");
-  const std::string name = value.As<Napi::String>().Utf8Value();
-  if (name.empty() || name.size() > sizeof address->sun_path - 1) {
-    throw OutOfRange(value.Env(), "name must have 1 to " + std::to_string(sizeof address->sun_path - 1) + " bytes");
+constexpr Call kRing = {0, 0};
+
+// More are left for the next turn of the event loop.
+constexpr size_t kMaxCalls = 512;
+
+Napi::Error Failed(Napi::Env env, const char* syscall, const std::string& path) {
+  return SystemError(env, errno, syscall, std::string(syscall) + " of " + path);
+}
+
+// Opens a FIFO that only this user, or only root, may open. The kernel has then compared the owner with the user of this
+// process, or granted a privilege which it does not have over users outside of its user namespace. So the overflow uid
+// (65534), as which all of those appear there, does no harm: mode 0600 and the open prove what the number does not.
+UniqueFd OpenFifo(Napi::Env env, const std::string& path) {
+  // O_PATH does nothing but look up the name.
+  UniqueFd found(open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (found.get() < 0) throw Failed(env, "open", path);
+  // statx, because the symbol of fstat needs glibc 2.33: the binary is to run with 2.28, as Node 20 does.
+  struct statx status = {};
+  if (statx(found.get(), "", AT_EMPTY_PATH, STATX_TYPE | STATX_MODE | STATX_UID, &status) != 0) {
+    throw Failed(env, "statx", path);
   }
-  std::memset(address, 0, sizeof *address);
-  address->sun_family = AF_UNIX;
-  std::memcpy(address->sun_path + 1, name.data(), name.size());
-  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  const bool trusted = status.stx_uid == geteuid() || status.stx_uid == 0;
+  if (status.stx_mode != (S_IFIFO | 0600) || !trusted) {
+    throw SystemError(env, EPERM, "open",
+                      path + " belongs to uid " + std::to_string(status.stx_uid) + " and is no FIFO that only it may open");
+  }
+  // The file that was examined, whatever the name leads to by now. For writing only, a process would get SIGPIPE when it
+  // rings after the owner has ended; with an end for reading, which it never reads, the FIFO just fills.
+  const std::string self = "/proc/self/fd/" + std::to_string(found.get());
+  UniqueFd fd(open(self.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  if (fd.get() < 0) throw Failed(env, "open", path);
+  return fd;
 }
 
-Napi::Number Released(Napi::Env env, UniqueFd* fd) {
-  const int number = fd->Release();
-  return Napi::Number::New(env, number);
+int Answer(Napi::Env env, int fd, napi_value* arguments) {
+  Call calls[kMaxCalls];
+  const ssize_t got = read(fd, calls, sizeof calls);
+  if (got < 0) return Watch::kNoCall;
+  // Less than a call is left over only if a process of this user wrote something else.
+  const size_t count = static_cast<size_t>(got) / sizeof(Call);
+  bool rung = false;
+  size_t introduced = 0;
+  for (size_t i = 0; i < count; i++) {
+    if (calls[i].generation == 0) {
+      rung = true;
+    } else {
+      calls[introduced++] = calls[i];
+    }
+  }
+  arguments[0] = Napi::Boolean::New(env, rung);
+  arguments[1] = env.Undefined();
+  if (introduced > 0) {
+    Napi::Uint32Array callers = Napi::Uint32Array::New(env, 2 * introduced);
+    for (size_t i = 0; i < introduced; i++) {
+      callers[2 * i] = calls[i].slot;
+      callers[2 * i + 1] = calls[i].generation;
+    }
+    arguments[1] = callers;
+  }
+  return 2;
 }
-
-// Connections of other users that one call of acceptFrom() refuses at most: a process that connects again and again
-// must not keep the event loop busy.
-constexpr int kMaxRefused = 64;
-
-constexpr int kSocket = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
 
 }  // namespace
 
-Napi::Value CreateDoorbell(const Napi::CallbackInfo& info) {
-  const int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  if (fd < 0) throw Failed(info.Env(), "eventfd", "eventfd");
-  return Napi::Number::New(info.Env(), fd);
+Napi::Function Doorbell::Define(Napi::Env env) {
+  return DefineClass(env, "Doorbell", {InstanceMethod<&Doorbell::Close>("close")});
 }
 
-void Ring(const Napi::CallbackInfo& info) {
-  const int fd = Descriptor(info[0], "fd");
-  const uint64_t one = 1;
-  ssize_t written;
-  do written = write(fd, &one, sizeof one);
-  while (written < 0 && errno == EINTR);
-  // EAGAIN: the counter is at its maximum, so the owner has been woken and has not read it yet.
-  if (written < 0 && errno != EAGAIN) throw Failed(info.Env(), "write", "ringing" + Of(fd));
-}
-
-Napi::Value CreateTimer(const Napi::CallbackInfo& info) {
-  const int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-  if (fd < 0) throw Failed(info.Env(), "timerfd_create", "timerfd_create");
-  return Napi::Number::New(info.Env(), fd);
-}
-
-void SetTimer(const Napi::CallbackInfo& info) {
-  const int fd = Descriptor(info[0], "fd");
-  const uint64_t microseconds = Integer(info[1], "microseconds");
-  itimerspec when = {};
-  when.it_value.tv_sec = static_cast<time_t>(microseconds / 1000000);
-  when.it_value.tv_nsec = static_cast<long>(microseconds % 1000000) * 1000;
-  if (timerfd_settime(fd, 0, &when, nullptr) != 0) {
-    throw Failed(info.Env(), "timerfd_settime", "timer" + Of(fd) + " to " + std::to_string(microseconds) + " us");
-  }
-}
-
-Napi::Value ListenAbstract(const Napi::CallbackInfo& info) {
+Doorbell::Doorbell(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   const Napi::Env env = info.Env();
-  sockaddr_un address;
-  const socklen_t length = Address(info[0], &address);
-  UniqueFd fd(socket(AF_UNIX, kSocket, 0));
-  if (fd.get() < 0) throw Failed(env, "socket", "socket");
-  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
-    throw Failed(env, "bind", "bind to an abstract name");
-  }
-  constexpr int kBacklog = 128;
-  if (listen(fd.get(), kBacklog) != 0) throw Failed(env, "listen", "listen");
-  return Released(env, &fd);
+  const std::string path = Path(info[0], "path");
+  const Napi::Function called = Callback(info[1], "called");
+  if (mkfifo(path.c_str(), 0600) != 0) throw Failed(env, "mkfifo", path);
+  UniqueName name(path);
+  // Whatever the umask is.
+  if (chmod(path.c_str(), 0600) != 0) throw Failed(env, "chmod", path);
+  UniqueFd fd = OpenFifo(env, path);
+  // Tells processes that look for FIFOs without an owner that this one has an owner. They leave a new one alone.
+  if (!Lock(fd.get(), Napi::Number::New(env, 0))) throw SystemError(env, EBUSY, "fcntl", "F_OFD_SETLK of " + path);
+  watch_.Start(env, std::move(fd), std::move(name), Answer, called);
 }
 
-Napi::Value AcceptFrom(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  const int listening = Descriptor(info[0], "fd");
-  for (int refused = 0; refused < kMaxRefused;) {
-    UniqueFd fd(accept4(listening, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (fd.get() < 0) {
-      if (errno == EINTR || errno == ECONNABORTED) continue;
-      if (errno == EAGAIN) return Napi::Number::New(env, -1);
-      throw Failed(env, "accept4", "accept" + Of(listening));
-    }
-    ucred caller;
-    socklen_t length = sizeof caller;
-    if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &caller, &length) != 0) {
-      throw Failed(env, "getsockopt", "SO_PEERCRED" + Of(fd.get()));
-    }
-    // An abstract name has no permissions, so the user is checked here.
-    if (caller.uid == geteuid() || caller.uid == 0) return Released(env, &fd);
-    ++refused;
-  }
-  // The event loop calls again for the connections that are left.
-  return Napi::Number::New(env, -1);
+void Doorbell::Close(const Napi::CallbackInfo&) { watch_.Close(); }
+
+Napi::Function PeerDoorbell::Define(Napi::Env env) {
+  return DefineClass(env, "PeerDoorbell",
+                     {InstanceMethod<&PeerDoorbell::Ring>("ring"), InstanceMethod<&PeerDoorbell::Close>("close")});
 }
 
-Napi::Value Answer(const Napi::CallbackInfo& info) {
+PeerDoorbell::PeerDoorbell(const Napi::CallbackInfo& info)
+    : ObjectWrap(info), hook_(info.Env(), OnCleanup, this) {
   const Napi::Env env = info.Env();
-  const int fd = Descriptor(info[0], "fd");
-  const int doorbell = Descriptor(info[1], "doorbell");
-  Caller caller;
-  const ssize_t got = recv(fd, &caller, sizeof caller, 0);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return env.Undefined();
-  if (got < 0) throw Failed(env, "recv", "recv" + Of(fd));
-  // A peer sends slot and generation in one call, so they arrive together; anything else is no peer.
-  if (got != sizeof caller) throw SystemError(env, EBADMSG, "recv", "a caller without slot and generation");
-
-  char byte = 0;
-  iovec data = {&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof doorbell)] = {};
-  msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof doorbell);
-  std::memcpy(CMSG_DATA(header), &doorbell, sizeof doorbell);
-  if (sendmsg(fd, &message, MSG_NOSIGNAL) != 1) throw Failed(env, "sendmsg", "sending a doorbell over fd" + Of(fd));
-
-  Napi::Object identity = Napi::Object::New(env);
-  identity.Set("slot", Napi::Number::New(env, caller.slot));
-  identity.Set("generation", Napi::Number::New(env, caller.generation));
-  return identity;
+  const std::string path = Path(info[0], "path");
+  const Call self = {static_cast<uint32_t>(Integer(info[1], "slot")),
+                     static_cast<uint32_t>(Integer(info[2], "generation"))};
+  if (self.generation == 0) throw OutOfRange(env, "generation must not be 0");
+  UniqueFd fd = OpenFifo(env, path);
+  if (write(fd.get(), &self, sizeof self) != sizeof self) throw Failed(env, "write", path);
+  fd_ = std::move(fd);
 }
 
-Napi::Value ConnectAbstract(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  sockaddr_un address;
-  const socklen_t length = Address(info[0], &address);
-  const Caller caller = {static_cast<uint32_t>(Integer(info[1], "slot")),
-                         static_cast<uint32_t>(Integer(info[2], "generation"))};
-  UniqueFd fd(socket(AF_UNIX, kSocket, 0));
-  if (fd.get() < 0) throw Failed(env, "socket", "socket");
-  // A Unix-domain socket connects at once or fails.
-  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
-    throw Failed(env, "connect", "connect to an abstract name");
-  }
-  if (send(fd.get(), &caller, sizeof caller, MSG_NOSIGNAL) != sizeof caller) {
-    throw Failed(env, "send", "send" + Of(fd.get()));
-  }
-  return Released(env, &fd);
+void PeerDoorbell::OnCleanup(void* data) {
+  PeerDoorbell* const bell = static_cast<PeerDoorbell*>(data);
+  bell->hook_.Forget();
+  bell->fd_.Reset();
 }
 
-Napi::Value ReceiveDoorbell(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  const int fd = Descriptor(info[0], "fd");
-  char byte = 0;
-  iovec data = {&byte, 1};
-  int received = -1;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof received)] = {};
-  msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  // The kernel closes descriptors that do not fit into `control`.
-  const ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return Napi::Number::New(env, -1);
-  if (got < 0) throw Failed(env, "recvmsg", "recvmsg" + Of(fd));
-  const cmsghdr* header = CMSG_FIRSTHDR(&message);
-  if (header != nullptr && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
-      header->cmsg_len == CMSG_LEN(sizeof received)) {
-    std::memcpy(&received, CMSG_DATA(header), sizeof received);
-  }
-  if (received < 0) throw SystemError(env, ECONNRESET, "recvmsg", "no doorbell received over fd " + std::to_string(fd));
-  return Napi::Number::New(env, received);
+void PeerDoorbell::Ring(const Napi::CallbackInfo& info) {
+  if (fd_.get() < 0) return;
+  if (write(fd_.get(), &kRing, sizeof kRing) == sizeof kRing) return;
+  // EAGAIN: the FIFO is full, so its owner has been woken and has not read it yet.
+  if (errno != EAGAIN) throw SystemError(info.Env(), errno, "write", "ringing");
+}
+
+void PeerDoorbell::Close(const Napi::CallbackInfo&) {
+  hook_.Remove();
+  fd_.Reset();
 }
 
 }  // namespace isthmus

@@ -1,42 +1,57 @@
-// Doorbells (eventfds), timers, and the passing of an eventfd to another process.
+// Doorbells: FIFOs by which processes of one kernel wake each other.
 //
-// The owner of a doorbell listens at an abstract Unix-domain socket. A peer that is to ring connects, sends its slot
-// and generation (8 bytes), and receives the eventfd as SCM_RIGHTS. Nothing here blocks: all descriptors are
-// non-blocking, and `watch` reports when one is readable.
+// Nothing is received from another process: each one opens the FIFO itself, and so has an open file description of its
+// own, whose flags no other process can change. What stands at the path is examined before it is opened, because opening
+// what another user has made may block, and so may closing it.
 
 #ifndef ISTHMUS_NATIVE_DOORBELLS_H_
 #define ISTHMUS_NATIVE_DOORBELLS_H_
 
 #include <napi.h>
 
+#include "mapping.h"
+#include "unique_fd.h"
+#include "watch.h"
+
 namespace isthmus {
 
-// createDoorbell(): an eventfd.
-Napi::Value CreateDoorbell(const Napi::CallbackInfo& info);
+// The doorbell of this process.
+class Doorbell : public Napi::ObjectWrap<Doorbell> {
+ public:
+  static Napi::Function Define(Napi::Env env);
 
-// ring(fd): add one to the counter. A full counter is no error: it wakes as well.
-void Ring(const Napi::CallbackInfo& info);
+  // (path, called): makes a FIFO of mode 0600 at the path, where nothing may be; EEXIST otherwise. While the FIFO is
+  // there, byte 0 of it is locked.
+  //
+  // Calls called(rung, callers): whether a process has rung; and slots and generations of processes that can ring from
+  // now on, in alternation, or undefined.
+  explicit Doorbell(const Napi::CallbackInfo& info);
 
-// createTimer(): a timerfd of the monotonic clock. setTimer(fd, microseconds): expire once, after that time; 0: disarm.
-Napi::Value CreateTimer(const Napi::CallbackInfo& info);
-void SetTimer(const Napi::CallbackInfo& info);
+ private:
+  void Close(const Napi::CallbackInfo& info);
 
-// listenAbstract(name): a listening socket. EADDRINUSE if the name is in use.
-Napi::Value ListenAbstract(const Napi::CallbackInfo& info);
+  Watch watch_;
+};
 
-// acceptFrom(fd): the next connection from a process of the same user or of root; -1: none is waiting.
-Napi::Value AcceptFrom(const Napi::CallbackInfo& info);
+// The doorbell of another process.
+class PeerDoorbell : public Napi::ObjectWrap<PeerDoorbell> {
+ public:
+  static Napi::Function Define(Napi::Env env);
 
-// answer(fd, doorbell): read the peer's slot and generation (two u32) and send it the doorbell. Undefined: not received
-// yet.
-Napi::Value Answer(const Napi::CallbackInfo& info);
+  // (path, slot, generation): opens it, and tells its owner which process can ring from now on. ENOENT: there is none.
+  // EPERM: it is no FIFO that only this user, or only root, may open. EAGAIN: its owner is flooded.
+  explicit PeerDoorbell(const Napi::CallbackInfo& info);
 
-// connectAbstract(name, slot, generation): connect, and send slot and generation. ECONNREFUSED if no process listens.
-Napi::Value ConnectAbstract(const Napi::CallbackInfo& info);
+ private:
+  // Does not block, also when the FIFO is full or its owner gone. Nothing after close().
+  void Ring(const Napi::CallbackInfo& info);
+  void Close(const Napi::CallbackInfo& info);
 
-// receiveDoorbell(fd): the received descriptor; -1: not received yet. ECONNRESET if the peer closed without sending
-// one.
-Napi::Value ReceiveDoorbell(const Napi::CallbackInfo& info);
+  static void OnCleanup(void* bell);
+
+  UniqueFd fd_;
+  CleanupHook hook_;
+};
 
 }  // namespace isthmus
 

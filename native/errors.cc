@@ -7,42 +7,42 @@ namespace isthmus {
 
 namespace {
 
-// Names of the errors that mmap, mremap, statx, fcntl, posix_fallocate, eventfd and the socket calls are documented to
-// return. (Only new versions of glibc have strerrorname_np.)
+// Names of the errors that mmap, mremap, statx, fcntl, posix_fallocate, mknod, open and the socket options are documented
+// to return. (Only new versions of glibc have strerrorname_np.)
 std::string NameOf(int error) {
   switch (error) {
 #define NAME(code) \
   case code:       \
     return #code
     NAME(EACCES);
-    NAME(EADDRINUSE);
     NAME(EAGAIN);
     NAME(EBADF);
-    NAME(EBADMSG);
     NAME(EBUSY);
-    NAME(ECONNREFUSED);
-    NAME(ECONNRESET);
     NAME(EDEADLK);
+    NAME(EEXIST);
     NAME(EFAULT);
     NAME(EFBIG);
     NAME(EINTR);
     NAME(EINVAL);
     NAME(EIO);
     NAME(EISDIR);
+    NAME(ELOOP);
     NAME(EMFILE);
+    NAME(ENAMETOOLONG);
     NAME(ENFILE);
     NAME(ENODEV);
+    NAME(ENOENT);
     NAME(ENOLCK);
     NAME(ENOMEM);
     NAME(ENOPROTOOPT);
     NAME(ENOSPC);
     NAME(ENOSYS);
+    NAME(ENOTDIR);
     NAME(ENOTSOCK);
     NAME(ENXIO);
     NAME(EOPNOTSUPP);
     NAME(EOVERFLOW);
     NAME(EPERM);
-    NAME(EPIPE);
     NAME(EDQUOT);
     NAME(EROFS);
     NAME(ESPIPE);

@@ -1,39 +1,19 @@
 #include "watch.h"
 
-#include <sys/uio.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdint>
 #include <memory>
 #include <string>
 
-#include "arguments.h"
 #include "errors.h"
 
 namespace isthmus {
 
-namespace {
-
-// Reads, and so resets, the counter of an eventfd or a timer. Returns whether it was not 0.
-bool ResetCounter(int fd) {
-  uint64_t count = 0;
-  iovec where = {&count, sizeof count};
-  // A process that received this doorbell may make it blocking and read it first: they share one open file description.
-  const ssize_t got = preadv2(fd, &where, 1, -1, RWF_NOWAIT);
-  if (got >= 0 || errno != EOPNOTSUPP) return got > 0;
-  // A timer, which is never shared, or a kernel before 5.8.
-  return read(fd, &count, sizeof count) > 0;
-}
-
-}  // namespace
-
 struct Watch::Handle {
   uv_poll_t poll;
-  // Descriptor of a counter; else -1.
-  int counter = -1;
+  UniqueFd fd;
+  UniqueName name;
+  Take take;
   napi_env env;
-  // The JavaScript object, while it exists: the first of the two to go clears the pointer of the other.
+  // The object, while it exists: the first of the two to go clears the pointer of the other.
   Watch* owner;
   Napi::FunctionReference called;
   std::unique_ptr<Napi::AsyncContext> context;
@@ -50,12 +30,14 @@ struct Watch::Handle {
 void Watch::Handle::OnReadable(uv_poll_t* poll, int, int) {
   Handle* self = static_cast<Handle*>(poll->data);
   if (self->closing) return;
-  // Interrupted, or another reader was faster: if the counter is not 0, the loop reports it again.
-  if (self->counter >= 0 && !ResetCounter(self->counter)) return;
   Napi::Env env(self->env);
   Napi::HandleScope scope(env);
   try {
-    self->called.MakeCallback(env.Global(), {}, *self->context);
+    napi_value arguments[kMaxArguments];
+    const int count = self->take(env, self->fd.get(), arguments);
+    // Interrupted, or another reader was faster: if there is something to read, the loop reports it again.
+    if (count == kNoCall) return;
+    self->called.MakeCallback(env.Global(), static_cast<size_t>(count), arguments, *self->context);
   } catch (const Napi::Error& error) {
     napi_fatal_exception(env, error.Value());
   }
@@ -76,39 +58,36 @@ void Watch::Handle::Close() {
     if (self->hook != nullptr) napi_remove_async_cleanup_hook(self->hook);
     delete self;
   });
+  // libuv does not use the descriptor any more. The name goes first: while it is there, the descriptor is locked.
+  name.Reset();
+  fd.Reset();
 }
 
-Napi::Function Watch::Define(Napi::Env env) {
-  return DefineClass(env, "Watch", {InstanceMethod<&Watch::Close>("close")});
-}
-
-Watch::Watch(const Napi::CallbackInfo& info) : ObjectWrap(info), handle_(nullptr) {
-  const Napi::Env env = info.Env();
-  const int fd = Descriptor(info[0], "fd");
-  if (!info[1].IsFunction()) throw WrongType(env, "called must be a function");
+void Watch::Start(Napi::Env env, UniqueFd fd, UniqueName name, Take take, Napi::Function called) {
   uv_loop_t* loop = nullptr;
   if (napi_get_uv_event_loop(env, &loop) != napi_ok) throw Napi::Error::New(env);
 
   auto handle = std::make_unique<Handle>();
   handle->env = env;
-  if (info[2].IsBoolean() && info[2].As<Napi::Boolean>()) handle->counter = fd;
+  handle->fd = std::move(fd);
+  handle->name = std::move(name);
+  handle->take = take;
   handle->owner = this;
   handle->poll.data = handle.get();
-  const int initialised = uv_poll_init(loop, &handle->poll, fd);
-  if (initialised < 0) {
-    throw SystemError(env, -initialised, "epoll_ctl", "watching fd " + std::to_string(fd));
-  }
+  const std::string what = "watching fd " + std::to_string(handle->fd.get());
+  const int initialised = uv_poll_init(loop, &handle->poll, handle->fd.get());
+  if (initialised < 0) throw SystemError(env, -initialised, "epoll_ctl", what);
   // From here on libuv refers to the handle: only Close() may end it.
   Handle* owned = handle.release();
   handle_ = owned;
   try {
-    owned->called = Napi::Persistent(info[1].As<Napi::Function>());
+    owned->called = Napi::Persistent(called);
     owned->context = std::make_unique<Napi::AsyncContext>(env, "isthmus:watch");
     if (napi_add_async_cleanup_hook(env, Handle::OnCleanup, owned, &owned->hook) != napi_ok) {
       throw Napi::Error::New(env);
     }
     const int started = uv_poll_start(&owned->poll, UV_READABLE, Handle::OnReadable);
-    if (started < 0) throw SystemError(env, -started, "epoll_ctl", "watching fd " + std::to_string(fd));
+    if (started < 0) throw SystemError(env, -started, "epoll_ctl", what);
   } catch (...) {
     owned->Close();
     throw;
@@ -116,12 +95,9 @@ Watch::Watch(const Napi::CallbackInfo& info) : ObjectWrap(info), handle_(nullptr
   uv_unref(reinterpret_cast<uv_handle_t*>(&owned->poll));
 }
 
-Watch::~Watch() {
-  // Collected, or the environment is torn down; in the latter case the hook has usually closed it.
-  if (handle_ != nullptr) handle_->Close();
-}
+int Watch::fd() const { return handle_ != nullptr ? handle_->fd.get() : -1; }
 
-void Watch::Close(const Napi::CallbackInfo&) {
+void Watch::Close() {
   if (handle_ != nullptr) handle_->Close();
 }
 

@@ -62,6 +62,7 @@ export interface Layout {
   readonly SLOT_PIDNS: number;
   readonly SLOT_PID: number;
   readonly SLOT_CONNECTIONS: number;
+  readonly SLOT_DOORBELL: number;
   readonly SLOT_HOST: number;
   readonly SLOT_NAME: number;
   readonly SLOT_TEXT_LENGTH: number;

@@ -2,8 +2,11 @@
  * The native addon, typed; and the reason if it cannot be loaded.
  *
  * `native/` knows nothing of messages: it maps the pages of a file or device into a `WebAssembly.Memory` and unmaps them,
- * reserves the blocks of a file, locks bytes of it, tells whether it is open elsewhere, passes doorbells to other processes,
- * watches descriptors, sets the buffer sizes of sockets, and tells how long the host at the other end of one has been silent.
+ * reserves the blocks of a file, locks bytes of it, tells whether it is open elsewhere, makes doorbells and timers, sets the
+ * buffer sizes of sockets, and tells how long the host at the other end of one has been silent.
+ *
+ * A descriptor that it makes belongs to an object and never appears as a number: it is closed by `close()`, when the object
+ * is collected, or when the environment ends (the process; a worker thread, also one that is terminated).
  */
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -34,9 +37,27 @@ export interface Mapping {
   locked(byte: number): boolean;
 }
 
-/** A descriptor that the event loop waits for. It does not keep the process alive. */
-export interface Watch {
-  /** Must be called before the descriptor is closed. Idempotent. */
+/** A timer in microseconds. It does not keep the process alive. */
+export interface Timer {
+  /** Expire once, in that many microseconds, instead of at the time set before; 0: disarm. Nothing after `close()`. */
+  set(microseconds: number): void;
+  /** Idempotent. */
+  close(): void;
+}
+
+/** A FIFO that the event loop waits for. It does not keep the process alive. */
+export interface OwnDoorbell {
+  /** Closes and removes it. Idempotent. */
+  close(): void;
+}
+
+/** The FIFO of another process. */
+export interface PeerDoorbell {
+  /**
+   * Wake the owner. Does not block, also when the FIFO is full, or its owner is stopped or gone. Nothing after `close()`.
+   */
+  ring(): void;
+  /** Idempotent. */
   close(): void;
 }
 
@@ -79,28 +100,30 @@ export interface Addon {
    * 0: nothing is unanswered.
    */
   unansweredFor(fd: number): number;
-  /** Call `callback` whenever the descriptor is readable. The descriptor still belongs to the caller. */
-  watch(fd: number, callback: () => void): Watch;
-  /** The same for an eventfd or a timerfd, whose counter is read before each call. */
-  watchCounter(fd: number, callback: () => void): Watch;
-  /** An eventfd, non-blocking. The caller owns this descriptor, and those that the methods below return. */
-  createDoorbell(): number;
-  /** Add one to an eventfd. */
-  ring(fd: number): void;
-  /** A timerfd of the monotonic clock, for {@link watchCounter}. */
-  createTimer(): number;
-  /** Expire once, in that many microseconds; 0: disarm. */
-  setTimer(fd: number, microseconds: number): void;
-  /** Listen at an abstract Unix-domain name, 1 to 107 bytes. Throws with `code: 'EADDRINUSE'`. */
-  listenAbstract(name: string): number;
-  /** Accept the next connection of a process of the same user, or of root; -1: there is none. */
-  acceptFrom(fd: number): number;
-  /** Read the attachment of a caller, and send it the doorbell. @returns undefined: the caller has not sent it yet */
-  answer(fd: number, doorbell: number): { readonly slot: number; readonly generation: number } | undefined;
-  /** Connect to a name, and send slot and generation of this process. Throws with `code: 'ECONNREFUSED'`. */
-  connectAbstract(name: string, slot: number, generation: number): number;
-  /** The doorbell that was received; -1: not yet. Throws with `code: 'ECONNRESET'` if none will come. */
-  receiveDoorbell(fd: number): number;
+  /** A timer of the monotonic clock, which calls `expired`. */
+  readonly Timer: new (
+    expired: () => void,
+  ) => Timer;
+  /**
+   * Make a FIFO at the path, of mode 0600, whose byte 0 is locked while it is there. Throws with `code: 'EEXIST'` if
+   * something is there.
+   * @param called `rung`: whether a process has rung since the last call. `callers`: slots and generations, in alternation,
+   * of processes that can ring from now on
+   */
+  readonly Doorbell: new (
+    path: string,
+    called: (rung: boolean, callers: Uint32Array | undefined) => void,
+  ) => OwnDoorbell;
+  /**
+   * Open the FIFO of another process, and tell its owner slot and generation of this one (not 0). Throws with `code:
+   * 'ENOENT'` if there is none, `'EPERM'` if it is no FIFO which only this user or only root may open (it is not opened
+   * then), and `'EAGAIN'` if it is full.
+   */
+  readonly PeerDoorbell: new (
+    path: string,
+    slot: number,
+    generation: number,
+  ) => PeerDoorbell;
   /** Page size of this machine, in bytes. */
   readonly pageSize: number;
 }

@@ -1,6 +1,5 @@
 /** A timer for the pauses between polls: in microseconds where the native addon is there, else in milliseconds. */
-import { closeSync } from 'node:fs';
-import { addon, addonMissing, type Watch } from '../native/native.js';
+import { addon, addonMissing, type Timer } from '../native/native.js';
 
 /** Calls its callback once, some time later. Keeps no process alive. */
 export interface Alarm {
@@ -35,26 +34,22 @@ class CoarseAlarm implements Alarm {
 
 /** A timerfd in the event loop: microseconds. */
 class FineAlarm implements Alarm {
-  readonly #fd: number;
-  readonly #watch: Watch;
+  readonly #timer: Timer;
 
   constructor(callback: () => void) {
-    const native = addon();
-    this.#fd = native.createTimer();
-    this.#watch = native.watchCounter(this.#fd, callback);
+    this.#timer = new (addon().Timer)(callback);
   }
 
   set(milliseconds: number): void {
-    addon().setTimer(this.#fd, Math.round(milliseconds * 1000));
+    this.#timer.set(Math.round(milliseconds * 1000));
   }
 
   clear(): void {
-    addon().setTimer(this.#fd, 0);
+    this.#timer.set(0);
   }
 
   close(): void {
-    this.#watch.close();
-    closeSync(this.#fd);
+    this.#timer.close();
   }
 }
 

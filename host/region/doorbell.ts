@@ -1,77 +1,72 @@
 /**
- * Doorbells between processes of one kernel. A doorbell is an eventfd that the event loop of its owner waits for. A peer
- * rings it after it has committed a record to the owner's ring while the owner slept.
+ * Doorbells between processes of one kernel. A doorbell is a FIFO in /dev/shm that the event loop of its owner waits for.
+ * A peer rings it after it has committed a record to the owner's ring while the owner slept.
  *
- * The owner hands it out at an abstract Unix-domain socket, whose name consists of the file of the region, slot and
- * generation, so that it stands for one attachment. The owner remembers the peers that have it, since it may sleep only
- * while all peers can ring. An abstract name is valid in one network namespace: peers in others, as those in virtual
- * machines, get no doorbell, and the owner polls by a timer then.
+ * Its name has the region's file and a random part, which its owner publishes in its slot: no other user can take the name
+ * before, and what is written there leads to no doorbell of another region. Only the
+ * owner's user and root may open it (mode 0600), and a peer opens it only if it belongs to the peer's own user or to root
+ * (native/doorbells.cc): between two users there is no doorbell. No descriptor goes from one process to another. That is
+ * on purpose: writing to, closing and even dropping a descriptor that another user has made may block for as long as that
+ * user likes, and a listening Unix-domain socket takes descriptors from every process that may connect.
+ *
+ * A peer that has opened the doorbell says which one it is. The owner remembers these peers, since it may sleep only while
+ * all peers can ring. Peers that see another /dev/shm, as those in virtual machines, have no doorbell, and the owner polls
+ * by a timer then.
  */
-import { closeSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { closeSync, constants, lstatSync, openSync, readdirSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Identity } from '../device/identity.js';
-import { addon, type Watch } from '../native/native.js';
+import { SHM } from '../device/posix.js';
+import { addon, type PeerDoorbell as Opened, type OwnDoorbell } from '../native/native.js';
 import type { Attachment } from './peer-table.js';
 
-const nameOf = ({ dev, ino }: Identity, { slot, generation }: Attachment): string =>
-  `isthmus/${dev}:${ino}/${slot}/${generation}`;
+const PREFIX = 'isthmus-bell-';
+/** Bytes of the random part of the name. */
+const ID_BYTES = 16;
+
+/** Peers that are remembered. */
+const MAX_HOLDERS = 4096;
+/** A younger FIFO may be one that its owner has not locked yet. */
+const MIN_STALE_MS = 1000;
+
+type File = Pick<Identity, 'dev' | 'ino'>;
 
 const keyOf = ({ slot, generation }: Attachment): string => `${slot}/${generation}`;
 
-/** Callers that have not introduced themselves yet: every process of this user may call. */
-const MAX_CALLERS = 64;
-/** Peers that are remembered. */
-const MAX_HOLDERS = 4096;
-/** Out of descriptors: how long callers wait for the next try. */
-const RETRY_MS = 500;
+/** @param id 16 bytes, which are no view of a region */
+function pathOf({ dev, ino }: File, id: Uint8Array): string {
+  return join(SHM, `${PREFIX}${dev}-${ino}-${Buffer.from(id).toString('hex')}`);
+}
+
+/** The doorbells of this process. Its end by `process.exit()` runs no hook of the native part. */
+const open = new Set<Doorbell>();
+
+function closeAll(): void {
+  for (const bell of open) bell.close();
+}
 
 /** The doorbell of this process. */
 export class Doorbell {
-  readonly #bell: number;
-  readonly #listening: number;
-  readonly #bellWatch: Watch;
-  /** Undefined: no descriptor was left for a caller. */
-  #listenWatch: Watch | undefined;
-  #retry: NodeJS.Timeout | undefined;
-  /** Callers that have not introduced themselves yet. */
-  readonly #callers = new Map<number, Watch>();
+  /** The random part of its name. */
+  readonly id = randomBytes(ID_BYTES);
+  readonly #fifo: OwnDoorbell;
   /** Peers that have the doorbell. */
   readonly #holders = new Set<string>();
 
-  private constructor(bell: number, listening: number, onRung: () => void) {
-    this.#bell = bell;
-    this.#listening = listening;
-    this.#bellWatch = addon().watchCounter(bell, onRung);
-    this.#listen();
+  /** @throws an error of a system call */
+  constructor(region: File, onRung: () => void) {
+    this.#fifo = new (addon().Doorbell)(pathOf(region, this.id), (rung, callers) => {
+      if (callers) this.#introduced(callers);
+      if (rung) onRung();
+    });
+    if (open.size === 0) process.on('exit', closeAll);
+    open.add(this);
   }
 
-  #listen(): void {
-    try {
-      this.#listenWatch = addon().watch(this.#listening, () => this.#accept());
-    } catch {
-      this.#listenLater();
-    }
-  }
-
-  /** A caller stays in the queue of the socket: watching on at once would keep the event loop busy with it alone. */
-  #listenLater(): void {
-    this.#listenWatch?.close();
-    this.#listenWatch = undefined;
-    this.#retry = setTimeout(() => this.#listen(), RETRY_MS).unref();
-  }
-
-  /** @returns undefined: there cannot be one here, so no peer rings, and this process polls by a timer */
-  static open(region: Identity, own: Attachment, onRung: () => void): Doorbell | undefined {
-    const native = addon();
-    let bell = -1;
-    let listening = -1;
-    try {
-      bell = native.createDoorbell();
-      listening = native.listenAbstract(nameOf(region, own));
-      return new Doorbell(bell, listening, onRung);
-    } catch {
-      // Out of descriptors, or the name is taken.
-      for (const fd of [bell, listening]) if (fd >= 0) closeSync(fd);
-      return undefined;
+  #introduced(callers: Uint32Array): void {
+    for (let i = 0; i + 1 < callers.length && this.#holders.size < MAX_HOLDERS; i += 2) {
+      this.#holders.add(keyOf({ slot: callers[i] as number, generation: callers[i + 1] as number }));
     }
   }
 
@@ -80,137 +75,105 @@ export class Doorbell {
     return this.#holders.has(keyOf(peer));
   }
 
-  #accept(): void {
-    const native = addon();
-    try {
-      // Later callers wait for the next turn of the event loop.
-      for (let i = 0; i < MAX_CALLERS; i++) {
-        const caller = native.acceptFrom(this.#listening);
-        if (caller < 0) return;
-        // Usually the introduction is there already.
-        if (this.#answer(caller)) continue;
-        const [oldest] = this.#callers.keys();
-        if (this.#callers.size >= MAX_CALLERS && oldest !== undefined) this.#dismiss(oldest);
-        this.#callers.set(
-          caller,
-          native.watch(caller, () => this.#answer(caller)),
-        );
-      }
-    } catch {
-      // Out of descriptors: a peer without the doorbell is polled by a timer.
-      this.#listenLater();
-    }
-  }
-
-  /** @returns whether the caller is done with, served or refused */
-  #answer(caller: number): boolean {
-    try {
-      const peer = addon().answer(caller, this.#bell);
-      if (peer === undefined) return false;
-      if (this.#holders.size < MAX_HOLDERS) this.#holders.add(keyOf(peer));
-    } catch {
-      // The caller has gone, or is no peer.
-    }
-    this.#dismiss(caller);
-    return true;
-  }
-
-  #dismiss(caller: number): void {
-    this.#callers.get(caller)?.close();
-    this.#callers.delete(caller);
-    closeSync(caller);
-  }
-
   close(): void {
-    clearTimeout(this.#retry);
-    this.#bellWatch.close();
-    this.#listenWatch?.close();
-    for (const [caller, watch] of this.#callers) {
-      watch.close();
-      closeSync(caller);
-    }
-    this.#callers.clear();
-    closeSync(this.#listening);
-    closeSync(this.#bell);
+    this.#fifo.close();
+    open.delete(this);
+    if (open.size === 0) process.off('exit', closeAll);
+  }
+}
+
+/** Remove the doorbells that killed processes of this user have left behind. The lock of the owner tells that it lives. */
+export function removeStaleDoorbells(): void {
+  let names: string[] = [];
+  try {
+    names = readdirSync(SHM);
+  } catch {
+    // Without /dev/shm there are no doorbells.
+  }
+  for (const name of names) if (name.startsWith(PREFIX)) removeIfStale(join(SHM, name));
+}
+
+function removeIfStale(path: string): void {
+  let fd: number | undefined;
+  try {
+    const found = lstatSync(path);
+    // Another user's FIFO is not opened: that may block. One of this user stays what it is, since /dev/shm is sticky.
+    if (!found.isFIFO() || found.uid !== process.geteuid?.() || Date.now() - found.ctimeMs < MIN_STALE_MS) return;
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    if (!addon().locked(fd, 0)) unlinkSync(path);
+  } catch {
+    // Another process was faster.
+  } finally {
+    if (fd !== undefined) closeSync(fd);
   }
 }
 
 /** The doorbell of a peer, for all connections to it. */
 export class PeerDoorbell {
-  #fd = -1;
-  #calling: { fd: number; watch: Watch } | undefined;
-  /** It was to be rung before it was received. */
-  #missed = false;
+  #opened: Opened | undefined;
   #closed = false;
-  readonly #name: string;
-  readonly #own: Attachment;
+  readonly #open: () => Opened | undefined;
 
-  constructor(region: Identity, own: Attachment, peer: Attachment) {
-    this.#name = nameOf(region, peer);
-    this.#own = own;
-    this.#call();
+  /** @param open opens it, if the peer has one. May throw */
+  constructor(open: () => Opened | undefined) {
+    this.#open = open;
+    this.#tryOpen();
   }
 
-  #call(): void {
-    const native = addon();
-    let fd = -1;
+  #tryOpen(): void {
     try {
-      fd = native.connectAbstract(this.#name, this.#own.slot, this.#own.generation);
-      this.#calling = { fd, watch: native.watch(fd, () => this.#receive()) };
+      this.#opened = this.#open();
     } catch {
-      // No process listens there: another kernel, another network namespace, or a peer without a doorbell.
-      if (fd >= 0) closeSync(fd);
+      // Another kernel, another /dev/shm, another user, or no descriptor is left: the peer polls by a timer.
     }
   }
 
-  #receive(): void {
-    try {
-      const bell = addon().receiveDoorbell((this.#calling as { fd: number }).fd);
-      if (bell < 0) return;
-      this.#fd = bell;
-      // The peer counts this process among those that can ring as soon as it has sent the doorbell, and may sleep since.
-      if (this.#missed) this.ring();
-    } catch {
-      // The peer ended meanwhile.
-    }
-    this.#hangUp();
-  }
-
-  #hangUp(): void {
-    this.#calling?.watch.close();
-    if (this.#calling) closeSync(this.#calling.fd);
-    this.#calling = undefined;
-  }
-
-  /** Wake the peer, if possible. (wake.pml: ring) */
+  /** Wake the peer, if possible, without blocking. (wake.pml: ring) */
   ring(): void {
-    if (this.#fd >= 0) return addon().ring(this.#fd);
-    this.#missed = true;
-    // The peer sleeps, so it counts this process among those that can ring, from an earlier link: call again.
-    if (!this.#calling && !this.#closed) this.#call();
+    // The peer sleeps, so it counts this process among those that can ring, from an earlier link: try again.
+    if (!this.#opened && !this.#closed) this.#tryOpen();
+    this.#opened?.ring();
   }
 
   close(): void {
     this.#closed = true;
-    this.#hangUp();
-    if (this.#fd >= 0) closeSync(this.#fd);
-    this.#fd = -1;
+    this.#opened?.close();
+    this.#opened = undefined;
   }
+}
+
+/** What the doorbells of an attachment need to know of its region. */
+export interface Neighbours {
+  /** The attachment itself. */
+  self(): Attachment;
+  /** What the slot of a peer says: a copy of 16 bytes; undefined: that attachment is over. */
+  doorbellOf(peer: Attachment): Uint8Array | undefined;
 }
 
 /** All doorbells of one attachment: its own, and those of the peers that it has links to. */
 export class Doorbells {
-  readonly #region: Identity;
-  readonly #self: Attachment;
+  readonly #region: File;
+  readonly #neighbours: Neighbours;
   readonly #own: Doorbell | undefined;
   readonly #peers = new Map<string, { readonly peer: Attachment; readonly bell: PeerDoorbell; links: number }>();
   /** Called when a peer has rung. */
   rung: () => void = () => {};
+  /** Why this process has no doorbell and polls by a timer instead. */
+  readonly why: Error | undefined;
 
-  constructor(region: Identity, self: Attachment) {
+  constructor(region: File, neighbours: Neighbours) {
     this.#region = region;
-    this.#self = self;
-    this.#own = Doorbell.open(region, self, () => this.rung());
+    this.#neighbours = neighbours;
+    try {
+      this.#own = new Doorbell(region, () => this.rung());
+    } catch (error) {
+      this.why = error as Error;
+    }
+  }
+
+  /** For the own slot: 16 bytes, zeros if there is no doorbell. */
+  get id(): Uint8Array {
+    return this.#own?.id ?? new Uint8Array(ID_BYTES);
   }
 
   /** Whether all peers can ring. */
@@ -221,11 +184,18 @@ export class Doorbells {
     return true;
   }
 
+  #openBellOf(peer: Attachment): Opened | undefined {
+    const id = this.#neighbours.doorbellOf(peer);
+    if (!id?.some((byte) => byte !== 0)) return undefined;
+    const { slot, generation } = this.#neighbours.self();
+    return new (addon().PeerDoorbell)(pathOf(this.#region, id), slot, generation);
+  }
+
   /** A link to that peer begins. @returns the peer's doorbell, and what to call when the link ends */
   link(peer: Attachment): { readonly bell: PeerDoorbell; release(): void } {
     const key = keyOf(peer);
     const known = this.#peers.get(key);
-    const entry = known ?? { peer, bell: new PeerDoorbell(this.#region, this.#self, peer), links: 0 };
+    const entry = known ?? { peer, bell: new PeerDoorbell(() => this.#openBellOf(peer)), links: 0 };
     if (!known) this.#peers.set(key, entry);
     entry.links++;
     let released = false;

@@ -5,7 +5,7 @@ import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
 import type { Backing } from '../device/backing.js';
 import { type Identity, pidNamespace } from '../device/identity.js';
-import { Doorbells } from './doorbell.js';
+import { Doorbells, removeStaleDoorbells } from './doorbell.js';
 import { MappedRegion } from './mapped.js';
 import type { Attachment } from './peer-table.js';
 import { type PeerObserver, PeerWatch } from './peer-watch.js';
@@ -24,7 +24,8 @@ export class Region {
   readonly #peers: PeerWatch;
   #detached = false;
   #capacity = 0;
-  #doorbells: Doorbells | undefined;
+  /** The doorbell of this process, and those of its peers. */
+  readonly doorbells: Doorbells;
   /** Called once when another process has declared this one dead, or fenced it, and so taken away its slot. */
   onFenced: ((error: IsthmusError) => void) | undefined;
 
@@ -33,6 +34,10 @@ export class Region {
     this.backing = mapped.backing;
     this.core = mapped.core;
     this.#peers = new PeerWatch(mapped.core, UPKEEP_MS);
+    this.doorbells = new Doorbells(mapped.identity, {
+      self: () => ({ slot: this.slot, generation: this.generation }),
+      doorbellOf: (peer) => this.#doorbellOf(peer),
+    });
   }
 
   /**
@@ -46,14 +51,14 @@ export class Region {
     try {
       region.#takeSlot(name);
     } catch (error) {
+      region.doorbells.close();
       mapped.detach();
       throw error;
     }
     // What earlier dead peers held is available at once, not only with the first upkeep.
     mapped.reap();
-    const own = { slot: region.slot, generation: region.generation };
-    region.#doorbells = new Doorbells(region.identity, own);
-    region.core.sleeper = region.#doorbells;
+    removeStaleDoorbells();
+    region.core.sleeper = region.doorbells;
     region.#upkeep = setInterval(() => region.#maintain(), UPKEEP_MS).unref();
     return region;
   }
@@ -81,6 +86,7 @@ export class Region {
       bytes.set(this.#mapped.identity.boot, at + layout.SLOT_BOOT);
       view.setBigUint64(at + layout.SLOT_PIDNS, pidNamespace(), true);
       view.setUint32(at + layout.SLOT_PID, process.pid, true);
+      bytes.set(this.doorbells.id, at + layout.SLOT_DOORBELL);
       this.core.setText(at + layout.SLOT_HOST, layout.SLOT_TEXT_LENGTH, hostname());
       this.core.setText(at + layout.SLOT_NAME, layout.SLOT_TEXT_LENGTH, name);
       call.publishSlot();
@@ -111,9 +117,13 @@ export class Region {
     return this.#mapped.identity;
   }
 
-  /** The doorbell of this process, and those of its peers. */
-  get doorbells(): Doorbells {
-    return this.#doorbells as Doorbells;
+  /** A copy of what the slot of a peer says. */
+  #doorbellOf({ slot, generation }: Attachment): Uint8Array | undefined {
+    const { call, layout, bytes } = this.core;
+    const at = call.slotAddress(slot) + layout.SLOT_DOORBELL;
+    const id = bytes.slice(at, at + 16);
+    // Read first: the next owner of the slot has another generation.
+    return call.slotGeneration(slot) >>> 0 === generation ? id : undefined;
   }
 
   /** Whether connections may be made through it: it is attached, and the slot has not been taken away. */
@@ -142,10 +152,14 @@ export class Region {
     for (const delay of REAP_DELAYS_MS) {
       const timer = setTimeout(() => {
         this.#reaps.delete(timer);
-        if (!this.#detached) this.#mapped.reap();
+        if (!this.#detached) this.#reap();
       }, delay).unref();
       this.#reaps.add(timer);
     }
+  }
+
+  #reap(): void {
+    if (this.#mapped.reap().length > 0) removeStaleDoorbells();
   }
 
   #maintain(): void {
@@ -161,7 +175,7 @@ export class Region {
       return;
     }
     call.beat();
-    this.#mapped.reap();
+    this.#reap();
     call.trim();
     this.#peers.round();
   }
@@ -181,7 +195,7 @@ export class Region {
     clearInterval(this.#upkeep);
     for (const timer of this.#reaps) clearTimeout(timer);
     this.#peers.clear();
-    this.#doorbells?.close();
+    this.doorbells.close();
     const { bytes } = this.core;
     const copies = keep.map(({ offset, length }) => ({ offset, copy: bytes.slice(offset, offset + length) }));
     this.core.call.leave();

@@ -58,6 +58,8 @@ export class Regions {
     if (kind === 'pci') {
       log('warning', `${path}: ${WAYS.pci}; install the driver (vendor/ivshmem/driver) to have it at full speed`);
     }
+    const { why } = region.doorbells;
+    if (why) log('warning', `${path}: no peer can wake this process, so it polls by a timer: ${why.message}`);
     region.onFenced = (error) => this.#fenced(region, error);
     publish('isthmus:region:attach', () => ({ region: identityOf(region) }));
   }

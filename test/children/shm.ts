@@ -65,7 +65,8 @@ async function thread(): Promise<void> {
   const connection = await runtime.connect({ host: '127.0.0.1', port });
   await ping(connection);
   parentPort?.postMessage({ plugin: connection.plugin, slot: runtime.regions()[0]?.slot });
-  parentPort?.once('message', () => {
+  parentPort?.once('message', (how: 'end' | 'exit') => {
+    if (how === 'exit') process.exit();
     void runtime.close().then(() => parentPort?.unref());
   });
 }

@@ -1,12 +1,15 @@
 /** Nothing leaks: descriptors, frames, slots, timers, after many connections. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
+import { ReadOnlyRegion } from '../../host/region/read-only-region.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
-import { Child, chosen, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
-import { newRegion, only, removeRegions } from '../support/regions.js';
+import { eventually } from '../support/outcomes.js';
+import { Child, chosen, endChildren, play, program, role, roleOptions, serve, tell } from '../support/process.js';
+import { newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
@@ -25,6 +28,36 @@ function holdings(runtime: Runtime): Record<string, unknown> {
     connections: runtime.connections().length,
     resources,
   };
+}
+
+/** What this process has open, by kind. */
+function openByKind(): Record<string, number> {
+  const kinds: Record<string, number> = {};
+  for (const fd of readdirSync('/proc/self/fd')) {
+    try {
+      const link = readlinkSync(`/proc/self/fd/${fd}`);
+      const kind = link.startsWith('/dev/shm/isthmus-bell-') ? 'doorbell' : link.replace(/:\[\d+\]$/, '');
+      kinds[kind] = (kinds[kind] ?? 0) + 1;
+    } catch {
+      // The descriptor of the folder itself.
+    }
+  }
+  return Object.fromEntries(Object.entries(kinds).sort());
+}
+
+/** A worker thread with a runtime of its own, connected to the port over `shm`. */
+async function startWorker(options: RuntimeOptions, port: number, trackUnmanagedFds: boolean) {
+  const worker = new Worker(program('shm'), { workerData: { options, port }, trackUnmanagedFds, stderr: true });
+  let text = '';
+  worker.stderr.setEncoding('utf8').on('data', (more: string) => {
+    text += more;
+  });
+  const ended = new Promise((resolve) => worker.once('exit', resolve));
+  const { plugin } = await new Promise<{ plugin: string }>((resolve, reject) => {
+    worker.once('message', resolve).once('error', reject);
+  });
+  assert.is(plugin, 'shm');
+  return { worker, ended, said: () => text };
 }
 
 async function echo(connection: Connection): Promise<void> {
@@ -165,6 +198,51 @@ function main(): void {
       assert.is(mapped(), 0);
     }),
   );
+
+  for (const how of ['end', 'exit', 'terminate'] as const) {
+    test(
+      `worker threads that ${how}: descriptors and frames are back, their slots are free, and nothing is printed`,
+      timebox(120, async () => {
+        const { shmName, path } = newShm();
+        const options = onlyShm(shmName);
+        const runtime = await Runtime.create(options);
+        const { port } = await runtime.listen({}, echo);
+        // One that stays: it proves that the others have died.
+        const first = await startWorker(options, port, true);
+        const table = ReadOnlyRegion.ofFile(path);
+        const slots = () => {
+          table.refresh();
+          return table.peers().length;
+        };
+        assert.is(slots(), 2);
+        const now = () => JSON.stringify([openByKind(), runtime.regions()[0]?.freeFrames]);
+        let before: string | undefined;
+        // The first round: what is made when it is first needed.
+        for (const trackUnmanagedFds of [true, true, false]) {
+          const workers = await Promise.all(
+            Array.from({ length: 5 }, () => startWorker(options, port, trackUnmanagedFds)),
+          );
+          assert.is(slots(), 7);
+          await Promise.all(
+            workers.map(async ({ worker, ended }) => {
+              if (how === 'terminate') await worker.terminate();
+              else worker.postMessage(how);
+              await ended;
+            }),
+          );
+          for (const { said } of workers) assert.is(said(), '');
+          await eventually('free slots', () => slots() === 2);
+          if (before === undefined) await pause(500);
+          before ??= now();
+          await settled(now, before);
+        }
+        first.worker.postMessage('end');
+        await first.ended;
+        table.close();
+        await runtime.close();
+      }),
+    );
+  }
 
   test.after(async () => {
     await endChildren();

@@ -6,13 +6,13 @@
  * The limits are those of separate processes: this file again, with a role.
  */
 import { spawnSync } from 'node:child_process';
-import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { closeSync, openSync, readdirSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { IsthmusError } from '../../host/base/errors.js';
-import { addon, addonMissing } from '../../host/native/native.js';
+import { addonMissing } from '../../host/native/native.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { Child, chosen, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
 import { MIB, newRegion, newShm, only, onlyShm, removeRegions } from '../support/regions.js';
@@ -63,19 +63,6 @@ function visit(options: RuntimeOptions, port: number): Promise<Outcome> {
 }
 
 const descriptors = () => readdirSync('/proc/self/fd').length;
-
-/** Abstract names at which a process listens. */
-function bellsOf(pid: number): string {
-  const inodes = readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
-    try {
-      return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1] ?? [];
-    } catch {
-      return [];
-    }
-  });
-  const lines = readFileSync('/proc/net/unix', 'latin1').split('\n');
-  return lines.filter((line) => inodes.includes(line.trim().split(/\s+/)[6] ?? '')).join('\n');
-}
 
 const roles: Record<string, () => Promise<void>> = {
   /** A process that can use up its descriptors, and free some. */
@@ -188,14 +175,9 @@ function main(): void {
         // Now the listening side has no descriptors.
         const there = await child.call<number>('listen');
         await child.call('leave', 0);
-        // A foreign client waits at its doorbell socket all the time.
-        const [, name] = /@(isthmus\/\S+)/.exec(bellsOf(child.pid)) ?? [];
-        const fd = name ? addon().connectAbstract(name, 1000, 1) : -1;
-        assert.ok(plugin !== 'ivshmem' || fd >= 0, 'no doorbell');
         await pause(300);
         const share = await child.call<number>('idle', 1500);
         assert.ok(share < 0.3, `${share} of a processor while idle`);
-        if (fd >= 0) closeSync(fd);
         const { code } = await visit({ ...options, handshakeTimeout: 1500 }, there);
         assert.match(code ?? 'success', /^ERR_ISTHMUS_(CONNECT|HANDSHAKE_REFUSED|HANDSHAKE_TIMEOUT|PEER_DIED)$/);
         await child.call('giveBack');

@@ -118,7 +118,7 @@ end:
 #define PLACE(h)        (((h) - 1) / 3)
 #define PAYLOAD         100
 
-/* The doorbell: an eventfd, of which only "has been rung" matters. */
+/* The doorbell: a FIFO, of which only "has been rung" matters. */
 bit bell;
 /* Observer's state. */
 byte committed[PRODUCERS];

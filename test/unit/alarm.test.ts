@@ -12,15 +12,17 @@ const KINDS: readonly [string, (callback: () => void) => Alarm][] = [
   [
     'coarse',
     (callback) => {
-      const native = addon();
-      const { createTimer } = native;
-      native.createTimer = () => {
-        throw Object.assign(new Error('timerfd_create: EMFILE'), { code: 'EMFILE' });
+      const native = addon() as { Timer: unknown };
+      const { Timer } = native;
+      native.Timer = class {
+        constructor() {
+          throw Object.assign(new Error('timerfd_create: EMFILE'), { code: 'EMFILE' });
+        }
       };
       try {
         return newAlarm(callback);
       } finally {
-        native.createTimer = createTimer;
+        native.Timer = Timer;
       }
     },
   ],

@@ -67,6 +67,7 @@ test(
       ['SLOT_BOOT', 16],
       ['SLOT_PIDNS', 8],
       ...words('SLOT_PID', 'SLOT_CONNECTIONS'),
+      ['SLOT_DOORBELL', 16],
       ['SLOT_HOST', constant('SLOT_TEXT_LENGTH')],
       ['SLOT_NAME', constant('SLOT_TEXT_LENGTH')],
       ['SLOT_SLEEPING', 4],

@@ -6,6 +6,7 @@ import { Watcher } from '../../control/watcher.js';
 import { Core } from '../../core/core.js';
 import { SHM } from '../../device/posix.js';
 import { addonMissing } from '../../native/native.js';
+import { Doorbell } from '../../region/doorbell.js';
 import { shmPlace, whyNotShm } from '../../region/shm-file.js';
 import { bad, type Finding, failed, good, none, note, readSystemFile, type Setting } from './findings.js';
 import { processorsOf } from './processors.js';
@@ -99,6 +100,7 @@ export function checkSharedMemory(setting: Setting): Finding[] {
   } catch (error) {
     return [bad(SHM, (error as Error).message, "Use 'mount -t tmpfs tmpfs /dev/shm'.")];
   }
+  findings.push(checkDoorbell());
   if (setting('shm') === 0) return findings;
   const what = 'region of shm';
   try {
@@ -109,6 +111,19 @@ export function checkSharedMemory(setting: Setting): Finding[] {
     return [...findings, note(what, taken, 'Nothing is lost. Only root and its owner can remove what has the name.')];
   } catch (error) {
     return [...findings, failed(what, error)];
+  }
+}
+
+/** Whether a process can make the FIFO by which its peers wake it. */
+function checkDoorbell(): Finding {
+  const what = 'doorbell';
+  if (addonMissing()) return none(what, 'not tried: there is no native part');
+  try {
+    new Doorbell({ dev: 0n, ino: 0n }, () => {}).close();
+    return good(what, `a FIFO can be made in ${SHM}`);
+  } catch (error) {
+    const finding = `processes poll by a timer, since no FIFO can be made in ${SHM}: ${(error as Error).message}`;
+    return note(what, finding, 'Allow mknod(2) of a FIFO in the seccomp profile, and writing to /dev/shm.');
   }
 }
 

@@ -52,7 +52,7 @@ export class SlotCheck {
       const generation = call.slotGeneration(slot) >>> 0;
       const at = call.slotAddress(slot);
       for (const [from, to] of [
-        [layout.SLOT_CONNECTIONS + 4, layout.SLOT_HOST],
+        [layout.SLOT_DOORBELL + 16, layout.SLOT_HOST],
         [layout.SLOT_SLEEPING + 4, layout.SLOT_SUMMARY],
         [layout.SLOT_SUMMARY + 8, layout.SLOT_READY],
       ] as const) {
