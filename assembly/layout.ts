@@ -30,7 +30,8 @@ export const USED: u32 = 0x130000;
 export const HEADS: u32 = 0x140000;
 export const PENDING: u32 = 0x150000;
 export const BITMAP: u32 = 0x010000;
-export const WINDOW: u32 = 0x160000;
+/** A multiple of 2 MiB, as V8's memories mostly begin at: the kernel can map such a region in huge pages. */
+export const WINDOW: u32 = 0x200000;
 
 /** The window ends at or below 2 GiB: Wasm passes addresses as i32, and each is to be positive. */
 export const REGION_MAX: u32 = 0x80000000 - WINDOW;

@@ -12,6 +12,7 @@ export interface Layout {
   readonly HEADS: number;
   readonly PENDING: number;
   readonly BITMAP: number;
+  /** A multiple of 2 MiB, as V8's memories mostly begin at: the kernel can map such a region in huge pages. */
   readonly WINDOW: number;
   /** The window ends at or below 2 GiB: Wasm passes addresses as i32, and each is to be positive. */
   readonly REGION_MAX: number;

@@ -46,6 +46,12 @@ export function identityOf(fd: number): Identity {
   return { ...file, hash: identityHash(file) };
 }
 
+/** The file that the path leads to now. @throws the error of stat(2) */
+export function fileAt(path: string): Pick<Identity, 'dev' | 'ino'> {
+  const { dev, ino } = statSync(path, { bigint: true });
+  return { dev: BigInt.asUintN(64, dev), ino: BigInt.asUintN(64, ino) };
+}
+
 /** Whether the path leads to this very file now, and not through a link. */
 export function isAt(path: string, { dev, ino }: Pick<Identity, 'dev' | 'ino'>): boolean {
   try {

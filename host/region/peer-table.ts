@@ -41,6 +41,12 @@ export function isLocal({ call, layout, view, bytes }: Core, slot: number, ident
   );
 }
 
+/** Boot UUID of the kernel that the slot's owner runs on, as the owner wrote it, in hexadecimal digits. */
+export function kernelOf({ call, layout, bytes }: Core, slot: number): string {
+  const at = call.slotAddress(slot) + layout.SLOT_BOOT;
+  return Buffer.from(bytes.slice(at, at + 16)).toString('hex');
+}
+
 /** All slots that are not free. */
 export function peersOf(core: Core, identity: Identity): PeerSlot[] {
   const { call, layout, view } = core;

@@ -2,10 +2,12 @@
  * Processes that attach to a region, or fill a file system, by role; and worker threads that attach in the same
  * instant.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, openSync } from 'node:fs';
 import { isMainThread, parentPort, workerData } from 'node:worker_threads';
 import { IsthmusError } from '../../host/base/errors.js';
+import { Core } from '../../host/core/core.js';
 import { createPosix } from '../../host/device/posix.js';
+import { addon } from '../../host/native/native.js';
 import { Runtime } from '../../host/runtime/runtime.js';
 import { play, roleOptions, serve, tell } from '../support/process.js';
 import { MIB, only } from '../support/regions.js';
@@ -28,6 +30,15 @@ const roles = {
       serve({});
       tell('attached', { error: `${code(error)}: ${(error as Error).message}` });
     }
+  },
+
+  /** Maps a file, and nothing else. */
+  hold() {
+    const { path } = roleOptions<{ path: string }>();
+    const { memory, layout } = new Core(MIB);
+    addon().map(memory.buffer, layout.WINDOW, MIB, openSync(path, 'r'), 0, { readOnly: true });
+    serve({});
+    tell('held', true);
   },
 
   /** Creates a file of 16 MiB, or attaches to one, where there is no room. */

@@ -14,6 +14,7 @@ import * as assert from 'uvu/assert';
 import { Qmp } from '../../host/cli/vm/qmp.js';
 import { freePort, TestBroker } from '../support/broker.js';
 import { printed } from '../support/cli.js';
+import { disguise } from '../support/disguise.js';
 import { libvirtMissing, TestLibvirt } from '../support/libvirt.js';
 import { Child, chosen, endChildren, program } from '../support/process.js';
 import { QmpStandIn } from '../support/qmp.js';
@@ -139,6 +140,7 @@ class SimulatedQemu {
     const children = (parts: Part[], type: string) => parts.map(({ id }) => ({ name: id, type: `child<${type}>` }));
     return {
       'query-status': () => ({ status: this.status }),
+      'query-uuid': () => ({ UUID: '00000000-0000-0000-0000-000000000000' }),
       'query-migrate': () => (this.migration === undefined ? {} : { status: this.migration }),
       'qom-list': ({ path }) => {
         if (path === '/machine/peripheral') return children(this.devices, 'ivshmem-plain');
@@ -724,6 +726,30 @@ function main(): void {
     }),
   );
 
+  test(
+    'processes that are attached: no answer of theirs makes the command pull the device from under them',
+    timebox(90, async () => {
+      const { host, children } = await guest(1);
+      const path = newRegion(MIB);
+      // It takes no part over the broker, or somebody has answered in its name.
+      const attached = Child.start(program('regions'), 'attach', { path, at: 0 });
+      const { slot } = await attached.event<{ slot: number }>('attached');
+      disguise(path, slot, host);
+      const refused = await pair(path);
+      const { code, stdout, stderr } = await play(host, refused);
+      assert.is(code, 1);
+      assert.equal(steps(stdout), ['look ok', 'suspend ok', 'detach failed', 'resume ok'], stdout);
+      assert.match(stderr, new RegExp(`1 process of '${host}' still has ${basename(path)} mapped: slot ${slot} \\(`));
+      assert.match(stderr, /\n {2}Suspend them.*--force/);
+      assert.equal(refused[0].done, []);
+      assert.equal(await states(children), ['inactive']);
+
+      assert.is((await play(host, await pair(path), '--force')).code, 0);
+      await attached.call('close');
+      assert.is((await play(host, await pair(path))).code, 0);
+    }),
+  );
+
   // ─── with libvirt ──────────────────────────────────────────────────────────────────────────────────────────────────
 
   test(
@@ -738,8 +764,9 @@ function main(): void {
 cd ${folder}
 side=source
 test "$1" = --connect && { side=destination; shift 2; }
-case "$1" in dumpxml|hostname|domstate) ;; *) echo "$side $*" >> log ;; esac
+case "$1" in dumpxml|hostname|domstate|domuuid) ;; *) echo "$side $*" >> log ;; esac
 case "$1" in
+domuuid) echo 00000000-0000-0000-0000-000000000000 ;;
 domstate) cat $side.state 2>/dev/null || { echo "error: failed to get domain 'vm1'" >&2; exit 1; } ;;
 dumpxml) cat $side.xml ;;
 detach-device) : > $side.xml ;;

@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { test as uvuTest } from 'uvu';
 import * as assert from 'uvu/assert';
 import { chosen } from '../support/process.js';
@@ -128,6 +128,28 @@ for (const kernel of lacking.length > 0 ? [] : kernels) {
     }),
   );
 }
+
+test(
+  'DKMS builds it for the kernels that it was written for, and skips others',
+  timebox(30, () => {
+    const builds = (kernel: string) =>
+      run('bash', ['-c', `. "$1"; [[ $2 =~ $BUILD_EXCLUSIVE_KERNEL ]] && echo yes || echo no`, 'bash', conf, kernel]);
+    const conf = resolve(source, 'driver/dkms.conf');
+    for (const kernel of ['5.15.0-100-generic', '6.1.0-56-amd64', '6.12.113+deb12-amd64', '7.2-amd64', '10.0.1']) {
+      assert.is(builds(kernel), 'yes\n', kernel);
+    }
+    for (const kernel of ['4.18.0-553.el8.x86_64', '5.4.0-26-generic', '5.10.0-30-amd64', '5.14.0-70.el9', '5.1.5']) {
+      assert.is(builds(kernel), 'no\n', kernel);
+    }
+    // Options that a kernel without support for the driver lacks; each installed one has them.
+    const options = run('bash', ['-c', '. "$1"; echo $BUILD_EXCLUSIVE_CONFIG', 'bash', conf]).trim().split(' ');
+    assert.ok(options.includes('CONFIG_UIO'), String(options));
+    for (const kernel of kernels) {
+      const config = readFileSync(join('/lib/modules', kernel, 'build/.config'), 'utf8');
+      for (const option of options) assert.match(config, new RegExp(`^${option}=[ym]$`, 'm'));
+    }
+  }),
+);
 
 uvuTest.after(() => rmSync(scratch, { recursive: true, force: true }));
 uvuTest.run();

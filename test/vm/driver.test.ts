@@ -2,13 +2,14 @@
  * The driver in a virtual machine: where it places the memory, how it maps it, and the effects on a process that uses
  * the device when the device is removed.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as uvuTest } from 'uvu';
 import * as assert from 'uvu/assert';
+import { rejection } from '../support/outcomes.js';
 import { chosen } from '../support/process.js';
 import { timebox } from '../support/timebox.js';
-import { Guest, type GuestOptions } from './guest.js';
+import { Guest, type GuestOptions, whileGuestsRun } from './guest.js';
 import { initramfs } from './image.js';
 import * as inside from './inside.js';
 import { kernel } from './kernel.js';
@@ -24,7 +25,9 @@ const SIZE = 4 << 20;
 const GIB4 = 2 ** 32;
 const PAGE = 4096;
 
-const segments = { cold: new Segment('cold', SIZE), hot: new Segment('hot', SIZE) };
+const BIG = 64 << 20;
+
+const segments = { cold: new Segment('cold', SIZE), hot: new Segment('hot', SIZE), big: new Segment('big', BIG) };
 let guest: Guest;
 
 function options(): GuestOptions {
@@ -138,7 +141,11 @@ test(
 test(
   `the driver moves BAR 2 above 4 GiB, and it is write-back${note}`,
   timebox(120, async () => {
+    // A process has the old address mapped through sysfs: it loses the mapping, not another device's memory.
+    await guest.shell(`echo 1 >${device}/enable`);
+    await holdAndWrite(`${device}/resource2`, 0, segments.cold);
     await guest.shell('insmod /modules/uio.ko && insmod /modules/uio_ivshmem.ko');
+    assert.is((await released())[0], 'SIGBUS');
     const path = await uioOf(device);
     const [from, to] = await memoryOf(device);
     console.log(`  BAR 2 from 0x${low.toString(16)} to 0x${from.toString(16)}`);
@@ -152,7 +159,9 @@ test(
     assert.is(await guest.shell(`cat ${uio}/version`), '0.0.1');
     assert.is(Number(await guest.shell(`cat ${uio}/maps/map1/size`)), SIZE);
     assert.is(Number(await guest.shell(`cat ${uio}/maps/map1/addr`)), from);
+    // Map 0 is listed, so that the memory is map 1; it cannot be mapped.
     assert.is(Number(await guest.shell(`cat ${uio}/maps/map0/size`)), 256);
+    assert.is(await guest.shell(`cat ${uio}/maps/map0/name`), 'registers');
 
     assert.is(await typeOf(from), 'write-back');
     const address = await holdAndWrite(path, PAGE, segments.cold);
@@ -184,8 +193,8 @@ test(
     const path = await uioOf(device);
     const attempt = async (offset: number, length: number, ...more: string[]) =>
       (await guest.run(`tool map ${path} ${offset} ${length} ${more.join(' ')}`)).output.trim();
-    assert.is(await attempt(0, PAGE), 'mapped');
-    assert.is(await attempt(0, 2 * PAGE), 'mmap: EINVAL');
+    for (const length of [256, PAGE, 2 * PAGE, SIZE]) assert.is(await attempt(0, length), 'mmap: EINVAL');
+    assert.is(await attempt(0, PAGE, 'ro'), 'mmap: EINVAL');
     assert.is(await attempt(PAGE, PAGE), 'mapped');
     assert.is(await attempt(PAGE, SIZE), 'mapped');
     assert.is(await attempt(PAGE, SIZE, 'ro'), 'mapped');
@@ -225,6 +234,98 @@ async function plugged(): Promise<string> {
 }
 
 test(
+  `a debugger reads and writes the memory of a process, as far as the process may itself${note}`,
+  timebox(60, async () => {
+    const path = await uioOf(device);
+    const address = await hold(path, PAGE, '/tmp/hold', 'ro');
+    const pid = await guest.shell('pidof tool');
+    const at = (offset: number) => `0x${(address + BigInt(offset)).toString(16)}`;
+    segments.cold.setWord(SIZE - 8, 0x6465627567n);
+    assert.is(await guest.shell(`tool peek /proc/${pid}/mem ${at(SIZE - 8)} 8`), '0x6465627567');
+    segments.cold.setWord(PAGE - 8, 0x70616765n);
+    assert.is(await guest.shell(`tool peek /proc/${pid}/mem ${at(PAGE - 8)} 8`), '0x70616765');
+    // Half of the word lies behind the mapping.
+    assert.is((await guest.run(`tool peek /proc/${pid}/mem ${at(SIZE - 4)} 8`)).output.trim(), 'pread: 0');
+    // It has mapped it read-only.
+    assert.is((await guest.run(`tool poke /proc/${pid}/mem ${at(64)} 8 1`)).output.trim(), 'pwrite: EIO');
+    await endHolder();
+
+    const writable = await holdAndWrite(path, PAGE, segments.cold);
+    const word = `0x${(writable + 72n).toString(16)}`;
+    await guest.shell(`tool poke /proc/$(pidof tool)/mem ${word} 8 0x706f6b65`);
+    assert.is(segments.cold.word(72), 0x706f6b65n);
+    await endHolder();
+    await healthy();
+  }),
+);
+
+test(
+  `while the driver is bound, sysfs maps neither the registers nor the memory${note}`,
+  timebox(60, async () => {
+    for (const [bar, length] of [
+      [0, PAGE],
+      [2, SIZE],
+    ]) {
+      assert.match((await guest.run(`tool map ${device}/resource${bar} 0 ${length}`)).output, /^mmap: EINVAL/);
+    }
+  }),
+);
+
+/** Whether the kernel of the guest allows huge entries for device memory. */
+const huge = /^CONFIG_ARCH_SUPPORTS_PMD_PFNMAP=y$/m.test(
+  why ? '' : readFileSync(`/lib/modules/${kernel().version}/build/.config`, 'utf8'),
+);
+
+test(
+  `a mapping of 64 MiB: huge entries where the kernel has them, and whole however it is cut, protected and moved${note}`,
+  timebox(120, async () => {
+    await guest.plug(segments.big, 'ivshmem2');
+    await inside.driven(guest, 2);
+    const big = (await pciDevices()).find((path) => path !== device)!;
+    // Off in machines with little memory.
+    await guest.shell('echo always >/sys/kernel/mm/transparent_hugepage/enabled');
+    const output = await guest.shell(`tool many ${await uioOf(big)} ${PAGE} ${BIG}`);
+    console.log(
+      `  ${kernel().version}, ${huge ? 'huge' : 'small'} entries: ${output.replace(/\n/, ' KiB, ').replaceAll('\n', ', ')}`,
+    );
+    const tables = Number(/^tables (\d+)$/m.exec(output)?.[1]);
+    // A table of 4 KiB for each 2 MiB, and those above them; or only those above them.
+    if (huge) assert.ok(tables <= 16, output);
+    else assert.ok(tables >= BIG / (2 << 20) / 4, output);
+    assert.match(output, /^vmsplice: EFAULT$/m);
+    assert.match(output, /^whole$/m);
+    await guest.unplug('ivshmem2');
+    await guest.until('ls -1 /sys/class/uio', (text) => text.trim().split('\n').length === 1);
+    await healthy();
+  }),
+);
+
+test(
+  `hibernation is refused while a process has the device open, and not otherwise${note}`,
+  timebox(300, async () => {
+    // The kernel's own test of suspending devices: it goes as far as that, waits some seconds, and back.
+    await guest.shell('echo devices >/sys/power/pm_test; echo 0 >/sys/module/suspend/parameters/pm_test_delay');
+    await holdAndWrite(await uioOf(device), PAGE, segments.cold);
+    const refused = await guest.run('echo disk >/sys/power/state');
+    assert.is.not(refused.code, 0);
+    assert.match(await guest.shell('dmesg | tail -n 30'), /uio_ivshmem .*no hibernation while uio0 is in use/);
+    // The process goes on.
+    segments.cold.setWord(PAGE, 0n);
+    const end = performance.now() + 60_000;
+    while (segments.cold.word(PAGE) === 0n && performance.now() < end) await pause(20);
+    assert.is.not(segments.cold.word(PAGE), 0n);
+    // To memory: the contents stay where they are.
+    await guest.shell('echo mem >/sys/power/state', 120);
+    await endHolder();
+    await guest.shell('echo disk >/sys/power/state', 120);
+    assert.is(await guest.shell(`tool map ${await uioOf(device)} ${PAGE} ${SIZE}`), 'mapped');
+    assert.is(await typeOf((await memoryOf(device))[0]), 'write-back');
+    await guest.shell('echo none >/sys/power/pm_test');
+    await healthy();
+  }),
+);
+
+test(
   `a hot-plugged device is write-back too, and has its own memory${note}`,
   timebox(120, async () => {
     await plug();
@@ -236,6 +337,15 @@ test(
     await guest.shell(`tool write ${await uioOf(second)} ${PAGE} ${SIZE} 64 0x686f74`);
     assert.is(segments.hot.word(64), 0x686f74n);
     assert.is.not(segments.cold.word(64), 0x686f74n);
+    // The registers of both may lie in one page; through neither can that page be mapped.
+    for (const each of [device, second]) {
+      const [bar0 = ''] = (await guest.shell(`sed -n 1p ${each}/resource`)).split(' ');
+      console.log(`  registers at ${bar0}`);
+      for (const more of ['', ' ro']) {
+        const { output } = await guest.run(`tool map ${await uioOf(each)} 0 ${PAGE}${more}`);
+        assert.is(output.trim(), 'mmap: EINVAL');
+      }
+    }
   }),
 );
 
@@ -293,6 +403,23 @@ test(
 );
 
 test(
+  `plugged in and out many times, with and without a process that uses it${note}`,
+  timebox(300, async () => {
+    for (let round = 0; round < 20; round++) {
+      if (round > 0) await plug();
+      const path = await uioOf(await plugged());
+      if (round % 2 === 0) await holdAndWrite(path, PAGE, segments.hot);
+      await unplug();
+      if (round % 2 === 0) assert.equal(await released(), GONE);
+    }
+    assert.equal(await pciDevices(), [device]);
+    await healthy();
+    await plug();
+    await plugged();
+  }),
+);
+
+test(
   `the module is removed and loaded again${note}`,
   timebox(120, async () => {
     for (let round = 0; round < 5; round++) {
@@ -326,6 +453,27 @@ test(
     assert.is(segments.cold.word(256), 77n);
     await healthy();
     await guest.end();
+  }),
+);
+
+test(
+  `a QEMU that ends: what waits for it fails at once, with the reason${note}`,
+  timebox(240, async () => {
+    guest = await Guest.start(options());
+    const end = Promise.all([
+      rejection(guest.run('sleep 3600', 3600)),
+      rejection(guest.event('NEVER', undefined, { seconds: 3600 })),
+      rejection(whileGuestsRun(() => new Promise(() => {}))),
+    ]);
+    await pause(100);
+    process.kill(guest.pid, 'SIGSEGV');
+    for (const { message } of await end) {
+      assert.match(message, /the QEMU of 'guest' has ended by SIGSEGV[\s\S]*── console/);
+    }
+    // Later calls, too.
+    assert.match((await rejection(guest.shell('true'))).message, /has ended by SIGSEGV/);
+    await guest.end();
+    rmSync(guest.folder, { recursive: true, force: true });
   }),
 );
 

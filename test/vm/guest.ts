@@ -3,12 +3,12 @@
  * control channel (QMP). Every wait has a limit; no machine outlives the test; the output of its console is part of
  * each error, and its folder is kept after an error.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import type { ChildProcess } from 'node:child_process';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Qmp, type QmpEvent } from '../../host/cli/vm/qmp.js';
+import { keep, ownFolder, spawnOwned } from './lifetime.js';
 import type { Memory } from './segment.js';
 import { type Result, Shell } from './shell.js';
 import { slowness } from './tools.js';
@@ -17,6 +17,11 @@ const guests = new Set<Guest>();
 process.on('exit', () => {
   for (const guest of guests) guest.kill();
 });
+
+/** From the moment that a socket of QEMU is closed until it has ended, in milliseconds. */
+const ENDING_MS = 2000;
+/** Messages of the shell and of QMP whose socket was closed. */
+const CLOSED = /machine has ended|has closed its control channel|ECONNRESET|EPIPE|: closed/;
 
 export interface GuestOptions {
   /** Paths of a kernel, and of an initramfs as `image.ts` makes it. */
@@ -34,26 +39,46 @@ export interface GuestOptions {
   readonly incoming?: string;
 }
 
+/** Told of each QEMU that ends and that no test has ended. */
+const watchers = new Set<(error: Error) => void>();
+
+/** Runs a body, and fails as soon as a QEMU ends that no test has ended: whatever the body waits for may never come. */
+export function whileGuestsRun<T>(body: () => Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    watchers.add(reject);
+    body()
+      .finally(() => watchers.delete(reject))
+      .then(resolve, reject);
+  });
+}
+
 /** Parameters for the kernel and the first process. */
 export function commandLine({ name = 'guest', address = '' }: Pick<GuestOptions, 'name' | 'address'>): string {
-  return `console=ttyS0 loglevel=5 panic=-1 mitigations=off NAME=${name} ADDRESS=${address}`;
+  // On a busy machine an emulated timer seems dead, and the kernel would panic.
+  return `console=ttyS0 loglevel=5 panic=-1 no_timer_check mitigations=off NAME=${name} ADDRESS=${address}`;
 }
 
 export class Guest {
-  readonly folder = mkdtempSync(join(tmpdir(), 'isthmus-vm-'));
+  readonly folder = ownFolder('guest');
   readonly name: string;
   readonly #process: ChildProcess;
   #said = '';
   #shell!: Shell;
   #qmp!: Qmp;
   #failed = false;
+  /** Its QEMU may end: the test ends it, or its machine moves away. */
+  #mayEnd = false;
+  /** How its QEMU has ended. */
+  #ending: string | undefined;
+  /** Rejected when its QEMU ends. */
+  readonly #end: Promise<never>;
 
   private constructor(options: GuestOptions) {
     guests.add(this);
     const { kernel, initramfs, memory = 256, args = [], incoming } = options;
     this.name = options.name ?? 'guest';
     const socket = (id: string) => `socket,id=${id},path=${join(this.folder, id)},server=on,wait=off`;
-    this.#process = spawn(
+    this.#process = spawnOwned(
       'qemu-system-x86_64',
       [
         ...['-nodefaults', '-display', 'none', '-no-reboot', '-machine', 'pc'],
@@ -78,6 +103,20 @@ export class Guest {
     this.#process.on('error', (error) => {
       this.#said += error.message;
     });
+    this.#end = new Promise((_resolve, reject) => {
+      // `close` comes when all output was read; `exit` may come before.
+      this.#process.once('close', async (code, signal) => {
+        // QEMU has told whether its machine was reset, or shut down, and why.
+        const qmp: Qmp | undefined = this.#qmp;
+        const shutdown = await qmp?.event('SHUTDOWN', undefined, { limit: ENDING_MS }).catch(() => undefined);
+        const reason = shutdown === undefined ? '' : ` (${shutdown.data['reason']})`;
+        this.#ending = `${signal === null ? `with exit code ${code}` : `by ${signal}`}${reason}`;
+        const error = this.#explained(new Error(`the QEMU of '${this.name}' has ended ${this.#ending}`));
+        reject(error);
+        if (!this.#mayEnd) for (const watcher of [...watchers]) watcher(error);
+      });
+    });
+    this.#end.catch(() => {});
   }
 
   /** A machine whose shell answers; or one that waits for another to migrate to it. */
@@ -104,6 +143,21 @@ export class Guest {
   /** Its control channel for tools. */
   get control(): string {
     return join(this.folder, 'qmp-tools');
+  }
+
+  /** Process id of its QEMU: setpriv has become QEMU. */
+  get pid(): number {
+    return this.#process.pid as number;
+  }
+
+  /** Its machine moves to another QEMU: the end of this one is no failure. */
+  mayEnd(): void {
+    this.#mayEnd = true;
+  }
+
+  /** Waits for something that comes from the guest; fails as soon as its QEMU ends. */
+  unlessItEnds<T>(awaited: Promise<T>): Promise<T> {
+    return Promise.race([awaited, this.#end]);
   }
 
   // ── In the guest ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -159,6 +213,7 @@ export class Guest {
   }
 
   kill(): void {
+    this.#mayEnd = true;
     guests.delete(this);
     this.#process.kill('SIGKILL');
     if (!this.#failed) rmSync(this.folder, { recursive: true, force: true });
@@ -166,10 +221,8 @@ export class Guest {
 
   /** Its folder stays if anything failed. */
   async end(): Promise<void> {
-    const gone = this.#process.exitCode !== null || this.#process.signalCode !== null;
-    const exit = gone || new Promise((resolve) => this.#process.once('exit', resolve));
     this.kill();
-    await exit;
+    await this.#end.catch(() => {});
     this.#shell?.close();
     await this.#qmp?.close();
   }
@@ -178,23 +231,32 @@ export class Guest {
     const path = join(this.folder, name);
     const end = performance.now() + 30_000 * slowness;
     while (!existsSync(path)) {
-      if (this.#process.exitCode !== null) throw new Error('QEMU has ended');
       if (performance.now() > end) throw new Error(`QEMU does not open ${name}`);
       await pause(50);
     }
     return path;
   }
 
-  /** Adds the output of QEMU and of the console to an error, once. */
+  /** Fails as soon as QEMU ends, and with the reason for its end. */
   async #guard<T>(body: () => Promise<T>): Promise<T> {
     try {
-      return await body();
+      return await this.unlessItEnds(body());
     } catch (error) {
-      if (error instanceof Error && !error.message.includes('── console')) {
-        this.#failed = true;
-        error.message += `\n${this.#said}\n── console, the end of ${this.folder}/console\n${this.console.slice(-3000)}`;
-      }
-      throw error;
+      // QEMU closes its sockets a moment before it has ended.
+      const late = pause(ENDING_MS * slowness, undefined, { ref: false });
+      if (error instanceof Error && CLOSED.test(error.message)) await this.unlessItEnds(late);
+      throw error instanceof Error ? this.#explained(error) : error;
     }
+  }
+
+  /** Adds the output of QEMU and of the console to an error, once; the folder is kept. */
+  #explained(error: Error): Error {
+    if (error.message.includes('── console')) return error;
+    if (!this.#failed && !this.#mayEnd) {
+      this.#failed = true;
+      keep(this.folder);
+    }
+    error.message += `\n${this.#said}\n── console, the end of ${this.folder}/console\n${this.console.slice(-3000)}`;
+    return error;
   }
 }

@@ -11,11 +11,10 @@
  * const flow = await client.connect(server);
  * ```
  *
- * `missing` (needs.ts) reports missing programs; tests are then skipped, visibly. Everything has a limit, and nothing
- * is left.
+ * `missing` (needs.ts) reports missing programs; tests are then skipped, visibly. Everything has a limit, a QEMU that ends
+ * fails the scenario at once, and nothing is left (lifetime.ts).
  */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
@@ -25,9 +24,10 @@ import { Remote } from '../support/calls.js';
 import { chosen } from '../support/process.js';
 import { testSeed } from '../support/seeded.js';
 import { timebox } from '../support/timebox.js';
-import { Guest, type GuestOptions } from './guest.js';
+import { Guest, type GuestOptions, whileGuestsRun } from './guest.js';
 import { disk, drive, starter } from './image.js';
 import { type Kernel, kernel } from './kernel.js';
+import { ownFolder } from './lifetime.js';
 import { MEMORY, missing, tooSlow } from './needs.js';
 import type { FlowOptions, FlowView } from './program.js';
 import type { Memory } from './segment.js';
@@ -44,7 +44,7 @@ const test = chosen(why ? (register.skip as unknown as typeof register) : regist
 export function scenario(name: string, seconds: number, body: () => Promise<void>): void {
   test(`${name}${why ? ' (skipped)' : ''}`, async () => {
     try {
-      await timebox(seconds, body)();
+      await timebox(seconds, () => whileGuestsRun(body))();
     } catch (error) {
       for (const lab of labs) await lab.show();
       throw error;
@@ -68,7 +68,7 @@ export class Lab {
   readonly #switch: Switch;
   readonly #kernel: Kernel;
   readonly #disk: string;
-  readonly #folder = mkdtempSync(join(tmpdir(), 'isthmus-lab-'));
+  readonly #folder = ownFolder('lab');
   readonly #numbers = new Map<string, number>();
   readonly #guests = new Set<Guest>();
 
@@ -125,6 +125,7 @@ export class Lab {
 
   /** A place on another host to which a guest is to move, and the address where it listens for the guest. */
   async destination(guest: Guest): Promise<{ there: Guest; uri: string }> {
+    guest.mayEnd();
     const incoming = join(this.#folder, `to-${guest.name}-${this.#guests.size}`);
     const there = await Guest.start({ ...this.#options(guest.name, []), incoming });
     this.#guests.add(there);
@@ -136,7 +137,7 @@ export class Lab {
     const all = { seed, name: guest.name, suspendResume: true, broker: this.brokerUrl, ...PATIENCE, ...options };
     const { remote, port } = await Remote.listen('127.0.0.1', 0, PATIENT);
     await start(guest, 'application', all, `${Switch.host}:${port}`);
-    const pid = await remote.event<number>('ready', 120);
+    const pid = await guest.unlessItEnds(remote.event<number>('ready', 120));
     return new Application(this, guest, remote, pid);
   }
 
@@ -257,7 +258,7 @@ export class Application {
   }
 
   call<T>(name: string, ...args: readonly unknown[]): Promise<T> {
-    return this.#remote.call<T>(name, ...args);
+    return this.guest.unlessItEnds(this.#remote.call<T>(name, ...args));
   }
 
   /** Repeats a call until the answer matches. */

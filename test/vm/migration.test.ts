@@ -53,6 +53,25 @@ scenario('A and B on one host, C on another: A and B stream over ivshmem', 500, 
   await ab.flows();
 });
 
+scenario(
+  'a process in B takes no part, and is attached: B keeps its device, and its processes resume',
+  400,
+  async () => {
+    const silent = await lab.application(b, { suspendResume: false, name: 'silent' });
+    const { there, uri } = await lab.destination(b);
+    const { code, stdout, stderr } = await printed([
+      ...['migrate', '--qmp', b.control, '--to-qmp', there.control, '--uri', uri, '--host', 'vm-b'],
+      ...['--broker', lab.broker.url, '--wait', '120'],
+    ]);
+    assert.is(code, 1, stdout);
+    assert.match(stderr, new RegExp(`'vm-b' still has \\S+ mapped: slot \\d+ \\(silent, pid ${silent.pid} on vm-b\\)`));
+    await there.end();
+    await silent.close();
+    await ab.over('ivshmem');
+    await ab.flows();
+  },
+);
+
 scenario('B moves to the other host: A and B continue over tcp, B and C meet over ivshmem', 400, async () => {
   await migrate(hosts[1]);
   await ab.over('tcp');

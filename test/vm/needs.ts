@@ -13,6 +13,7 @@ export const PACKAGES: readonly (readonly [name: string, there: () => boolean])[
   ['linux-headers-amd64', () => headers().length > 0],
   ['kmod', () => which('modinfo') !== undefined],
   ['e2fsprogs', () => which('mke2fs') !== undefined],
+  ['util-linux', () => which('setpriv') !== undefined],
   ['gcc', () => which('gcc') !== undefined],
   ['make', () => which('make') !== undefined],
 ];

@@ -1,12 +1,13 @@
 /** Memory that guests share: a file in /dev/shm, which is the memory of the device. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { closeSync, ftruncateSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
+import { owned, spawnOwned } from './lifetime.js';
 import { root, slowness } from './tools.js';
 
 const MIB = 0x100000;
 let count = 0;
-const newName = (label: string) => `isthmus-vm-${process.pid}-${label}${count++}`;
+const newName = (label: string) => `${owned}${label}${count++}`;
 
 /** Properties for QEMU. */
 export abstract class Memory {
@@ -47,7 +48,10 @@ export class Segment extends Memory {
     this.size = size;
     this.#fd = openSync(this.path, 'w+', 0o600);
     ftruncateSync(this.#fd, size);
+    process.on('exit', this.#unlink);
   }
+
+  readonly #unlink = () => rmSync(this.path, { force: true });
 
   word(at: number): bigint {
     const bytes = Buffer.alloc(8);
@@ -62,8 +66,9 @@ export class Segment extends Memory {
   }
 
   remove(): void {
+    process.off('exit', this.#unlink);
     closeSync(this.#fd);
-    rmSync(this.path, { force: true });
+    this.#unlink();
   }
 }
 
@@ -78,7 +83,7 @@ export class Host extends Memory {
     this.size = megabytes * MIB;
     const cli = process.env['ISTHMUS_CLI'] ?? resolve(root, 'dist/cli.js');
     const args = [cli, 'server', '-s', this.name, '-m', String(megabytes), '-c', 'migration-framework'];
-    this.#process = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.#process = spawnOwned(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     for (const stream of [this.#process.stdout, this.#process.stderr]) {
       stream?.setEncoding('utf8').on('data', (text: string) => {
         this.#said += text;
@@ -100,7 +105,10 @@ export class Host extends Memory {
     for (;;) {
       const found = pattern.exec(this.#said);
       if (found) return found;
-      if (this.#process.exitCode !== null) throw new Error(`the server has ended: ${this.#said}`);
+      const { exitCode, signalCode } = this.#process;
+      if (exitCode !== null || signalCode !== null) {
+        throw new Error(`the server has ended (${signalCode ?? exitCode}): ${this.#said}`);
+      }
       if (performance.now() > end) throw new Error(`the server does not say ${pattern}: ${this.#said}`);
       await new Promise((resolve) => setTimeout(resolve, 50));
     }

@@ -6,12 +6,12 @@
  *
  * (A hub does not work: QEMU's user-mode network would also answer frames meant for other guests.)
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { ownFolder, spawnOwned } from './lifetime.js';
 
 /** QEMU sends the length of each frame on a stream before it, in 32 bits, big-endian. */
 const PREFIX = 4;
@@ -37,7 +37,7 @@ function frames(socket: Socket, take: (frame: Buffer) => void): void {
 export class Switch {
   /** Address of this machine's 127.0.0.1 for the guests. */
   static readonly host = '10.0.2.2';
-  readonly #folder = mkdtempSync(join(tmpdir(), 'isthmus-switch-'));
+  readonly #folder = ownFolder('switch');
   readonly #path = join(this.#folder, 'switch');
   readonly #ports = new Set<Socket>();
   /** Port at which an address was last seen. */
@@ -51,7 +51,7 @@ export class Switch {
     const made = new Switch();
     made.#server.listen(made.#path).unref();
     await once(made.#server, 'listening');
-    made.#way = spawn(
+    made.#way = spawnOwned(
       'qemu-system-x86_64',
       [
         ...['-machine', 'none', '-nodefaults', '-display', 'none'],

@@ -1,10 +1,11 @@
 /** `isthmus device`: attaches an ivshmem device to a virtual machine of libvirt, or detaches it. */
 import type { Command } from 'commander';
-import { mebibytes, seconds } from '../support/args.js';
+import { hostName, mebibytes, seconds } from '../support/args.js';
 import { CliError } from '../support/errors.js';
 import { withExamples } from '../support/help.js';
-import { print } from '../support/output.js';
+import { print, printError } from '../support/output.js';
 import { bytes, MIB } from '../support/units.js';
+import { checkReleased } from '../vm/attached.js';
 import { Domain, type Scope } from '../vm/domain.js';
 import { detachXml, deviceName, deviceSize, isRemote, shmemPath, shmemXml } from '../vm/shmem.js';
 
@@ -31,8 +32,16 @@ async function attach(domainName: string, options: Options & { readonly force?: 
   print(`isthmus: ${name} (${bytes(megabytes * MIB)}) is attached to ${domainName}${when}\n`);
 }
 
-async function detach(domainName: string, options: Options & { readonly wait: number }): Promise<void> {
-  const { name, size, wait, dryRun } = options;
+interface DetachOptions extends Options {
+  /** In seconds. */
+  readonly wait: number;
+  /** The name that the machine has for itself. */
+  readonly host?: string;
+  readonly force?: true;
+}
+
+async function detach(domainName: string, options: DetachOptions): Promise<void> {
+  const { name, size, wait, host, force = false, dryRun } = options;
   const domain = new Domain(domainName, options);
   if (dryRun && size !== undefined) return print(domain.commandOf('detach-device', shmemXml(name, size)));
   const [first] = await domain.devices(name);
@@ -44,6 +53,11 @@ async function detach(domainName: string, options: Options & { readonly wait: nu
   }
   const xml = size === undefined ? detachXml(first, name) : shmemXml(name, size);
   if (dryRun) return print(domain.commandOf('detach-device', xml));
+  if (domain.affectsRunning && !force) {
+    const guest = { host: host ?? domainName, uuid: await domain.uuid() };
+    const remark = await checkReleased(name, domain.memoryOf(name), guest);
+    if (remark !== '') printError(`isthmus: ${remark}\n`);
+  }
   await domain.detach(name, xml, wait);
   print(`isthmus: ${domainName} ${domain.affectsRunning ? 'has released' : 'will start without'} ${name}\n`);
 }
@@ -96,15 +110,17 @@ function addDetach(device: Command): void {
   const command = withDomain(device.command('detach'))
     .summary('detach a device from a domain')
     .description(
-      'Detach an ivshmem device from a domain, and wait until the guest has released it. Suspend the processes that use ' +
-        "it first: 'isthmus suspend'.",
+      'Detach an ivshmem device from a domain, and wait until the guest has released it and QEMU has unmapped its ' +
+        "memory. Suspend the processes that use it first: 'isthmus suspend'.",
     )
     .option(
       '--size <MB>',
       'size in MiB, if the domain has several devices of that name (default: the first)',
       mebibytes,
     )
-    .option('--wait <SECONDS>', 'how long to wait for the guest', seconds, DEFAULT_WAIT_S);
+    .option('--wait <SECONDS>', 'how long to wait for the guest', seconds, DEFAULT_WAIT_S)
+    .option('--host <HOST>', 'the host name of the machine, as its processes see it (default: DOMAIN)', hostName)
+    .option('--force', 'even if processes of the machine still have the device mapped');
   withExamples(
     command,
     `

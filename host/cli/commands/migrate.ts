@@ -32,6 +32,7 @@ interface Options extends BrokerOptions {
   readonly wait: number;
   readonly limit: number;
   readonly ignoreLost?: true;
+  readonly force?: true;
   readonly json?: true;
   readonly dryRun?: true;
 }
@@ -113,12 +114,12 @@ function printPlan(plan: readonly PlannedStep[], json: boolean): void {
 
 /** @returns the exit code */
 async function migrate(machine: Machine, options: Options): Promise<number> {
-  const { pid, wait, limit, ignoreLost = false, json = false, dryRun } = options;
+  const { pid, wait, limit, ignoreLost = false, force = false, json = false, dryRun } = options;
   const host = options.host ?? hostOf(machine);
   const devices = (options.attach ?? []).map((each) => newDevice(each, options));
   const stop = stopSignal();
   const steps = new StepLog(json, stop);
-  const move = { host, broker: () => brokerOf(options), pid, attach: devices, wait, limit, ignoreLost };
+  const move = { host, broker: () => brokerOf(options), pid, attach: devices, wait, limit, ignoreLost, force };
   await using mover = new Mover(machine, move, steps, stop);
   const attached = await mover.inspect();
   if (dryRun) {
@@ -164,6 +165,7 @@ export function addMigrate(program: Command, exit: Exit): void {
     )
     .option('--limit <SECONDS>', 'cancel the migration itself after this time', seconds, DEFAULT_LIMIT_S)
     .option('--ignore-lost', 'do not wait for processes that lost the connection to the broker: they have ended')
+    .option('--force', 'detach a device even if processes of the machine still have it mapped')
     .option('--json', 'print a JSON object for each step')
     .option('--dry-run', 'check what the move needs, print the steps, and change nothing');
   withExamples(

@@ -1,11 +1,18 @@
 /** A domain of libvirt and its ivshmem devices. */
+import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileAt } from '../../device/identity.js';
+import { CliError } from '../support/errors.js';
+import { qemuOf } from './domain-process.js';
 import { notReleased } from './machine.js';
-import { shmemName } from './shmem.js';
+import { isRemote, shmemName, shmemPath } from './shmem.js';
 import { shellLine, virsh } from './virsh.js';
 
 /** Between two reads of the XML of a domain. */
 const POLL_MS = 500;
+/** Between two looks at what QEMU has mapped, and for how long: it unmaps behind a grace period, milliseconds as a rule. */
+const UNMAP_POLL_MS = 10;
+const UNMAP_LIMIT_MS = 10_000;
 
 /** What a change affects, as virsh names it. */
 export interface Scope {
@@ -56,6 +63,16 @@ export class Domain {
     return (await virsh([...this.connect, 'domstate', '--domain', this.name])).trim();
   }
 
+  /** UUID of the domain. */
+  async uuid(): Promise<string> {
+    return (await virsh([...this.connect, 'domuuid', '--domain', this.name])).trim();
+  }
+
+  /** The file that is the memory of the device of that name; undefined: the domain runs on another host. */
+  memoryOf(device: string): string | undefined {
+    return isRemote(this.connect[1]) ? undefined : shmemPath(device);
+  }
+
   #arguments(verb: Verb): string[] {
     return [...this.connect, verb, '--domain', this.name, '--file', '/dev/stdin', ...this.#scope];
   }
@@ -70,16 +87,36 @@ export class Domain {
   }
 
   /**
-   * Detach a device, and wait until the guest has released it.
-   * @param wait in seconds
+   * Detach a device, and wait until the guest has released it and QEMU has unmapped its memory.
+   * @param wait for the guest, in seconds
+   * @throws CliError
    */
   async detach(device: string, xml: string, wait: number): Promise<void> {
     const before = this.affectsRunning ? (await this.runningDevices(device)).length : 0;
+    const mapped = this.affectsRunning && before === 1 ? await this.#mapping(device) : undefined;
     await this.change('detach-device', xml);
+    if (!this.affectsRunning) return;
     // virsh reports success once the guest was asked, and some seconds later even if the guest keeps the device.
-    if (this.affectsRunning && !(await this.released(device, before - 1, wait))) {
-      throw notReleased(this.name, device, wait);
+    if (!(await this.released(device, before - 1, wait))) throw notReleased(this.name, device, wait);
+    // QEMU tells that the device and its memory are gone, and unmaps the file a moment later.
+    for (const until = performance.now() + UNMAP_LIMIT_MS; mapped?.(); await sleep(UNMAP_POLL_MS)) {
+      if (performance.now() > until) {
+        throw new CliError(
+          `'${this.name}' has released ${device}, but its QEMU still has ${shmemPath(device)} mapped after ${UNMAP_LIMIT_MS / 1000} s`,
+          'The device is detached. Do not give the memory to others before QEMU has ended, or has unmapped it (/proc/PID/maps).',
+        );
+      }
     }
+  }
+
+  /** A function that tells whether the domain's QEMU has the memory mapped; undefined: that cannot be seen from here. */
+  async #mapping(device: string): Promise<(() => boolean) | undefined> {
+    const path = this.memoryOf(device);
+    if (path === undefined || !existsSync(path)) return undefined;
+    const file = fileAt(path);
+    const uuid = await this.uuid();
+    const maps = () => qemuOf(uuid, file).maps;
+    return maps() ? maps : undefined;
   }
 
   /**

@@ -41,6 +41,7 @@ export class LibvirtMachine implements Machine {
   readonly #args: readonly string[];
   #devices: readonly LibvirtDevice[] = [];
   #moved = false;
+  uuid: string | undefined;
 
   constructor(name: string, { connect, to, more }: LibvirtOptions) {
     this.name = name;
@@ -56,6 +57,7 @@ export class LibvirtMachine implements Machine {
       throw new CliError(`domain '${this.name}' is ${state}`, 'A guest that does not run cannot release a device.');
     }
     await virsh([...this.#destination.connect, 'hostname']);
+    this.uuid = await this.#source.uuid();
     this.#devices = (await this.#source.runningDevices()).map((element) => {
       const name = shmemName(element) ?? '';
       const xml = detachXml(element, name);
@@ -63,6 +65,10 @@ export class LibvirtMachine implements Machine {
       return { name, xml, size: Number(size) * (UNITS[unit] ?? 1) };
     });
     return this.#devices;
+  }
+
+  memoryOf({ name }: Device): string | undefined {
+    return this.#source.memoryOf(name);
   }
 
   async detach(device: Device, wait: number): Promise<void> {

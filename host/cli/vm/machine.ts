@@ -32,6 +32,10 @@ export interface Machine extends AsyncDisposable {
   readonly name: string;
   /** Changes nothing. @throws CliError unless the machine runs at the source and the destination can take it */
   inspect(): Promise<readonly Device[]>;
+  /** The file that is the memory of a device of {@link inspect}; undefined: it is on another host. */
+  memoryOf(device: Device): string | undefined;
+  /** UUID of the machine at the source, if it is known. */
+  readonly uuid: string | undefined;
   /**
    * Detach a device at the source, and wait until the guest has released it.
    * @param wait in seconds. Not interruptible: once the guest is asked, it can release the device at any time.

@@ -14,6 +14,7 @@ import { CliError } from '../support/errors.js';
 import { type Participant, Processes } from '../support/steer.js';
 import type { StepBody, StepLog } from '../support/steps.js';
 import { bytes, counted, MIB } from '../support/units.js';
+import { checkReleased } from './attached.js';
 import type { Device, Machine, NewDevice, Place } from './machine.js';
 
 /** Between two checks whether lost processes are back at the broker. */
@@ -36,6 +37,8 @@ export interface MoveOptions {
   readonly limit: number;
   /** Processes that were lost from the broker have ended. */
   readonly ignoreLost: boolean;
+  /** Detach devices that processes of the machine still have mapped. */
+  readonly force: boolean;
 }
 
 /** What a move has led to. */
@@ -159,13 +162,30 @@ export class Mover implements AsyncDisposable {
     return all.length === 0 ? `no process of ${host} takes part` : summary(all, 'suspended');
   }
 
+  /**
+   * Answers can be forged, and processes that take no part are never asked; the slots in the memory tell which processes are
+   * attached. Of all devices, before the first is detached.
+   * @returns what could not be checked
+   */
+  async #checkReleased(): Promise<string> {
+    if (this.#options.force) return '';
+    const remarks: string[] = [];
+    for (const device of this.#devices) {
+      const guest = { host: this.#options.host, uuid: this.#machine.uuid };
+      remarks.push(await checkReleased(device.name, this.#machine.memoryOf(device), guest));
+    }
+    return remarks.filter(Boolean).join('; ');
+  }
+
   async #detachAll(): Promise<boolean> {
+    const [first] = this.#devices;
     for (const device of this.#devices) {
       const detached = await this.#attempt('detach', async () => {
         this.#throwIfStopped();
+        const unchecked = device === first ? await this.#checkReleased() : '';
         this.#detached.push(device);
         await this.#machine.detach(device, this.#options.wait);
-        return label(device);
+        return [label(device), unchecked].filter(Boolean).join('; ');
       });
       if (!detached) return false;
     }

@@ -60,6 +60,7 @@ export class QemuMachine implements Machine {
   #source!: Qmp;
   #destination!: Qmp;
   #devices: readonly QemuDevice[] = [];
+  uuid: string | undefined;
 
   constructor(options: QemuOptions) {
     this.name = options.name;
@@ -84,6 +85,7 @@ export class QemuMachine implements Machine {
         `Start it with the arguments of the QEMU at the source, and with -incoming defer or -incoming ${uri}.`,
       );
     }
+    this.uuid = ((await this.#source.execute('query-uuid')) as { readonly UUID?: string }).UUID;
     this.#devices = await this.#findDevices();
     return this.#devices;
   }
@@ -112,6 +114,11 @@ export class QemuMachine implements Machine {
       }
     }
     return found;
+  }
+
+  memoryOf(device: Device): string | undefined {
+    // A socket that is a path is on this host.
+    return this.#options.qmp.includes('/') ? this.#own(device).path : undefined;
   }
 
   async detach(device: Device, wait: number): Promise<void> {

@@ -5,17 +5,20 @@
  * QEMU's ivshmem device exposes host memory as BAR 2. This driver maps it to
  * user space:
  *
- *	map 0	BAR 0, the registers, uncached
+ *	map 0	BAR 0, the registers: listed, never mapped
  *	map 1	BAR 2, the memory, write-back
  *
- * As with every UIO device, map N is mapped at file offset N * PAGE_SIZE.
+ * As with every UIO device, map N is mapped at file offset N * PAGE_SIZE. Map 0
+ * exists because UIO numbers maps without gaps, and programs expect the memory
+ * at index 1. It cannot be mapped: BAR 0 has 256 bytes, a mapping whole pages,
+ * and the rest of the page belongs to whatever device comes next.
  * Interrupts (BAR 1 of ivshmem-doorbell) are not served.
  *
  * Written for Linux 5.15 and later. Differences between kernel versions are
  * detected in the headers by Kbuild (IVSHMEM_HAVE_*), since distributions
  * backport; see README.md.
  *
- * Three things differ from what the UIO core does by itself:
+ * These things differ from what the UIO core does by itself:
  *
  * Write-back. The core maps physical memory uncached, and on x86 requesting
  * write-back is not enough: for a range without a memory type of its own
@@ -30,6 +33,19 @@
  * appear in a mapping that is not yet known to unmap_mapping_range(). Removal
  * unmaps all pages; later faults end in SIGBUS.
  *
+ * Huge pages. Where the kernel can tell huge entries of device memory from those
+ * of pages (CONFIG_ARCH_SUPPORTS_PMD_PFNMAP, Linux 6.12), aligned parts of a
+ * mapping get one entry for each PMD_SIZE. Before, get_user_pages_fast() would
+ * look for a struct page that does not exist; there a fault maps small pages of
+ * the same range.
+ *
+ * Debuggers. ptrace() and /proc/PID/mem reach device memory only through
+ * ->access().
+ *
+ * Hibernation. The memory is not in the image, and other machines go on working
+ * with it: a process that continued later would write to what has other owners.
+ * So hibernation is refused while a file is open.
+ *
  * Private mappings are refused: copy-on-write of device memory makes no sense,
  * and vmf_insert_pfn() does not allow it.
  */
@@ -40,6 +56,9 @@
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
+#ifdef IVSHMEM_HAVE_PFN_T
+#include <linux/pfn_t.h>
+#endif
 #include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/uio_driver.h>
@@ -73,7 +92,7 @@ struct ivshmem_file {
 /**
  * struct ivshmem - one bound device
  * @info: registered with the UIO core
- * @memory: an unused mapping of BAR 2 that reserves the memory type
+ * @memory: the kernel's mapping of BAR 2; it reserves the memory type
  * @files: all open files
  * @gone: the device is being removed; nothing may be mapped any more
  *
@@ -87,45 +106,63 @@ struct ivshmem {
 	bool gone;
 };
 
-static unsigned long ivshmem_map_pages(const struct uio_mem *mem)
+static const struct uio_mem *ivshmem_memory(const struct ivshmem *ivshmem)
 {
-	return PAGE_ALIGN(mem->size) >> PAGE_SHIFT;
+	return &ivshmem->info.mem[IVSHMEM_MAP_MEMORY];
+}
+
+static unsigned long ivshmem_pages(const struct ivshmem *ivshmem)
+{
+	return ivshmem_memory(ivshmem)->size >> PAGE_SHIFT;
 }
 
 /*
+ * The device of a mapping, or NULL if it is gone. Called with info_lock held.
+ *
  * The mapping holds the file, the file holds the uio_device, and that has an
  * info only as long as the device is bound. The core's own fault handler
  * relies on the same.
  */
-static vm_fault_t ivshmem_fault(struct vm_fault *vmf, unsigned int index)
+static struct ivshmem *ivshmem_of(const struct vm_area_struct *vma)
+{
+	struct uio_device *idev = vma->vm_private_data;
+	struct ivshmem *ivshmem;
+
+	lockdep_assert_held(&idev->info_lock);
+	if (!idev->info)
+		return NULL;
+	ivshmem = idev->info->priv;
+	return ivshmem->gone ? NULL : ivshmem;
+}
+
+/* Index in the memory of the page at this address of a mapping. */
+static unsigned long ivshmem_page_at(const struct vm_area_struct *vma,
+				     unsigned long address)
+{
+	return vma->vm_pgoff - IVSHMEM_MAP_MEMORY +
+	       ((address - vma->vm_start) >> PAGE_SHIFT);
+}
+
+static vm_fault_t ivshmem_map_small(struct ivshmem *ivshmem,
+				    struct vm_fault *vmf)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	struct uio_device *idev = vma->vm_private_data;
 	unsigned long address = vmf->address & PAGE_MASK;
+	unsigned long page = ivshmem_page_at(vma, address);
 	unsigned long start, end, pfn;
-	vm_fault_t ret = VM_FAULT_SIGBUS;
-	const struct uio_mem *mem;
-	struct ivshmem *ivshmem;
-	pgoff_t page;
+	vm_fault_t ret;
 
-	mutex_lock(&idev->info_lock);
-	if (!idev->info)
-		goto out;
-	ivshmem = idev->info->priv;
-	if (ivshmem->gone)
-		goto out;
-
-	mem = &ivshmem->info.mem[index];
-	page = vmf->pgoff - index;
-	if (page >= ivshmem_map_pages(mem))
-		goto out;
-	pfn = PHYS_PFN(mem->addr) + page;
-
+	if (page >= ivshmem_pages(ivshmem))
+		return VM_FAULT_SIGBUS;
+	pfn = PHYS_PFN(ivshmem_memory(ivshmem)->addr) + page;
 	ret = vmf_insert_pfn(vma, address, pfn);
 	if (ret != VM_FAULT_NOPAGE)
-		goto out;
+		return ret;
 
-	/* Fault around. A page that fails here faults again. */
+	/*
+	 * Fault around. mmap() has checked that all of a mapping lies in the
+	 * memory. A page that fails here faults again.
+	 */
 	start = max(ALIGN_DOWN(address, IVSHMEM_FAULT_AROUND), vma->vm_start);
 	end = min(ALIGN_DOWN(address, IVSHMEM_FAULT_AROUND) +
 		  IVSHMEM_FAULT_AROUND, vma->vm_end);
@@ -136,40 +173,119 @@ static vm_fault_t ivshmem_fault(struct vm_fault *vmf, unsigned int index)
 		if (vmf_insert_pfn(vma, start, pfn) != VM_FAULT_NOPAGE)
 			break;
 	}
+	return VM_FAULT_NOPAGE;
+}
+
+static vm_fault_t ivshmem_fault(struct vm_fault *vmf)
+{
+	struct uio_device *idev = vmf->vma->vm_private_data;
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+	struct ivshmem *ivshmem;
+
+	mutex_lock(&idev->info_lock);
+	ivshmem = ivshmem_of(vmf->vma);
+	if (ivshmem)
+		ret = ivshmem_map_small(ivshmem, vmf);
+	mutex_unlock(&idev->info_lock);
+	return ret;
+}
+
+#ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
+static vm_fault_t ivshmem_map_pmd(struct ivshmem *ivshmem, struct vm_fault *vmf)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	unsigned long address = vmf->address & PMD_MASK;
+	unsigned long pages = PMD_SIZE >> PAGE_SHIFT;
+	bool write = vmf->flags & FAULT_FLAG_WRITE;
+	unsigned long page, pfn;
+
+	if (address < vma->vm_start || vma->vm_end - address < PMD_SIZE)
+		return VM_FAULT_FALLBACK;
+	page = ivshmem_page_at(vma, address);
+	pfn = PHYS_PFN(ivshmem_memory(ivshmem)->addr) + page;
+	if (!IS_ALIGNED(pfn, pages) || page >= ivshmem_pages(ivshmem) ||
+	    ivshmem_pages(ivshmem) - page < pages)
+		return VM_FAULT_FALLBACK;
+#ifdef IVSHMEM_HAVE_PFN_T
+	return vmf_insert_pfn_pmd(vmf, __pfn_to_pfn_t(pfn, PFN_DEV), write);
+#else
+	return vmf_insert_pfn_pmd(vmf, pfn, write);
+#endif
+}
+
+static vm_fault_t ivshmem_huge_fault(struct vm_fault *vmf, unsigned int order)
+{
+	struct uio_device *idev = vmf->vma->vm_private_data;
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+	struct ivshmem *ivshmem;
+
+	if (order != PMD_SHIFT - PAGE_SHIFT)
+		return VM_FAULT_FALLBACK;
+	mutex_lock(&idev->info_lock);
+	ivshmem = ivshmem_of(vmf->vma);
+	if (ivshmem)
+		ret = ivshmem_map_pmd(ivshmem, vmf);
+	mutex_unlock(&idev->info_lock);
+	return ret;
+}
+#endif
+
+/*
+ * For ptrace() and /proc/PID/mem. The caller has checked that it may access the
+ * process, but neither that the mapping is long enough nor that it is writable.
+ */
+static int ivshmem_access(struct vm_area_struct *vma, unsigned long address,
+			  void *buffer, int length, int write)
+{
+	struct uio_device *idev = vma->vm_private_data;
+	struct ivshmem *ivshmem;
+	int ret = -EIO;
+	size_t offset;
+
+	if (write && !(vma->vm_flags & VM_WRITE))
+		return -EACCES;
+	if (length <= 0)
+		return -EINVAL;
+	length = min_t(unsigned long, length, vma->vm_end - address);
+
+	mutex_lock(&idev->info_lock);
+	ivshmem = ivshmem_of(vma);
+	if (!ivshmem)
+		goto out;
+	offset = (ivshmem_page_at(vma, address) << PAGE_SHIFT) +
+		 offset_in_page(address);
+	if (offset >= ivshmem_memory(ivshmem)->size ||
+	    ivshmem_memory(ivshmem)->size - offset < length)
+		goto out;
+	if (write)
+		memcpy(ivshmem->memory + offset, buffer, length);
+	else
+		memcpy(buffer, ivshmem->memory + offset, length);
+	ret = length;
 out:
 	mutex_unlock(&idev->info_lock);
 	return ret;
 }
 
-static vm_fault_t ivshmem_registers_fault(struct vm_fault *vmf)
-{
-	return ivshmem_fault(vmf, IVSHMEM_MAP_REGISTERS);
-}
-
-static vm_fault_t ivshmem_memory_fault(struct vm_fault *vmf)
-{
-	return ivshmem_fault(vmf, IVSHMEM_MAP_MEMORY);
-}
-
-/* One for each map: the offset of a part of a mapping does not tell its map. */
-static const struct vm_operations_struct ivshmem_vm_ops[] = {
-	[IVSHMEM_MAP_REGISTERS] = { .fault = ivshmem_registers_fault },
-	[IVSHMEM_MAP_MEMORY] = { .fault = ivshmem_memory_fault },
+static const struct vm_operations_struct ivshmem_vm_ops = {
+	.fault = ivshmem_fault,
+#ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
+	.huge_fault = ivshmem_huge_fault,
+#endif
+	.access = ivshmem_access,
 };
 
 /* The core checks index and length too, but may stop doing so. */
 static int ivshmem_check_mmap(const struct ivshmem *ivshmem, pgoff_t index,
 			      unsigned long pages, bool shared)
 {
+	/* As the core answers once the device is unregistered. */
 	if (ivshmem->gone)
-		return -ENODEV;
-	if (index >= ARRAY_SIZE(ivshmem_vm_ops))
 		return -EINVAL;
-	if (!pages || pages > ivshmem_map_pages(&ivshmem->info.mem[index]))
+	if (index != IVSHMEM_MAP_MEMORY)
 		return -EINVAL;
-	/* Several small BARs in one page cannot be told apart. */
-	if (!PAGE_ALIGNED(ivshmem->info.mem[index].addr))
-		return -ENODEV;
+	if (!pages || pages > ivshmem_pages(ivshmem))
+		return -EINVAL;
 	if (!shared)
 		return -EINVAL;
 	return 0;
@@ -191,9 +307,7 @@ static int ivshmem_mmap_prepare(struct uio_info *info,
 
 	vma_desc_set_flags(desc, VMA_IO_BIT, VMA_PFNMAP_BIT,
 			   VMA_DONTEXPAND_BIT, VMA_DONTDUMP_BIT);
-	if (desc->pgoff == IVSHMEM_MAP_REGISTERS)
-		desc->page_prot = pgprot_noncached(desc->page_prot);
-	desc->vm_ops = &ivshmem_vm_ops[desc->pgoff];
+	desc->vm_ops = &ivshmem_vm_ops;
 	desc->private_data = info->uio_dev;
 	return 0;
 }
@@ -219,10 +333,8 @@ static int ivshmem_mmap(struct uio_info *info, struct vm_area_struct *vma)
 		return ret;
 
 	vm_flags_set(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
-	if (vma->vm_pgoff == IVSHMEM_MAP_REGISTERS)
-		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
 	/* The core has set vm_private_data to the uio_device. */
-	vma->vm_ops = &ivshmem_vm_ops[vma->vm_pgoff];
+	vma->vm_ops = &ivshmem_vm_ops;
 	return 0;
 }
 #endif
@@ -282,6 +394,43 @@ static bool ivshmem_memory_is_low(struct pci_dev *pdev)
 	       pci_resource_start(pdev, IVSHMEM_BAR_MEMORY) < SZ_4G;
 }
 
+/* Whether a window of the bus above 4 GiB has room for BAR 2. */
+static bool ivshmem_room_above(struct pci_dev *pdev)
+{
+	const struct resource *memory = &pdev->resource[IVSHMEM_BAR_MEMORY];
+	resource_size_t size = resource_size(memory);
+	struct resource test = {
+		.name = KBUILD_MODNAME,
+		.flags = memory->flags & (IORESOURCE_MEM | IORESOURCE_MEM_64 |
+					  IORESOURCE_PREFETCH),
+	};
+
+	if (pci_bus_alloc_resource(pdev->bus, &test, size, size, SZ_4G, 0,
+				   NULL, NULL))
+		return false;
+	release_resource(&test);
+	return test.start >= SZ_4G;
+}
+
+/*
+ * Removes what is still mapped of addresses that BAR 2 has left: another device
+ * may get them. Between the release of BAR 2 and its new address, a process can
+ * map the old one through sysfs; requesting a range makes the kernel remove such
+ * mappings.
+ */
+static void ivshmem_revoke_range(struct pci_dev *pdev,
+				 const struct resource *old)
+{
+	struct resource *range;
+
+	range = request_mem_region_exclusive(old->start, resource_size(old),
+					     KBUILD_MODNAME);
+	if (range)
+		release_mem_region(old->start, resource_size(old));
+	else
+		pci_warn(pdev, "%pR is in use already\n", old);
+}
+
 /*
  * Moves BAR 2 above 4 GiB. Fails only if the device is left without BAR 2. If
  * BAR 2 stays below 4 GiB, the device works, but more slowly.
@@ -297,6 +446,21 @@ static int ivshmem_raise_memory(struct pci_dev *pdev)
 		pci_warn(pdev, "BAR 2 %pR is 32-bit only\n", res);
 		return 0;
 	}
+	/* The old address is not given up for nothing. */
+	if (!ivshmem_room_above(pdev))
+		return 0;
+
+	/*
+	 * A process that has mapped BAR 2 through sysfs would be left with
+	 * stale addresses. Requesting the region makes the kernel remove such
+	 * mappings, and fails if another driver uses it.
+	 */
+	ret = pci_request_selected_regions_exclusive(pdev,
+						     BIT(IVSHMEM_BAR_MEMORY),
+						     KBUILD_MODNAME);
+	if (ret)
+		return ret;
+	pci_release_selected_regions(pdev, BIT(IVSHMEM_BAR_MEMORY));
 
 	pci_read_config_word(pdev, PCI_COMMAND, &command);
 	pci_write_config_word(pdev, PCI_COMMAND,
@@ -310,13 +474,23 @@ static int ivshmem_raise_memory(struct pci_dev *pdev)
 		res->end = old.end;
 		res->flags = old.flags;
 		ret = pci_claim_resource(pdev, IVSHMEM_BAR_MEMORY);
-		if (ret)
-			return ret;
+	}
+	if (ret) {
+		/*
+		 * Another device has taken the old address in between, and the
+		 * register cannot be emptied: with its memory decoded this
+		 * device would answer for the other one. The PCI core refuses
+		 * to enable a device in this state, too.
+		 */
+		pci_err(pdev, "BAR 2 has lost its address; remove the device and rescan the bus\n");
+		return ret;
 	}
 	pci_write_config_word(pdev, PCI_COMMAND, command);
 
-	if (res->start != old.start)
+	if (res->start != old.start) {
+		ivshmem_revoke_range(pdev, &old);
 		pci_info(pdev, "BAR 2 moved from %pR to %pR\n", &old, res);
+	}
 	return 0;
 }
 
@@ -325,17 +499,6 @@ static int ivshmem_prepare_memory(struct pci_dev *pdev)
 	int ret;
 
 	if (ivshmem_memory_is_low(pdev)) {
-		/*
-		 * A process that has mapped BAR 2 through sysfs would be left
-		 * with stale addresses. Requesting the region makes the kernel
-		 * remove such mappings (CONFIG_IO_STRICT_DEVMEM), and fails if
-		 * another driver uses it.
-		 */
-		ret = pci_request_region(pdev, IVSHMEM_BAR_MEMORY,
-					 KBUILD_MODNAME);
-		if (ret)
-			return ret;
-		pci_release_region(pdev, IVSHMEM_BAR_MEMORY);
 		ret = ivshmem_raise_memory(pdev);
 		if (ret)
 			return ret;
@@ -347,12 +510,12 @@ static int ivshmem_prepare_memory(struct pci_dev *pdev)
 }
 
 static void ivshmem_describe(struct uio_mem *mem, const char *name,
-			     struct pci_dev *pdev, int bar)
+			     struct pci_dev *pdev, int bar, int memtype)
 {
 	mem->name = name;
 	mem->addr = pci_resource_start(pdev, bar);
 	mem->size = pci_resource_len(pdev, bar);
-	mem->memtype = UIO_MEM_PHYS;
+	mem->memtype = memtype;
 }
 
 static int ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
@@ -383,7 +546,8 @@ static int ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (ret)
 		return dev_err_probe(dev, ret, "cannot enable the device\n");
 
-	ret = pci_request_regions(pdev, KBUILD_MODNAME);
+	/* Exclusive: nothing maps BARs through sysfs or /dev/mem meanwhile. */
+	ret = pci_request_regions_exclusive(pdev, KBUILD_MODNAME);
 	if (ret) {
 		dev_err_probe(dev, ret, "BARs are in use\n");
 		goto err_disable;
@@ -402,13 +566,12 @@ static int ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	info->mmap = ivshmem_mmap;
 #endif
 	ivshmem_describe(&info->mem[IVSHMEM_MAP_REGISTERS], "registers", pdev,
-			 IVSHMEM_BAR_REGISTERS);
+			 IVSHMEM_BAR_REGISTERS, UIO_MEM_NONE);
 	ivshmem_describe(&info->mem[IVSHMEM_MAP_MEMORY], "memory", pdev,
-			 IVSHMEM_BAR_MEMORY);
+			 IVSHMEM_BAR_MEMORY, UIO_MEM_PHYS);
 
-	ivshmem->memory = memremap(info->mem[IVSHMEM_MAP_MEMORY].addr,
-				   info->mem[IVSHMEM_MAP_MEMORY].size,
-				   MEMREMAP_WB);
+	ivshmem->memory = memremap(ivshmem_memory(ivshmem)->addr,
+				   ivshmem_memory(ivshmem)->size, MEMREMAP_WB);
 	if (!ivshmem->memory) {
 		ret = dev_err_probe(dev, -ENOMEM, "cannot map BAR 2\n");
 		goto err_regions;
@@ -446,6 +609,25 @@ static void ivshmem_remove(struct pci_dev *pdev)
 	pci_disable_device(pdev);
 }
 
+/*
+ * Before a hibernation image is made, and before one is loaded. Processes are
+ * frozen then, so that the list does not change.
+ */
+static int ivshmem_freeze(struct device *dev)
+{
+	struct ivshmem *ivshmem = dev_get_drvdata(dev);
+
+	if (list_empty(&ivshmem->files))
+		return 0;
+	dev_err(dev, "no hibernation while %s is in use: its memory is shared with other machines, and not part of the image\n",
+		dev_name(&ivshmem->info.uio_dev->dev));
+	return -EBUSY;
+}
+
+static const struct dev_pm_ops ivshmem_pm_ops = {
+	.freeze = ivshmem_freeze,
+};
+
 static const struct pci_device_id ivshmem_ids[] = {
 	{ PCI_DEVICE(PCI_VENDOR_ID_REDHAT_QUMRANET, PCI_DEVICE_ID_IVSHMEM) },
 	{ }
@@ -457,6 +639,7 @@ static struct pci_driver ivshmem_driver = {
 	.id_table = ivshmem_ids,
 	.probe = ivshmem_probe,
 	.remove = ivshmem_remove,
+	.driver.pm = &ivshmem_pm_ops,
 };
 module_pci_driver(ivshmem_driver);
 
