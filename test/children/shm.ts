@@ -2,7 +2,7 @@
  * Runtimes that meet over plugin `shm`: processes by role, or a worker thread that connects, reports, and ends on
  * request.
  */
-import { existsSync } from 'node:fs';
+import { closeSync, existsSync, openSync, unlinkSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { isMainThread, parentPort, workerData } from 'node:worker_threads';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
@@ -48,6 +48,24 @@ const roles = {
     serve({});
     tell('going');
     tell('done', await churn(options, rounds, seed));
+  },
+
+  /** Of another user: takes names and gives them back, at random. */
+  async squat() {
+    const { paths, seed } = roleOptions<{ paths: readonly string[]; seed: number }>();
+    const random = seeded(seed);
+    serve({});
+    tell('going');
+    for (;;) {
+      const path = paths[random(paths.length)] as string;
+      try {
+        if (random(2) === 0) closeSync(openSync(path, 'wx'));
+        else unlinkSync(path);
+      } catch {
+        // It is there already, or is not, or belongs to the other user.
+      }
+      await pause(random(8));
+    }
   },
 
   /** Without room for a region. */
