@@ -34,7 +34,7 @@ import { Region } from '../../host/region/region.js';
 import { Runtime } from '../../host/runtime/runtime.js';
 import { echo } from '../support/meeting.js';
 import { Child, chosen, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
-import { newRegion, only, removeRegions } from '../support/regions.js';
+import { newPath, newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
 const test = chosen(register);
@@ -134,6 +134,17 @@ const roles: Record<string, () => Promise<void>> = {
     tell('ready');
   },
 
+  /** In a user namespace without users: this one, and every other, appears as the overflow uid. */
+  async unmapped() {
+    const { own, foreign } = roleOptions<{ own: string; foreign: string }>();
+    const open = (path: string) => codeOf(() => new (addon().PeerDoorbell)(path, 1, 1).close());
+    tell('done', {
+      uids: [process.geteuid?.(), statSync(own).uid, statSync(foreign).uid],
+      own: open(own),
+      foreign: open(foreign),
+    });
+  },
+
   /** A runtime of the other user. */
   async runtime() {
     becomeOther();
@@ -231,6 +242,25 @@ function main(): void {
       await child.call('end');
       region.detach();
       await endChildren();
+    }),
+  );
+
+  const unmapped = ['setpriv', `--reuid=${UID}`, `--regid=${UID}`, '--clear-groups', 'unshare', '--user'];
+  const inNamespace = possible && spawnSync(unmapped[0] as string, [...unmapped.slice(1), 'true']).status === 0;
+  (inNamespace ? test : test.skip)(
+    `in a user namespace, where users that are not mapped have one number${inNamespace ? '' : ' (skipped: none can be made)'}`,
+    timebox(60, async () => {
+      const [own, foreign] = [newPath('own'), newPath('foreign')] as [string, string];
+      for (const [path, uid] of [
+        [own, UID],
+        [foreign, UID + 1],
+      ] as const) {
+        assert.is(spawnSync('mkfifo', ['-m', '600', path]).status, 0);
+        chownSync(path, uid, uid);
+      }
+      const child = Child.start(import.meta.url, 'unmapped', { own, foreign }, { under: unmapped });
+      assert.equal(await child.event('done'), { uids: [65_534, 65_534, 65_534], own: 'done', foreign: 'EACCES' });
+      await child.ended();
     }),
   );
 
