@@ -175,6 +175,43 @@ function main(): void {
   );
 
   test(
+    'what the region says counts beside the answers: a process that takes no part still has it mapped',
+    timebox(90, async () => {
+      const regions = newRegion();
+      const common = only(regions, { regions, broker: broker.url, debug: 0 });
+      const under = NAMESPACES ? ['unshare', '-p', '-f', '--mount-proc', '--kill-child'] : [];
+      const [taking, other] = [
+        Child.start(program('migratable'), 'runtime', { ...common, suspendResume: true, name: 'taking' }),
+        Child.start(program('migratable'), 'runtime', { ...common, suspendResume: false, name: 'other' }, { under }),
+      ];
+      await Promise.all([taking.event('ready'), other.event('ready')]);
+      const statuses = await Statuses.start(broker.url);
+      await statuses.with(String(taking.pid), 'inactive');
+      process.env['PSP_IVSHMEM_REGIONS'] = regions;
+      try {
+        const at = ['--broker', broker.url];
+        const held = await printed(['suspend', ...at]);
+        assert.is(held.code, 1);
+        assert.match(held.stdout, /^isthmus: 1 of 1 suspended$/m);
+        assert.match(
+          held.stderr,
+          /1 slot of regions of this machine still held by a running process: other\[\d+\] \(slot \d+ of /,
+        );
+        assert.match(held.stderr, /^ {2}Do not unplug the device\./m);
+        assert.is(
+          (await printed(['suspend', ...at, '--pid', String(taking.pid)])).code,
+          0,
+          'asked for one process only',
+        );
+        await other.call('close');
+        assert.is((await printed(['suspend', ...at])).code, 0);
+      } finally {
+        process.env['PSP_IVSHMEM_REGIONS'] = '';
+      }
+    }),
+  );
+
+  test(
     'the last status of a lost process with the same pid goes when its pid is used again, or when an operator says so',
     timebox(60, async () => {
       const statuses = await Statuses.start(broker.url);

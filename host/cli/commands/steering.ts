@@ -7,11 +7,15 @@ import { type BrokerOptions, brokerOf, withBroker } from '../support/broker-opti
 import { CliError, UsageError } from '../support/errors.js';
 import { findRuntime, resultOf, TARGET } from '../support/find.js';
 import { type Exit, withExamples } from '../support/help.js';
-import { print, printJson, printJsonLine } from '../support/output.js';
+import { findHolders } from '../support/holders.js';
+import { print, printError, printJson, printJsonLine } from '../support/output.js';
 import { ProgressTable } from '../support/progress.js';
 import { exitCodeOf, stopSignal } from '../support/signals.js';
 import { DEFAULT_WAIT_S, isSettled, type Participant, Processes, type RequestKind } from '../support/steer.js';
+import { counted } from '../support/units.js';
 
+/** Holders of regions that a message names. */
+const MAX_NAMED = 5;
 /** After the time limit of the request the runtime answers that it was exceeded. */
 const ANSWER_MARGIN_MS = 2000;
 
@@ -49,6 +53,25 @@ function line({ label, name, answer, reason, milliseconds }: Participant): strin
   return `${process}: ${result}${milliseconds === undefined ? '' : ` after ${milliseconds} ms`}\n`;
 }
 
+/**
+ * What the regions of this machine say, beside the answers: a process that takes no part, or that the broker hides, may have one
+ * mapped all the same.
+ * @throws CliError if a process has
+ */
+function checkHolders(pid: readonly string[] | undefined): void {
+  const { holders, unseen } = findHolders(pid);
+  for (const why of unseen) printError(`isthmus: cannot see which processes hold ${why}\n`);
+  if (holders.length === 0) return;
+  const named = holders
+    .slice(0, MAX_NAMED)
+    .map((each) => `${each.name}[${each.pid}] (slot ${each.slot} of ${each.path}, pid namespace ${each.pidNamespace})`);
+  throw new CliError(
+    `${counted(holders.length, 'slot')} of regions of this machine still held by a running process: ${named.join(', ')}`,
+    "Do not unplug the device. Start that process with PSP_SUSPEND_RESUME=1 and this broker, or end it; 'isthmus region show' " +
+      'lists what holds a region.',
+  );
+}
+
 /** @returns the exit code */
 async function steerHost(kind: RequestKind, options: HostOptions): Promise<number> {
   const { pid, host, json = false, wait = DEFAULT_WAIT_S } = options;
@@ -71,6 +94,7 @@ async function steerHost(kind: RequestKind, options: HostOptions): Promise<numbe
     print(`isthmus: ${good} of ${all.length} ${kind === 'suspend' ? 'suspended' : 'running'}\n`);
   }
   if (stop.aborted) return exitCodeOf(stop);
+  if (kind === 'suspend' && host === hostname()) checkHolders(pid);
   return good === all.length ? 0 : 1;
 }
 
