@@ -305,7 +305,10 @@ function report(result, width) {
   console.log(
     `${mark} ${path.padEnd(width)} ${`${passed}/${total}`.padStart(9)} ${seconds.toFixed(1).padStart(6)} s  ${note}`.trimEnd(),
   );
-  if (failed || process.env.ISTHMUS_TEST_TIMES) console.log(`${output.trimEnd().replace(/^/gm, '  │ ')}\n`);
+  const shown = failed || process.env.ISTHMUS_TEST_TIMES;
+  // What a file does not test here is said, also where the rest has passed.
+  if (skipped && !shown) for (const [line] of output.matchAll(/^skipped: .*$/gm)) console.log(`  │ ${line}`);
+  if (shown) console.log(`${output.trimEnd().replace(/^/gm, '  │ ')}\n`);
   if (failed) console.log(`  repeat it with: ISTHMUS_TEST_SEED=${seed} node scripts/test.mjs --all ${path}\n`);
 }
 

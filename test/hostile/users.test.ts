@@ -5,7 +5,7 @@
  * Only root can start programs as other users: without root the file says so, and is skipped.
  */
 import { spawn, spawnSync } from 'node:child_process';
-import { chmodSync, chownSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, chownSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test as register } from 'uvu';
@@ -220,7 +220,7 @@ function regions(seed: number): void {
   );
 
   test(
-    'a peer in the same region that hands over a pipe, full and blocking, as its doorbell: the loops of others turn',
+    'a peer in the same region with a doorbell that is full and blocks: the loops of others turn',
     timebox(100, async () => {
       const group = newGroup();
       const [a, b, c] = [new User([group]), new User([group]), new User()];
@@ -236,10 +236,10 @@ function regions(seed: number): void {
       const port = await hostile.call<number>('listen');
       const victim = await connected(a, port, only(path, { wait: 'block' }));
       assert.is(victim.plugin, 'ivshmem');
-      assert.ok(
-        (await hostile.call<string[]>('names')).length > 0,
-        'it has no doorbell to hand over: correct this test',
-      );
+      const doorbells = await hostile.call<string[]>('fillDoorbells');
+      assert.ok(doorbells.length > 0, 'it has no doorbell: correct this test');
+      // It empties none any more, and its slot says that it sleeps.
+      hostile.process.kill('SIGSTOP');
       // With such a doorbell a ring would be the last thing that the victim does.
       const talk = victim.child.call('talk', 30, 1000);
       talk.catch(() => {});
@@ -308,18 +308,13 @@ function broker(): void {
         });
         // It is asked and does not answer; another client does, again and again, once it has seen the request or before.
         child.process.kill('SIGSTOP');
-        const lines = [`${child.pid} : ALLOWED`, `${child.pid} : COMPLETED`];
         const topic = `fast/pscom/${hostname()}/${child.pid}/response`;
-        const loop = 'while sleep 0.05; do for m in "$@"; do mosquitto_pub -p "$P" -t "$T" -m "$m"; done; done';
-        forging = spawn(
-          'setpriv',
-          [`--reuid=${b.uid}`, `--regid=${b.gid}`, '--clear-groups', 'sh', '-c', loop, 'sh', ...lines],
-          {
-            env: { ...process.env, P: String(mosquitto.port), T: topic },
-            stdio: 'ignore',
-            detached: true,
-          },
-        );
+        const loop = 'while echo "$M"; do sleep 0.02; done | exec mosquitto_pub -p "$P" -t "$T" -l';
+        forging = spawn('setpriv', [`--reuid=${b.uid}`, `--regid=${b.gid}`, '--clear-groups', 'sh', '-c', loop], {
+          env: { ...process.env, P: String(mosquitto.port), T: topic, M: `${child.pid} : ALLOWED` },
+          stdio: 'ignore',
+          detached: true,
+        });
         await eventually('a forged answer', () => {
           const args = ['-p', String(mosquitto.port), '-t', topic, '-C', '1', '-W', '5'];
           return spawnSync('mosquitto_sub', args).stdout.toString().includes('ALLOWED');
@@ -344,9 +339,14 @@ function broker(): void {
   );
 }
 
-/** Names of abstract Unix sockets in this network namespace. */
-const abstractNames = () =>
-  [...readFileSync('/proc/net/unix', 'latin1').matchAll(/ @(isthmus\S*)$/gm)].map(([, name]) => name as string);
+/** Names of the abstract Unix sockets at which processes listen. */
+function abstractNames(...processes: Child[]): string[] {
+  const inodes = processes.flatMap(({ pid }) =>
+    readdirSync(`/proc/${pid}/fd`).map((fd) => /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1]),
+  );
+  const sockets = readFileSync('/proc/net/unix', 'latin1').matchAll(/ (\d+) @(\S+)$/gm);
+  return [...new Set([...sockets].filter(([, inode]) => inodes.includes(inode)).map(([, , name]) => name as string))];
+}
 
 /** Files of /dev/shm that a process has mapped. */
 function mappedBy({ pid }: Child): string[] {
@@ -550,15 +550,30 @@ function strangers(): void {
     'another user of the host, doorbells: it gets none, however it asks',
     timebox(100, async () => {
       const [a, b] = [new User(), new User()];
-      const there = abstractNames();
       const options = { ...SHM_ONLY, wait: 'block' as const };
       const { child, port } = await serving(a, options);
       const peer = await connected(a, port, options);
       assert.is(peer.plugin, 'shm');
       await peer.child.call('talk', 10, 1000);
-      const names = abstractNames().filter((name) => !there.includes(name));
-      console.log(`${names.length} abstract names of the victim`);
+      const names = abstractNames(child, peer.child);
+      const doorbells = readdirSync('/dev/shm')
+        .map((name) => `/dev/shm/${name}`)
+        .filter((path) => {
+          const stat = statSync(path, { throwIfNoEntry: false });
+          return stat?.isFIFO() && stat.uid === a.uid;
+        });
+      console.log(`${names.length} abstract names and ${doorbells.length} FIFOs of the victim`);
+      assert.ok(names.length + doorbells.length >= 2, 'the victim has no doorbells: correct this test');
       const hostile = start(b);
+      for (const path of doorbells) {
+        for (const [operation, ...args] of [
+          ['openSync', path, 'r+'],
+          ['chmodSync', path, 0o666],
+          ['unlinkSync', path],
+        ] as const) {
+          assert.match(await hostile.call<string>('file', operation, ...args), /^(EACCES|EPERM)$/, operation);
+        }
+      }
       for (let i = 0; i < 5; i++) {
         assert.equal(await hostile.call('askDoorbells', names), { bytes: 0, open: 0 });
       }

@@ -2,9 +2,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { test as uvuTest } from 'uvu';
 import * as assert from 'uvu/assert';
 import { chosen } from '../support/process.js';
@@ -16,16 +16,23 @@ const test = chosen(uvuTest);
 const CLI = process.env['ISTHMUS_CLI'] ?? resolve('dist/cli.js');
 /** Names that no other test process uses. */
 const unique = `isthmus-cli-${process.pid}-${Date.now().toString(36)}`;
+/** The regions lie in it by their paths: no program that looks for regions attaches to them. */
+const folder = `/dev/shm/${unique}`;
 let names = 0;
-const newName = () => `${unique}-${names++}`;
-const shm = (name: string) => `/dev/shm/${name}`;
-const inShm = (part: string) => readdirSync('/dev/shm').filter((name) => name.includes(part));
+const newName = () => `${folder}/${names++}`;
+const shm = (name: string) => resolve('/dev/shm', name);
+process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+mkdirSync(folder);
+
+/** A region in /dev/shm itself, which has a name. */
+const NAMED = `${unique}-named`;
 
 const running = new Set<ChildProcess>();
 test.after.each(async () => {
   for (const child of running) child.kill('SIGKILL');
   await Promise.all([...running].map((child) => once(child, 'close')));
-  for (const name of inShm(unique)) rmSync(shm(name));
+  for (const name of readdirSync(folder)) rmSync(join(folder, name));
+  rmSync(shm(NAMED), { force: true });
 });
 
 interface Ended {
@@ -161,7 +168,8 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   test(
     `the server creates a region and removes it on ${signal}`,
     timebox(30, async () => {
-      const name = newName();
+      // Once by its path, once by its name in /dev/shm.
+      const name = signal === 'SIGTERM' ? newName() : NAMED;
       const server = await startServer(name);
       assert.is(server.stdout.toString().split('\n').length, 2, 'one line');
       const stat = statSync(shm(name));
