@@ -138,7 +138,8 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
   borrow(options?: { signal?: AbortSignal | undefined }): Promise<BorrowedMessage | undefined>;
   /**
    * Call `handler` for each message that is there, at most `limit`, with the place of its data in `memory`. The bytes stay
-   * until the handler returns. The peer may still change them: copy first, then check. Allocates nothing per message.
+   * until the handler returns. The peer may still change them: copy first, then check. A copy (`slice`) is also what goes
+   * to `postMessage`: it would take all of `memory` along. Allocates nothing per message.
    * @returns the number of messages
    * @throws as {@link tryReceiveInto} when the connection has ended; the error of the handler; ERR_ISTHMUS_INVALID_ARGUMENT:
    * called by its own handler

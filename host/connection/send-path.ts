@@ -171,7 +171,7 @@ export class SendPath {
       this.#memory.rendezvous.pass(region, place.run, loan.length, xheader);
       return true;
     }
-    if (!sender.trySend(0, xheader, loan.data)) return false;
+    if (!sender.trySend(0, xheader, bytesOf(loan.data, 'the loan'))) return false;
     loan.release();
     return true;
   }
