@@ -15,6 +15,8 @@ async function load(source) {
 
 async function errors() {
   const { ERRORS } = await load('host/base/errors.ts');
+  const { ERRNO_ADVICE } = await load('host/base/advice.ts');
+  const rows = Object.entries(ERRNO_ADVICE).map(([errno, advice]) => `| ${errno} | ${advice} |`);
   const sections = Object.entries(ERRORS).map(
     ([code, { cause, action }]) => `## ${code}\n\n${cause}\n\n**What to do:** ${action}\n`,
   );
@@ -25,7 +27,16 @@ async function errors() {
 Every error that Isthmus itself throws is an \`IsthmusError\` with one of these codes in \`code\`. The codes are stable; the
 messages are for people and may change.
 
-${sections.join('\n')}`;
+${sections.join('\n')}
+## Errnos
+
+What the commands print for an ERR_ISTHMUS_SYSCALL with that \`errno\`; for EMFILE, ENFILE, ENOMEM, EDQUOT, EIO, ENOBUFS and
+EROFS instead of the advice of any code.
+
+| errno | what to do |
+| --- | --- |
+${rows.join('\n')}
+`;
 }
 
 async function configuration() {

@@ -1,4 +1,5 @@
 /** A connection as an application sees it, and its contracts. */
+import type { Bytes } from '../base/bytes.js';
 import type { IsthmusError } from '../base/errors.js';
 import type { BorrowedMessage, Message } from '../base/message.js';
 import type { ConnectionEvents } from './events.js';
@@ -8,8 +9,8 @@ import type { ExposeOptions, Exposure, RmaToken } from './remote-memory.js';
 import type { SharedMemory } from './shared-memory.js';
 import type { ConnectionStream, StreamOptions } from './stream.js';
 
-/** Bytes to send; a string is sent as UTF-8. */
-export type Sendable = Uint8Array | ArrayBuffer | string;
+/** What can be sent: bytes, of this realm or another; a string is sent as UTF-8. */
+export type Sendable = Bytes | string;
 
 /** Why a connection is closed. */
 export interface Closed {
@@ -85,11 +86,13 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
    * @param xheader at most 65,535 bytes
    * @param data a {@link Loan} belongs to the peer from here on, also when the call fails
    * @throws ERR_ISTHMUS_CLOSED, ERR_ISTHMUS_MESSAGE_TOO_LARGE, ERR_ISTHMUS_PEER_DIED, ERR_ISTHMUS_PEER_TIMEOUT,
-   * `signal.reason`; ERR_ISTHMUS_RELEASED, ERR_ISTHMUS_INVALID_ARGUMENT: a loan that was sent, or of another connection
+   * `signal.reason`; ERR_ISTHMUS_RELEASED, ERR_ISTHMUS_INVALID_ARGUMENT: a loan that was sent, or of another connection;
+   * ERR_ISTHMUS_INVALID_ARGUMENT: no bytes, or their memory was transferred or cut short before the message was sent. When
+   * a part of it was sent, the connection ends with that
    */
   send(
     data: Sendable | Loan,
-    options?: { xheader?: Uint8Array | undefined; signal?: AbortSignal | undefined },
+    options?: { xheader?: Bytes | undefined; signal?: AbortSignal | undefined },
   ): Promise<void>;
   /**
    * Send a message if there is room now. False: it was not taken, and nothing changed. The caller may reuse the bytes when
@@ -98,7 +101,7 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
    * @throws ERR_ISTHMUS_CLOSED, ERR_ISTHMUS_MESSAGE_TOO_LARGE, ERR_ISTHMUS_PEER_DIED, ERR_ISTHMUS_PEER_TIMEOUT;
    * ERR_ISTHMUS_RELEASED, ERR_ISTHMUS_INVALID_ARGUMENT: a loan that was sent, or of another connection
    */
-  trySend(data: Sendable | Loan, options?: { xheader?: Uint8Array | undefined }): boolean;
+  trySend(data: Sendable | Loan, options?: { xheader?: Bytes | undefined }): boolean;
   /**
    * Room for a message of `size` bytes in the memory that both ends map: fill it, and send it without a copy. Waits until
    * the region has a run of free frames for it; there is no limit if a peer never releases what it has borrowed. Without a
@@ -126,7 +129,7 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
    * @returns the length in bytes, or -1 if there is no message
    * @throws ERR_ISTHMUS_BUFFER_TOO_SMALL (the message stays); ERR_ISTHMUS_CLOSED at the orderly end; what else ended the connection
    */
-  tryReceiveInto(target: Uint8Array, info?: ReceiveInfo): number;
+  tryReceiveInto(target: Bytes, info?: ReceiveInfo): number;
   /**
    * The next message where it lies, which saves the copy; undefined at the orderly end. {@link BorrowedMessage} says what
    * an application may do with such bytes.
@@ -135,7 +138,8 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
   borrow(options?: { signal?: AbortSignal | undefined }): Promise<BorrowedMessage | undefined>;
   /**
    * Call `handler` for each message that is there, at most `limit`, with the place of its data in `memory`. The bytes stay
-   * until the handler returns. The peer may still change them: copy first, then check. Allocates nothing per message.
+   * until the handler returns. The peer may still change them: copy first, then check. A copy (`slice`) is also what goes
+   * to `postMessage`: it would take all of `memory` along. Allocates nothing per message.
    * @returns the number of messages
    * @throws as {@link tryReceiveInto} when the connection has ended; the error of the handler; ERR_ISTHMUS_INVALID_ARGUMENT:
    * called by its own handler
@@ -152,14 +156,14 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
    * passes the bytes of `token` to {@link token}.
    * @throws ERR_ISTHMUS_CLOSED, ERR_ISTHMUS_RELEASED, ERR_ISTHMUS_INVALID_ARGUMENT
    */
-  expose(memory: SharedMemory | Uint8Array, options?: ExposeOptions): Exposure;
+  expose(memory: SharedMemory | Bytes, options?: ExposeOptions): Exposure;
   /** Memory that the peer has exposed. @throws ERR_ISTHMUS_INVALID_ARGUMENT: these bytes are no token */
-  token(bytes: Uint8Array): RmaToken;
+  token(bytes: Bytes): RmaToken;
   stats(): ConnectionStats;
   /**
    * Close in order: what was sent so far is delivered, then the end. Receiving ends at once.
    * @param timeout in milliseconds, default `closeTimeout`; then the connection is cut
-   * @throws ERR_ISTHMUS_CLOSE_TIMEOUT, `signal.reason` (cut as well)
+   * @throws ERR_ISTHMUS_CLOSE_TIMEOUT, `signal.reason` (cut as well); ERR_ISTHMUS_INVALID_ARGUMENT
    */
   close(options?: { timeout?: number | undefined; signal?: AbortSignal | undefined }): Promise<void>;
   /** Cut at once. The peer gets an error. */

@@ -19,6 +19,10 @@ export abstract class Loan implements Disposable {
   abstract readonly length: number;
   /**
    * The bytes to send; zeros, or what was there before.
+   *
+   * A view of a larger memory, where the loan lies in the region. `postMessage` and `structuredClone` copy the memory under
+   * a view as a whole, the region with everything in it: pass `data.slice()` to them. No version of Node can
+   * be told to refuse the view. A transfer is refused, or (Node 20) copies, and never takes the memory away.
    * @throws ERR_ISTHMUS_RELEASED: it was sent, or released
    */
   abstract get data(): Uint8Array;

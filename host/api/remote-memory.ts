@@ -1,4 +1,5 @@
 /** Memory of one side that the other side reads and writes. */
+import type { Bytes } from '../base/bytes.js';
 
 export interface ExposeOptions {
   /** What the peer may do; default: read. */
@@ -30,13 +31,13 @@ export interface RmaToken {
   readonly oneSided: boolean;
   /**
    * Fill `target` from there. A one-sided read is done when the call returns.
-   * @throws ERR_ISTHMUS_RMA_DENIED: unknown, withdrawn, beyond the end, no right; ERR_ISTHMUS_CLOSED, what ended the
-   * connection; `signal.reason` (what the peer still sends is dropped; `target` may be filled in part)
+   * @throws ERR_ISTHMUS_RMA_DENIED: unknown, withdrawn, beyond the end, no right; ERR_ISTHMUS_INVALID_ARGUMENT: no bytes, or
+   * no offset; ERR_ISTHMUS_CLOSED, what ended the connection; `signal.reason` (what the peer still sends is dropped; `target` may be filled in part)
    */
-  read(target: Uint8Array, options?: RmaOptions): Promise<void>;
+  read(target: Bytes, options?: RmaOptions): Promise<void>;
   /**
    * Write there. Resolves when it is done; the bytes must not change until then. After an abort the content is undefined.
    * @throws as {@link read}
    */
-  write(source: Uint8Array, options?: RmaOptions): Promise<void>;
+  write(source: Bytes, options?: RmaOptions): Promise<void>;
 }

@@ -1,4 +1,5 @@
 /** Memory that an application shares with its peers. */
+import type { Bytes } from '../base/bytes.js';
 
 /**
  * Memory that can be exposed to peers. In a region the peers that map it read and write it without this process. Its bytes
@@ -16,12 +17,12 @@ export abstract class SharedMemory implements Disposable {
   /** Whether the memory lies in a region. False: no region had room for it, and peers have to ask for each byte. */
   abstract get inRegion(): boolean;
   /**
-   * Copy `target.length` bytes out, from `offset` on.
-   * @throws ERR_ISTHMUS_INVALID_ARGUMENT: beyond the end; ERR_ISTHMUS_RELEASED
+   * Fill `target` with a copy of the bytes from `offset` on.
+   * @throws ERR_ISTHMUS_INVALID_ARGUMENT: beyond the end, or no bytes; ERR_ISTHMUS_RELEASED
    */
-  abstract read(offset: number, target: Uint8Array): void;
+  abstract read(offset: number, target: Bytes): void;
   /** Copy `source` in, to `offset`. @throws as {@link read} */
-  abstract write(offset: number, source: Uint8Array): void;
+  abstract write(offset: number, source: Bytes): void;
   /** Withdraw all tokens and give the memory back. Idempotent. */
   abstract release(): void;
 

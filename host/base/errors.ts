@@ -31,7 +31,7 @@ export const ERRORS = {
   ERR_ISTHMUS_SYSCALL: {
     cause: 'A system call failed. The error carries `syscall` and `errno`; the message says what was tried.',
     action:
-      'Check the errno, and the path or the size in the message. EMFILE: allow more descriptors (`ulimit -n`). ENOMEM: allow more address space (`ulimit -v`, `vm.overcommit_memory`), some 10 GiB for each region.',
+      'Correct what the message names: the path, its owner or mode, the size. Where there is an errno, it says what to do (the table at the end of this page).',
   },
   ERR_ISTHMUS_REGION_NOT_FOUND: {
     cause: 'No region of that name exists, or its device has disappeared.',

@@ -22,6 +22,10 @@ export class PartialMessage {
   /** Of a message that is not the application's: which part of the runtime takes it, and where the data goes. */
   handler: MessageHandler | undefined;
   sink: Sink | undefined;
+  /** The memory of the target has gone: the rest of the message is dropped. */
+  gone = false;
+  /** Bytes of the target; 0: the data goes into memory of its own. */
+  #targetLength = 0;
   #routed = false;
 
   constructor(type: number, xlength: number, dlength: number) {
@@ -46,6 +50,7 @@ export class PartialMessage {
     if (target) {
       this.room = Math.min(this.room, target.length);
       this.data = target.subarray(0, this.room);
+      this.#targetLength = this.room;
     } else {
       this.data = Buffer.allocUnsafeSlow(Math.min(this.room, FIRST_CHUNK_BYTES));
     }
@@ -73,6 +78,12 @@ export class PartialMessage {
     const place = this.have - xheader.length;
     this.have += end - at;
     if (this.sink?.open?.() === false) this.room = 0;
+    if (this.data.length < this.#targetLength) {
+      this.gone = true;
+      this.#targetLength = 0;
+      this.data = NO_BYTES;
+      this.room = 0;
+    }
     const kept = Math.min(end - at, this.room - place);
     if (kept <= 0) return;
     const needed = place + kept;
@@ -95,5 +106,6 @@ export class PartialMessage {
     const kept = Buffer.allocUnsafeSlow(Math.max(have, Math.min(this.length, FIRST_CHUNK_BYTES)));
     kept.set(this.data.subarray(0, have));
     this.data = kept;
+    this.#targetLength = 0;
   }
 }

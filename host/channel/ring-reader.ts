@@ -1,4 +1,5 @@
 /** Records out of the ring: reassembled, and given to pending receives, to the queue of unread messages or to the router. */
+import { goneTarget } from '../base/bytes.js';
 import { IsthmusError } from '../base/errors.js';
 import { Message, NO_BYTES } from '../base/message.js';
 import { BROKEN, NOTHING } from '../core/core.js';
@@ -335,10 +336,11 @@ export class RingReader {
   }
 
   /** The last fragment is here. */
-  #complete({ handler, xheader, length, receive, kept: data }: PartialMessage): Unread | undefined {
+  #complete({ handler, xheader, length, receive, gone, kept: data }: PartialMessage): Unread | undefined {
     const { connection } = this.pending;
     if (receive) {
-      receive.complete(connection, new Message(data, xheader), length);
+      if (gone || receive.gone) receive.reject(goneTarget());
+      else receive.complete(connection, new Message(data, xheader), length);
       return undefined;
     }
     const unread: Unread | undefined = handler ? handler.complete(xheader, data) : new Message(data, xheader);

@@ -1,5 +1,6 @@
 /** The sending half of a connection: messages into the ring, and the queue of those that wait for room. */
 import { abortable } from '../base/abortable.js';
+import { goneMessage } from '../base/bytes.js';
 import { removeFrom } from '../base/lists.js';
 import { NO_BYTES } from '../base/message.js';
 import { BROKEN, NOTHING } from '../core/core.js';
@@ -12,6 +13,8 @@ export interface PendingSend {
   readonly type: number;
   readonly xheader: Uint8Array;
   data: Uint8Array;
+  /** Bytes of the body, xheader and data, as they were when the message was queued. */
+  readonly total: number;
   /** Bytes of the body that are in the ring; -1: not begun. */
   sent: number;
   readonly resolve: (() => void) | undefined;
@@ -98,7 +101,8 @@ export class Sender {
    */
   sendShutdown(type: number, data: Uint8Array, sent: () => void): void {
     const begun = (this.#queue[0]?.sent ?? -1) >= 0 ? 1 : 0;
-    const entry: PendingSend = { type, xheader: NO_BYTES, data, sent: -1, resolve: sent, reject: undefined };
+    const total = data.length;
+    const entry: PendingSend = { type, xheader: NO_BYTES, data, total, sent: -1, resolve: sent, reject: undefined };
     this.#shutdown = entry;
     this.#queue.splice(begun, 0, entry);
     this.#wantRoom(true);
@@ -184,7 +188,8 @@ export class Sender {
     resolve?: () => void,
     reject?: (error: unknown) => void,
   ): PendingSend {
-    const entry: PendingSend = { type, xheader, data, sent, resolve, reject };
+    const total = xheader.length + data.length;
+    const entry: PendingSend = { type, xheader, data, total, sent, resolve, reject };
     this.#queue.push(entry);
     this.#wantRoom(true);
     return entry;
@@ -246,8 +251,7 @@ export class Sender {
     if (done < data.length + xheader.length) {
       // Not `slice`: of a Buffer it makes a view.
       const [header, rest] = [new Uint8Array(xheader), new Uint8Array(data)];
-      this.#queue.push({ type, xheader: header, data: rest, sent: done, resolve: undefined, reject: undefined });
-      this.#wantRoom(true);
+      this.queue(type, header, rest, done);
     }
     link.committed();
     return true;
@@ -271,6 +275,11 @@ export class Sender {
     while (this.#queue.length > 0) {
       const entry = this.#queue[0] as PendingSend;
       const before = entry.sent;
+      if (entry.data.length + entry.xheader.length !== entry.total) {
+        if (!this.#lost(entry)) return true;
+        moved = true;
+        continue;
+      }
       try {
         entry.sent =
           before < 0
@@ -280,7 +289,7 @@ export class Sender {
         return true; // The connection has ended, which has rejected every message that waited.
       }
       if (entry.sent !== before) moved = true;
-      if (entry.sent < entry.data.length + entry.xheader.length) break;
+      if (entry.sent < entry.total) break;
       this.#queue.shift();
       if (entry === this.#shutdown) {
         this.#wantRoom(false);
@@ -298,6 +307,21 @@ export class Sender {
       moved = this.onQueueEmpty() || moved;
     }
     return moved;
+  }
+
+  /**
+   * The application has transferred the memory of a message away, or has resized its buffer, before it was sent.
+   * @returns false: a part of it is in the ring, so that this has ended the connection
+   */
+  #lost(entry: PendingSend): boolean {
+    const error = goneMessage(entry.total);
+    if (entry.sent >= 0) {
+      this.#binding.onViolation(error);
+      return false;
+    }
+    this.#queue.shift();
+    entry.reject?.(error);
+    return true;
   }
 
   /** Bytes in the ring that the peer has not consumed. @throws what the core found */

@@ -7,6 +7,8 @@ import type { ExposeOptions, Exposure, RmaToken } from '../api/remote-memory.js'
 import type { SharedMemory } from '../api/shared-memory.js';
 import type { ConnectionStream, StreamOptions } from '../api/stream.js';
 import { abortable } from '../base/abortable.js';
+import { optionsOf, timeoutOf } from '../base/arguments.js';
+import { type Bytes, bytesOf } from '../base/bytes.js';
 import { IsthmusError } from '../base/errors.js';
 import type { BorrowedMessage, Message } from '../base/message.js';
 import { PolledReads, type PollHandler } from '../channel/polled-reads.js';
@@ -27,7 +29,7 @@ import type { ConnectionContext, Route } from './context.js';
 import { Counters } from './counters.js';
 import { type ConfirmRole, LinkLifetime } from './link-lifetime.js';
 import { Liveness } from './liveness.js';
-import { SendPath } from './send-path.js';
+import { type SendOptions, SendPath } from './send-path.js';
 import { Shutdown } from './shutdown.js';
 import { DuplexStream } from './stream.js';
 
@@ -161,37 +163,34 @@ export class RuntimeConnection implements Connection, Pollable {
 
   // ─── sending ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  send(
-    data: Sendable | Loan,
-    options?: { xheader?: Uint8Array | undefined; signal?: AbortSignal | undefined },
-  ): Promise<void> {
+  send(data: Sendable | Loan, options?: SendOptions): Promise<void> {
     return this.#path.send(data, options);
   }
 
-  trySend(data: Sendable | Loan, options?: { xheader?: Uint8Array | undefined }): boolean {
+  trySend(data: Sendable | Loan, options?: SendOptions): boolean {
     return this.#path.trySend(data, options);
   }
 
-  loan(size: number, options?: { signal?: AbortSignal | undefined }): Promise<Loan> {
-    return this.#path.loan(size, options?.signal);
+  async loan(size: number, options?: { signal?: AbortSignal | undefined }): Promise<Loan> {
+    return this.#path.loan(size, signalOf(options));
   }
 
   tryLoan(size: number): Loan | undefined {
     return this.#path.tryLoan(size);
   }
 
-  flush({ signal }: { signal?: AbortSignal | undefined } = {}): Promise<void> {
-    return this.#path.flush(signal);
+  async flush(options?: { signal?: AbortSignal | undefined }): Promise<void> {
+    return this.#path.flush(signalOf(options));
   }
 
   /** @internal {@link SendPath.post} */
   post(
     data: Sendable,
-    xheader: Uint8Array,
+    options: SendOptions,
     resolve: () => void,
     reject: (error: unknown) => void,
   ): PendingSend | undefined {
-    return this.#path.post(data, xheader, resolve, reject);
+    return this.#path.post(data, options, resolve, reject);
   }
 
   /** @internal @returns false: the message has begun, or has been sent */
@@ -213,21 +212,37 @@ export class RuntimeConnection implements Connection, Pollable {
 
   receive(options?: { signal?: AbortSignal | undefined }): Promise<Message | undefined> {
     // Not async: a promise around a promise costs three turns of the microtask queue.
-    const signal = options?.signal;
-    if (signal?.aborted) return Promise.reject(signal.reason);
+    let signal: AbortSignal | undefined;
+    if (options !== undefined) {
+      try {
+        signal = signalOf(options);
+        signal?.throwIfAborted();
+      } catch (error) {
+        return Promise.reject(error);
+      }
+    }
     return this.lifecycle.closing ? Promise.resolve(undefined) : this.receiver.receive(signal);
   }
 
   async borrow(options?: { signal?: AbortSignal | undefined }): Promise<BorrowedMessage | undefined> {
-    options?.signal?.throwIfAborted();
-    return this.lifecycle.closing ? undefined : this.receiver.borrow(options?.signal);
+    const signal = signalOf(options);
+    signal?.throwIfAborted();
+    return this.lifecycle.closing ? undefined : this.receiver.borrow(signal);
   }
 
-  tryReceiveInto(target: Uint8Array, info?: ReceiveInfo): number {
-    return this.#polled.tryReceiveInto(target, info);
+  tryReceiveInto(target: Bytes, info?: ReceiveInfo): number {
+    if (info?.xheader) {
+      const xheader = bytesOf(info.xheader, 'info.xheader');
+      // Bytes of another kind or realm: from here on the object has a view of the same memory.
+      if (xheader !== info.xheader) info.xheader = xheader;
+    }
+    return this.#polled.tryReceiveInto(bytesOf(target, 'target'), info);
   }
 
   poll(handler: PollHandler, limit = Number.MAX_SAFE_INTEGER): number {
+    if (!(limit >= 0)) {
+      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `a limit is a number of messages, not ${String(limit)}`);
+    }
     return this.#polled.poll(handler, limit);
   }
 
@@ -264,13 +279,13 @@ export class RuntimeConnection implements Connection, Pollable {
 
   // ─── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  expose(memory: SharedMemory | Uint8Array, options: ExposeOptions = {}): Exposure {
+  expose(memory: SharedMemory | Bytes, options?: ExposeOptions): Exposure {
     this.lifecycle.check();
-    return this.#memory.exposures.expose(memory, options);
+    return this.#memory.exposures.expose(memory, optionsOf(options, '{ read, write }') ?? {});
   }
 
-  token(bytes: Uint8Array): RmaToken {
-    return this.#memory.access.token(bytes);
+  token(bytes: Bytes): RmaToken {
+    return this.#memory.access.token(bytesOf(bytes, 'a token'));
   }
 
   // ─── progress ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -362,17 +377,18 @@ export class RuntimeConnection implements Connection, Pollable {
     this.lifetime.cut(cause);
   }
 
-  close(options: { timeout?: number | undefined; signal?: AbortSignal | undefined } = {}): Promise<void> {
-    return this.#startClose('local', options);
+  async close(options?: { timeout?: number | undefined; signal?: AbortSignal | undefined }): Promise<void> {
+    return this.#startClose('local', optionsOf(options, '{ timeout, signal }') ?? {});
   }
 
   #startClose(
     why: Closing,
     options: { timeout?: number | undefined; signal?: AbortSignal | undefined },
   ): Promise<void> {
+    const timeout = timeoutOf(options.timeout ?? this.#context.closeTimeout);
     if (this.lifecycle.over) return this.#closing ?? Promise.resolve();
     // Each call has a limit of its own: the runtime's close does not wait for one that was given weeks.
-    const closing = this.#close(why, options.timeout ?? this.#context.closeTimeout, options.signal);
+    const closing = this.#close(why, timeout, options.signal);
     this.#closing ??= closing;
     return closing;
   }
@@ -437,6 +453,10 @@ export class RuntimeConnection implements Connection, Pollable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
+}
+
+function signalOf(options: { signal?: AbortSignal | undefined } | undefined): AbortSignal | undefined {
+  return optionsOf(options, '{ signal }')?.signal;
 }
 
 /** What an event has made of a connection, for the trace. */

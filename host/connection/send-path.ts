@@ -7,6 +7,8 @@
 import type { Sendable } from '../api/connection.js';
 import type { Loan } from '../api/loan.js';
 import { abortable } from '../base/abortable.js';
+import { optionsOf } from '../base/arguments.js';
+import { type Bytes, bytesOf } from '../base/bytes.js';
 import { IsthmusError } from '../base/errors.js';
 import { NO_BYTES } from '../base/message.js';
 import type { PendingSend, Sender } from '../channel/sender.js';
@@ -21,11 +23,19 @@ const MAX_XHEADER_BYTES = 65_535;
 const LARGE_BYTES = 16_384;
 const encoder = new TextEncoder();
 
-function bytesOf(data: Sendable | Loan): Uint8Array {
-  if (data instanceof Uint8Array) return data;
-  if (typeof data === 'string') return encoder.encode(data);
-  if (data instanceof ArrayBuffer) return new Uint8Array(data);
-  throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'data is not a Uint8Array, an ArrayBuffer or a string');
+/** What `send` and `trySend` take. */
+export interface SendOptions {
+  readonly xheader?: Bytes | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+function dataOf(data: Sendable | Loan): Uint8Array {
+  return typeof data === 'string' ? encoder.encode(data) : bytesOf(data, 'data');
+}
+
+function xheaderOf(options: SendOptions | undefined): Uint8Array {
+  const xheader = optionsOf(options, '{ xheader, signal }')?.xheader;
+  return xheader === undefined ? NO_BYTES : bytesOf(xheader, 'xheader');
 }
 
 export class SendPath {
@@ -83,15 +93,12 @@ export class SendPath {
 
   // ─── waiting for room ──────────────────────────────────────────────────────────────────────────────────────────────
 
-  async send(
-    data: Sendable | Loan,
-    options: { xheader?: Uint8Array | undefined; signal?: AbortSignal | undefined } | undefined,
-  ): Promise<void> {
+  async send(data: Sendable | Loan, options: SendOptions | undefined): Promise<void> {
+    const xheader = xheaderOf(options);
     const signal = options?.signal;
     signal?.throwIfAborted();
-    const xheader = options?.xheader ?? NO_BYTES;
     if (data instanceof RegionLoan) return this.#pass(data, xheader, signal);
-    const bytes = bytesOf(data);
+    const bytes = dataOf(data);
     this.#check(bytes.length, xheader);
     const streams = this.#streams(bytes.length);
     if (!streams && this.#announces(bytes.length)) return this.#announce(xheader, bytes, signal);
@@ -140,10 +147,10 @@ export class SendPath {
 
   // ─── without waiting ───────────────────────────────────────────────────────────────────────────────────────────────
 
-  trySend(data: Sendable | Loan, options: { xheader?: Uint8Array | undefined } | undefined): boolean {
-    const xheader = options?.xheader ?? NO_BYTES;
+  trySend(data: Sendable | Loan, options: SendOptions | undefined): boolean {
+    const xheader = options === undefined ? NO_BYTES : xheaderOf(options);
     if (data instanceof RegionLoan) return this.#tryPass(data, xheader);
-    const bytes = data instanceof Uint8Array ? data : bytesOf(data);
+    const bytes = dataOf(data);
     this.#check(bytes.length, xheader);
     if (this.#announces(bytes.length) && this.#sender.waiting === 0) {
       if (this.#streams(bytes.length)) return this.#sender.trySend(0, xheader, bytes, true);
@@ -164,7 +171,7 @@ export class SendPath {
       this.#memory.rendezvous.pass(region, place.run, loan.length, xheader);
       return true;
     }
-    if (!sender.trySend(0, xheader, loan.data)) return false;
+    if (!sender.trySend(0, xheader, bytesOf(loan.data, 'the loan'))) return false;
     loan.release();
     return true;
   }
@@ -198,11 +205,12 @@ export class SendPath {
    */
   post(
     data: Sendable,
-    xheader: Uint8Array,
+    options: SendOptions,
     resolve: () => void,
     reject: (error: unknown) => void,
   ): PendingSend | undefined {
-    const bytes = bytesOf(data);
+    const xheader = xheaderOf(options);
+    const bytes = dataOf(data);
     this.#check(bytes.length, xheader);
     const announced = bytes.length >= this.#binding.announceFrom;
     if (announced && this.#memory.rendezvous.offer(xheader, bytes, true, resolve, reject)) return undefined;

@@ -7,9 +7,11 @@ import { isIP } from 'node:net';
 import { Duplex } from 'node:stream';
 import type { Connection } from '../api/connection.js';
 import type { ConnectionStream, StreamOptions } from '../api/stream.js';
+import { MAX_TIMER_MS, optionsOf } from '../base/arguments.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Message } from '../base/message.js';
 import type { SocketOptions } from '../plugins/plugin.js';
+import { chunkOf, MAX_JOINED_BYTES, pieces } from './pieces.js';
 
 /** The connection, and what lies behind the interface that applications have. */
 interface Carrier extends Connection {
@@ -23,8 +25,6 @@ const END = new Uint8Array(0);
 const CHUNK_BYTES = 262_144;
 /** As net.Socket from Node 22 on. With the 16 KiB of Node 20 a reader asks four times as often. */
 const HIGH_WATER_MARK_BYTES = 65_536;
-/** Bytes of short pieces that are joined: for one message, or from several messages. */
-const MAX_JOINED_BYTES = 65_536;
 /** Shorter messages are joined with their neighbours: a promise and a chunk for each cost more than a copy. */
 const MIN_LONG_BYTES = 4096;
 /** Bytes written, and chunks read, before the event loop gets its turn although more is there. */
@@ -34,8 +34,6 @@ const MAX_READ_BURST = 16;
 const MAX_READER_PAUSE_MS = 1000;
 /** Limit for a peer that has not ended its direction to read what this side has sent. */
 const LINGER_MS = 120_000;
-/** The longest time of a timer: 24 days. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
 /** The kernel's limit (TCP_KEEPIDLE). */
 const MAX_KEEP_ALIVE_MS = 32_767_000;
 
@@ -78,8 +76,12 @@ export class DuplexStream extends Duplex implements ConnectionStream {
   #reset = false;
 
   /** Made by `connection.stream()`. */
-  constructor(connection: Carrier, options: StreamOptions = {}) {
-    const { allowHalfOpen = true, chunkSize = CHUNK_BYTES, highWaterMark = HIGH_WATER_MARK_BYTES } = options;
+  constructor(connection: Carrier, options?: StreamOptions) {
+    const {
+      allowHalfOpen = true,
+      chunkSize = CHUNK_BYTES,
+      highWaterMark = HIGH_WATER_MARK_BYTES,
+    } = optionsOf(options, '{ allowHalfOpen }') ?? {};
     for (const [name, value, least] of [
       ['chunkSize', chunkSize, 1],
       ['highWaterMark', highWaterMark, 0],
@@ -104,6 +106,18 @@ export class DuplexStream extends Duplex implements ConnectionStream {
   }
 
   // ─── writing ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  // Node 20 takes strings, Buffers and Uint8Arrays; later versions take views, and none takes an ArrayBuffer.
+  override write(chunk: unknown, ...rest: unknown[]): boolean {
+    const write = super.write as (chunk: unknown, ...rest: unknown[]) => boolean;
+    return write.call(this, chunkOf(chunk), ...rest);
+  }
+
+  override end(...args: unknown[]): this {
+    const end = super.end as (...args: unknown[]) => this;
+    if (args.length > 0 && typeof args[0] !== 'function') args[0] = chunkOf(args[0]);
+    return end.apply(this, args);
+  }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, callback: Callback): void {
     if (chunk.length <= this.#chunkSize) this.#send(chunk, callback);
@@ -461,25 +475,5 @@ export class DuplexStream extends Duplex implements ConnectionStream {
   /** Includes bytes that still wait to be sent. */
   get bytesWritten(): number {
     return this.#written + this.writableLength;
-  }
-}
-
-/** Messages from chunks: short neighbours joined, long chunks split, none empty. */
-function* pieces(chunks: readonly Buffer[], most: number): Generator<Buffer> {
-  const limit = Math.min(MAX_JOINED_BYTES, most);
-  let first = 0;
-  while (first < chunks.length) {
-    let end = first;
-    let length = 0;
-    while (end < chunks.length && length + (chunks[end] as Buffer).length <= limit) {
-      length += (chunks[end++] as Buffer).length;
-    }
-    if (end - first > 1) {
-      if (length > 0) yield Buffer.concat(chunks.slice(first, end), length);
-      first = end;
-      continue;
-    }
-    const chunk = chunks[first++] as Buffer;
-    for (let from = 0; from < chunk.length; from += most) yield chunk.subarray(from, from + most);
   }
 }

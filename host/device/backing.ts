@@ -94,7 +94,7 @@ export function attribute(...path: string[]): string {
 /**
  * Open a device, or the regular file that stands for one in a test.
  * @param access O_RDWR or O_RDONLY
- * @throws ERR_ISTHMUS_REGION_PERMISSIONS, ERR_ISTHMUS_REGION_NOT_FOUND
+ * @throws ERR_ISTHMUS_REGION_PERMISSIONS, ERR_ISTHMUS_REGION_NOT_FOUND, ERR_ISTHMUS_SYSCALL
  */
 export function openDevice(path: string, access = constants.O_RDWR): number {
   try {
@@ -104,7 +104,8 @@ export function openDevice(path: string, access = constants.O_RDWR): number {
     if (code === 'EACCES' || code === 'EPERM') {
       throw systemError(error, 'may not open', path, 'ERR_ISTHMUS_REGION_PERMISSIONS');
     }
-    throw systemError(error, 'cannot open', path, 'ERR_ISTHMUS_REGION_NOT_FOUND');
+    const missing = code === 'ENOENT' || code === 'ENXIO' || code === 'ENODEV';
+    throw systemError(error, 'cannot open', path, missing ? 'ERR_ISTHMUS_REGION_NOT_FOUND' : undefined);
   }
 }
 

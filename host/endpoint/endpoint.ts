@@ -2,6 +2,7 @@
 import type { Connection } from '../api/connection.js';
 import type { Envelope } from '../api/envelope.js';
 import type { PluginMask } from '../api/peer.js';
+import { optionsOf, timeoutOf } from '../base/arguments.js';
 import { bounded } from '../base/bounded.js';
 import { IsthmusError } from '../base/errors.js';
 import type { RuntimeConnection } from '../connection/connection.js';
@@ -248,8 +249,9 @@ export class Endpoint implements AsyncDisposable, LocalEndpoint {
    * Close listeners and connections. Idempotent.
    * @param timeout for the orderly close of each connection, in milliseconds, default `closeTimeout`
    */
-  close({ timeout }: { timeout?: number | undefined } = {}): Promise<void> {
-    this.#closed ??= this.#close(timeout);
+  async close(options?: { timeout?: number | undefined }): Promise<void> {
+    const timeout = optionsOf(options, '{ timeout }')?.timeout;
+    this.#closed ??= this.#close(timeout === undefined ? undefined : timeoutOf(timeout));
     return this.#closed;
   }
 

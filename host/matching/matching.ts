@@ -9,6 +9,7 @@
 
 import type { Connection } from '../api/connection.js';
 import type { Envelope, Match } from '../api/envelope.js';
+import { goneTarget } from '../base/bytes.js';
 import { removeFrom } from '../base/lists.js';
 import type { PendingReceive } from './pending-receive.js';
 
@@ -63,6 +64,10 @@ export class Matching {
       const other = any[j];
       const isMine = mine !== undefined && (other === undefined || mine.order < other.order);
       const receive = (isMine ? mine : other) as PendingReceive;
+      if (receive.gone) {
+        if (this.leave(own, receive)) receive.reject(goneTarget());
+        continue;
+      }
       if (!receive.match) return receive;
       envelope ??= { connection, xheader: xheader(), length };
       try {

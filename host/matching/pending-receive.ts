@@ -18,9 +18,17 @@ export abstract class PendingReceive {
   /** Bytes of data that are kept at most. */
   readonly maxLength: number = Number.POSITIVE_INFINITY;
 
+  readonly #targetLength: number;
+
   constructor(match?: Match, target?: Uint8Array) {
     this.match = match;
     this.target = target;
+    this.#targetLength = target?.length ?? 0;
+  }
+
+  /** Whether the memory of the target is gone: the application has transferred it away, or has resized its buffer. */
+  get gone(): boolean {
+    return this.target !== undefined && this.target.length !== this.#targetLength;
   }
 
   /** Whether the fragments of a message go to their place as they come. */

@@ -8,15 +8,11 @@
 import { randomBytes } from 'node:crypto';
 import type { ExposeOptions, Exposure } from '../api/remote-memory.js';
 import type { SharedMemory } from '../api/shared-memory.js';
-import { IsthmusError } from '../base/errors.js';
+import { type Bytes, bytesOf, goneMessage } from '../base/bytes.js';
 import type { Core } from '../core/core.js';
 import type { LinkBinding } from '../link/link-binding.js';
 import { RegionMemory } from './shared-memory.js';
-import { encodeToken, high, low } from './token.js';
-
-// Rights, as in the core's GRANT_….
-export const READ = 1;
-export const WRITE = 2;
+import { encodeToken, high, low, READ, WRITE } from './token.js';
 
 export const randomId = () => randomBytes(8).readBigUInt64LE();
 
@@ -28,6 +24,8 @@ export interface Exposed {
   readonly length: number;
   readonly rights: number;
   readonly view: View;
+  /** False: the application has transferred the memory away, or has resized its buffer. */
+  readonly whole: () => boolean;
   /** Whether the bytes may be withdrawn before an answer has left; otherwise they stay as they are until then. */
   readonly copy: boolean;
 }
@@ -52,11 +50,9 @@ export class Exposures {
   }
 
   /** `connection.expose()` */
-  expose(memory: SharedMemory | Uint8Array, { read = true, write = false }: ExposeOptions): Exposure {
+  expose(what: SharedMemory | Bytes, { read = true, write = false }: ExposeOptions): Exposure {
     if (this.#binding.lifecycle.over) throw this.#binding.lifecycle.closedError();
-    if (!(memory instanceof RegionMemory || memory instanceof Uint8Array)) {
-      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'expose wants a Uint8Array or what allocate() gave');
-    }
+    const memory = what instanceof RegionMemory ? what : bytesOf(what, 'memory, where it is not of allocate(),');
     const rights = (read ? READ : 0) | (write ? WRITE : 0);
     const base = randomId();
     const { length } = memory;
@@ -64,7 +60,8 @@ export class Exposures {
       memory instanceof RegionMemory
         ? (offset, count) => memory.view(offset, count)
         : (offset, count) => memory.subarray(offset, offset + count);
-    this.#exposed.set(base, { base, length, rights, view, copy: true });
+    const whole = () => memory.length === length;
+    this.#exposed.set(base, { base, length, rights, view, whole, copy: true });
     let grant = memory instanceof RegionMemory ? this.#grant(memory, base, rights) : undefined;
     const token = encodeToken({ base, length, rights, grant, uuid: this.#binding.region?.uuid });
     const revoke = () => {
@@ -97,8 +94,11 @@ export class Exposures {
   }
 
   /** Bytes that a peer has to fetch: they stay as they are until {@link remove}. */
-  add(base: bigint, length: number, view: View): Exposed {
-    const exposed: Exposed = { base, length, rights: READ, view, copy: false };
+  add(base: bigint, bytes: Uint8Array): Exposed {
+    const { length } = bytes;
+    const view: View = (offset, count) => bytes.subarray(offset, offset + count);
+    const whole = () => bytes.length === length;
+    const exposed: Exposed = { base, length, rights: READ, view, whole, copy: false };
     this.#exposed.set(base, exposed);
     return exposed;
   }
@@ -108,23 +108,32 @@ export class Exposures {
   }
 
   has(exposed: Exposed): boolean {
-    return this.#exposed.get(exposed.base) === exposed;
+    return this.#exposed.get(exposed.base) === exposed && exposed.whole();
   }
 
   /**
    * The memory behind an address of the peer.
    * @returns undefined: unknown, withdrawn, beyond the end, or without that right
+   * @throws ERR_ISTHMUS_INVALID_ARGUMENT: it is that of a message that was announced, and is gone
    */
   find(address: bigint, length: number, rights: number): { exposed: Exposed; offset: number } | undefined {
     for (const exposed of this.#exposed.values()) {
       const offset = BigInt.asUintN(64, address - exposed.base);
       if (offset > BigInt(exposed.length) || BigInt(length) > BigInt(exposed.length) - offset) continue;
       if ((exposed.rights & rights) !== rights) continue;
+      if (!exposed.whole()) {
+        // A message that was announced has its place in the order of messages: it cannot be left out.
+        if (!exposed.copy) throw goneMessage(exposed.length);
+        continue;
+      }
       return { exposed, offset: Number(offset) };
     }
     const announced = rights === WRITE ? undefined : this.#findAnnounced(address, length);
     if (!announced) return undefined;
-    return { exposed: { base: address, length, rights: READ, view: () => announced, copy: true }, offset: 0 };
+    return {
+      exposed: { base: address, length, rights: READ, view: () => announced, whole: () => true, copy: true },
+      offset: 0,
+    };
   }
 
   /** The connection is over. */

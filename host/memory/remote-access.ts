@@ -1,6 +1,8 @@
 /** Reading and writing the peer's memory, and answering the peer that reads and writes this side's (RMA_…). */
 import type { RmaOptions, RmaToken } from '../api/remote-memory.js';
 import { abortable } from '../base/abortable.js';
+import { optionsOf } from '../base/arguments.js';
+import { bytesOf, goneMessage, goneTarget } from '../base/bytes.js';
 import { IsthmusError } from '../base/errors.js';
 import { NO_BYTES } from '../base/message.js';
 import type { ReadDemand } from '../channel/ring-reader.js';
@@ -8,9 +10,9 @@ import type { Sender } from '../channel/sender.js';
 import { coreLayout } from '../core/core.js';
 import type { LinkBinding } from '../link/link-binding.js';
 import { type MessageHandler, NOWHERE, type ProtocolRouter } from '../link/protocol-router.js';
-import { type Exposures, READ, randomId, WRITE } from './exposures.js';
+import { type Exposures, randomId } from './exposures.js';
 import { MAX_PIECES, PIECE_BYTES, protocol, type Replies } from './replies.js';
-import { decodeToken, high, low } from './token.js';
+import { decodeToken, high, low, READ, WRITE } from './token.js';
 
 /** Behind the id of an RMA_READ_ANSWER: why it has no data. C never sends it. */
 const DENIED = 1;
@@ -20,6 +22,8 @@ const READ_HEADER_BYTES = 20;
 /** An RMA_READ that the peer has not answered. */
 interface PendingRead {
   target: Uint8Array;
+  /** Bytes of the target, as long as it is wanted. */
+  length: number;
   /** Settles with the answer, never rejects. */
   readonly over: Promise<void>;
   readonly resolve: () => void;
@@ -70,22 +74,24 @@ export class RemoteAccess implements ReadDemand {
   // ─── the peer's memory ─────────────────────────────────────────────────────────────────────────────────────────────
 
   /** `connection.token()` */
-  token(bytes: Uint8Array): RmaToken {
-    const { base, length, rights, uuid, frame, place, offset } = decodeToken(bytes);
+  token(encoded: Uint8Array): RmaToken {
+    const { base, length, rights, uuid, frame, place } = decodeToken(encoded);
     const { region } = this.#binding;
     const shared = region !== undefined && uuid.some((byte) => byte !== 0) && region.uuid.equals(uuid);
     /** Address of the first byte, in this side's mapping; 0: not granted. */
     const locate = () => {
       const { link, region: now } = this.#binding;
       if (!link || now !== region) return undefined;
-      return link.call.granted(link.index, frame, place, low(base), high(base), offset, length, rights) >>> 0;
+      return link.call.granted(link.index, frame, place, low(base), high(base), 0, length, rights) >>> 0;
     };
     const oneSided = () => shared && this.#binding.region === region && this.#binding.link !== undefined;
-    const check = (count: number, { offset: from = 0, signal }: RmaOptions, right: number) => {
+    const check = (count: number, options: RmaOptions | undefined, right: number) => {
+      const { offset: from = 0, signal } = optionsOf(options, '{ offset, signal }') ?? {};
       signal?.throwIfAborted();
-      if (!Number.isSafeInteger(from) || from < 0 || from + count > length) {
-        throw denied(`${count} bytes at ${from} of ${length}`);
+      if (!Number.isSafeInteger(from) || from < 0) {
+        throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `an offset is a number of bytes, not ${String(from)}`);
       }
+      if (from + count > length) throw denied(`${count} bytes at ${from} of ${length}`);
       if ((rights & right) === 0) throw denied(right === READ ? 'it may not be read' : 'it may not be written');
       this.#check();
       return from;
@@ -107,38 +113,44 @@ export class RemoteAccess implements ReadDemand {
       get oneSided() {
         return oneSided();
       },
-      read: async (target, options = {}) => {
+      read: async (into, options) => {
+        const target = bytesOf(into, 'target');
         const from = check(target.length, options, READ);
         const copied = directly((memory, at) => target.set(memory.subarray(at, at + target.length)), from);
         if (copied && locate() !== 0) return;
         // Not granted; or withdrawn meanwhile, so that the bytes may have been of another owner.
         if (copied) target.fill(0);
-        return this.#read(base + BigInt(from), target, options.signal);
+        return this.#read(base + BigInt(from), target, options?.signal);
       },
-      write: async (source, options = {}) => {
+      write: async (bytes, options) => {
+        const source = bytesOf(bytes, 'source');
         const from = check(source.length, options, WRITE);
         if (directly((memory, at) => memory.set(source, at), from)) return;
-        return this.#write(base + BigInt(from), source, options.signal);
+        return this.#write(base + BigInt(from), source, options?.signal);
       },
     };
   }
 
   /** Ask for bytes, piece by piece. */
   async #read(address: bigint, target: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+    const { length } = target;
     let at = 0;
     do {
       signal?.throwIfAborted();
-      const piece = target.subarray(at, Math.min(at + PIECE_BYTES, target.length));
+      const piece = target.subarray(at, Math.min(at + PIECE_BYTES, length));
       await this.ask(address + BigInt(at), piece, signal);
       at += piece.length;
-    } while (at < target.length);
+      if (target.length !== length) throw goneTarget();
+    } while (at < length);
   }
 
   async #write(address: bigint, source: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
     const { MESSAGE_RMA_WRITE } = coreLayout();
-    for (let at = 0; at < source.length; at += PIECE_BYTES) {
+    const { length } = source;
+    for (let at = 0; at < length; at += PIECE_BYTES) {
       signal?.throwIfAborted();
-      const piece = source.subarray(at, Math.min(at + PIECE_BYTES, source.length));
+      if (source.length !== length) throw goneMessage(length);
+      const piece = source.subarray(at, Math.min(at + PIECE_BYTES, length));
       const xheader = Buffer.alloc(8);
       xheader.writeBigUInt64LE(BigInt.asUintN(64, address + BigInt(at)));
       // The answer to an empty read right behind it tells that the write was done.
@@ -176,6 +188,7 @@ export class RemoteAccess implements ReadDemand {
     return abortable<void>(signal, (resolve, reject) => {
       const read: PendingRead = {
         target,
+        length: target.length,
         over: answered,
         resolve: () => {
           over();
@@ -192,6 +205,7 @@ export class RemoteAccess implements ReadDemand {
       return () => {
         // The answer still comes, and is dropped.
         read.target = NO_BYTES;
+        read.length = 0;
       };
     });
   }
@@ -232,7 +246,7 @@ export class RemoteAccess implements ReadDemand {
     begin: (xheader) => {
       const header = Buffer.from(xheader);
       const read = header.length >= 8 && this.#reads.get(header.readBigUInt64LE(0));
-      if (!read) return NOWHERE;
+      if (!read || read.target.length !== read.length) return NOWHERE;
       const { target } = read;
       return { target, open: () => read.target === target };
     },
@@ -273,6 +287,7 @@ export class RemoteAccess implements ReadDemand {
     if (!read) throw protocol('an RMA_READ_ANSWER that answers no request');
     this.#reads.delete(id);
     if (header.length >= 12 && header.readUInt32LE(8) !== 0) read.reject(denied('the peer knows no such token'));
+    else if (read.target.length !== read.length) read.reject(goneTarget());
     else if (data.length !== read.target.length) read.reject(denied('the peer has sent less than was asked for'));
     else read.resolve();
   }

@@ -12,10 +12,10 @@ import { type MessageHandler, NOWHERE, type ProtocolRouter } from '../link/proto
 import type { Announced, Lent } from '../matching/announced.js';
 import type { Region } from '../region/region.js';
 import { type Run, takeRun } from '../region/runs.js';
-import { type Exposed, type Exposures, READ, randomId, type View } from './exposures.js';
+import { type Exposed, type Exposures, randomId } from './exposures.js';
 import type { InFlightRuns } from './in-flight-runs.js';
 import { PIECE_BYTES, protocol, type Replies } from './replies.js';
-import { high, low } from './token.js';
+import { high, low, READ } from './token.js';
 
 /** Bytes of a RENDEZVOUS_REQ's data: id, address, length; with a reference into a region; and at most. */
 const REQUEST_BYTES = 20;
@@ -136,7 +136,7 @@ export class Rendezvous {
     // Through the ring, when the region has no room for it.
     if (region || !keep) return undefined;
     const [id, base] = [randomId(), randomId()];
-    this.#offer(id, base, (offset, length) => data.subarray(offset, offset + length), data.length, resolve, reject);
+    this.#offer(id, base, data, resolve, reject);
     const request = Buffer.alloc(REQUEST_BYTES);
     request.writeBigUInt64LE(id, 0);
     request.writeBigUInt64LE(base, 8);
@@ -161,8 +161,8 @@ export class Rendezvous {
   }
 
   /** Bytes that stay as they are until the peer has fetched them. */
-  #offer(id: bigint, base: bigint, view: View, length: number, resolve?: () => void, reject?: Reject): void {
-    this.#offers.set(id, { exposed: this.#exposures.add(base, length, view), resolve, reject });
+  #offer(id: bigint, base: bigint, bytes: Uint8Array, resolve?: () => void, reject?: Reject): void {
+    this.#offers.set(id, { exposed: this.#exposures.add(base, bytes), resolve, reject });
   }
 
   /**
@@ -334,9 +334,7 @@ export class Rendezvous {
 
   /** The link goes away: what was announced in its region is kept here, where the peer can ask for it. */
   evacuate(): void {
-    this.#inFlight.evacuate((token, bytes) =>
-      this.#offer(token, token, (offset, length) => bytes.subarray(offset, offset + length), bytes.length),
-    );
+    this.#inFlight.evacuate((token, bytes) => this.#offer(token, token, bytes));
   }
 
   /** The memory under a region goes away. @returns the parts of it that must keep their bytes */

@@ -1,6 +1,7 @@
 /** Memory that an application shares with its peers: in a region, where there is one, so that peers need not ask. */
 
 import { SharedMemory } from '../api/shared-memory.js';
+import { type Bytes, bytesOf } from '../base/bytes.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Region } from '../region/region.js';
 import { giveBack } from '../region/runs.js';
@@ -56,15 +57,17 @@ export class RegionMemory extends SharedMemory {
    * Copy out.
    * @throws ERR_ISTHMUS_INVALID_ARGUMENT: beyond the end; ERR_ISTHMUS_RELEASED
    */
-  read(offset: number, target: Uint8Array): void {
-    this.#check(offset, target.length);
-    target.set(this.view(offset, target.length));
+  read(offset: number, target: Bytes): void {
+    const bytes = bytesOf(target, 'target');
+    this.#check(offset, bytes.length);
+    bytes.set(this.view(offset, bytes.length));
   }
 
   /** Copy in. @throws as {@link read} */
-  write(offset: number, source: Uint8Array): void {
-    this.#check(offset, source.length);
-    this.view(offset, source.length).set(source);
+  write(offset: number, source: Bytes): void {
+    const bytes = bytesOf(source, 'source');
+    this.#check(offset, bytes.length);
+    this.view(offset, bytes.length).set(bytes);
   }
 
   #check(offset: number, length: number): void {

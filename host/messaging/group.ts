@@ -8,6 +8,8 @@
  */
 import type { Closed, Connection } from '../api/connection.js';
 import { onAbort } from '../base/abortable.js';
+import { optionsOf } from '../base/arguments.js';
+import { type Bytes, bytesOf } from '../base/bytes.js';
 import { IsthmusError } from '../base/errors.js';
 import { Message, NO_BYTES } from '../base/message.js';
 import type { RuntimeConnection } from '../connection/connection.js';
@@ -30,7 +32,7 @@ export interface GroupCallOptions {
 
 export interface BroadcastOptions extends GroupCallOptions {
   /** At most 65,519 bytes. */
-  readonly xheader?: Uint8Array | undefined;
+  readonly xheader?: Bytes | undefined;
 }
 
 /** Operations that a peer may be ahead of this member. */
@@ -101,16 +103,17 @@ export class Group implements AsyncDisposable {
    * @throws ERR_ISTHMUS_GROUP: a member is gone, the message names it; ERR_ISTHMUS_CLOSED, `signal.reason`: the group
    * cannot be used any more, because its members no longer count alike
    */
-  async broadcast(root: number, data?: Uint8Array, { xheader, signal }: BroadcastOptions = {}): Promise<Message> {
+  async broadcast(root: number, data?: Bytes, options?: BroadcastOptions): Promise<Message> {
+    const { xheader, signal } = optionsOf(options, '{ xheader, signal }') ?? {};
     if (!Number.isInteger(root) || root < 0 || root >= this.size) {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `${root} is not a rank of a group of ${this.size}`);
     }
-    if (root === this.rank && !(data instanceof Uint8Array)) {
-      throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'the root of a broadcast has to pass its data');
-    }
+    // Only the root has something to pass.
+    const own = root === this.rank ? bytesOf(data, 'data of the root') : undefined;
+    const header = xheader === undefined ? NO_BYTES : bytesOf(xheader, 'xheader');
     return this.#operation(signal, async (number) => {
-      if (root === this.rank) {
-        const message = new Message(data as Uint8Array, xheader ?? NO_BYTES);
+      if (own) {
+        const message = new Message(own, header);
         await this.#forward(root, number, message.xheader, message.data);
         return message;
       }
@@ -123,7 +126,8 @@ export class Group implements AsyncDisposable {
   }
 
   /** Resolves when every member has called it. @throws as {@link broadcast} */
-  async barrier({ signal }: GroupCallOptions = {}): Promise<void> {
+  async barrier(options?: GroupCallOptions): Promise<void> {
+    const signal = optionsOf(options, '{ signal }')?.signal;
     return this.#operation(signal, async (number) => {
       for (const [round, { to, from }] of barrierRounds(this.rank, this.size).entries()) {
         await Promise.all([

@@ -3,8 +3,9 @@
 import type { Connection, Sendable } from '../api/connection.js';
 import type { Envelope, Match } from '../api/envelope.js';
 import { abortable } from '../base/abortable.js';
+import { type Bytes, bytesOf } from '../base/bytes.js';
 import { IsthmusError } from '../base/errors.js';
-import { type Message, NO_BYTES } from '../base/message.js';
+import type { Message } from '../base/message.js';
 import type { PendingSend } from '../channel/sender.js';
 import type { RuntimeConnection } from '../connection/connection.js';
 import type { Matching } from '../matching/matching.js';
@@ -29,7 +30,7 @@ export interface PostReceiveOptions {
   /** Take only messages for which this returns true; default: all. */
   readonly match?: Match | undefined;
   /** Buffer to fill in place. Do not use it until `done` settles. */
-  readonly data?: Uint8Array | undefined;
+  readonly data?: Bytes | undefined;
   /** Bytes of data to keep at most; default: the length of `data`, or all. */
   readonly maxLength?: number | undefined;
 }
@@ -39,7 +40,7 @@ export interface PostSendOptions {
   /** Must not change until `done` settles. */
   readonly data: Sendable;
   /** At most 65,535 bytes. */
-  readonly xheader?: Uint8Array | undefined;
+  readonly xheader?: Bytes | undefined;
 }
 
 export interface ProbeOptions {
@@ -77,7 +78,8 @@ export class PostedReceive extends PendingReceive implements ReceiveRequest {
   #resolve!: (received: Received) => void;
   #reject!: (error: unknown) => void;
 
-  constructor({ match, data, maxLength }: PostReceiveOptions) {
+  constructor({ match, data: buffer, maxLength }: PostReceiveOptions) {
+    const data = buffer === undefined ? undefined : bytesOf(buffer, 'data');
     super(match, data);
     if (maxLength !== undefined && !(Number.isInteger(maxLength) && maxLength >= 0)) {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `maxLength: ${maxLength} is not a number of bytes`);
@@ -140,7 +142,7 @@ export class PostedSend implements SendRequest {
     this.done.catch(() => {});
     this.#entry = connection.post(
       data,
-      xheader ?? NO_BYTES,
+      { xheader },
       () => {
         this.#state = 'done';
         resolve();

@@ -1,6 +1,7 @@
 /** Plugins of third parties (stream-plugin.ts), as the registry and the handshake of a runtime see them. */
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { bytesOf } from '../base/bytes.js';
 import { messageOf } from '../base/errors.js';
 import { ignoreError } from '../base/sockets.js';
 import type { Core } from '../core/core.js';
@@ -127,7 +128,7 @@ class BoundAttempt implements Attempt {
     try {
       this.#attempt = begin({
         role: channel.role,
-        step: (type, payload) => this.#guarded(() => channel.step(type, payload)),
+        step: (type, payload) => this.#guarded(() => channel.step(type, bytesOf(payload, 'the payload'))),
         ok: (stream) => this.#ready(stream),
         next: (reason) => channel.next(String(reason)),
       });

@@ -9,6 +9,7 @@
 
 import type { Migratable, MigrationState } from '../api/migratable.js';
 import { unlessAborted } from '../base/abortable.js';
+import { MAX_TIMER_MS, optionsOf } from '../base/arguments.js';
 import { bounded } from '../base/bounded.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
@@ -70,8 +71,9 @@ export class Migration implements Migratable {
     return () => this.#listeners.delete(listener);
   }
 
-  suspend({ timeout = this.#options.timeout }: { readonly timeout?: number | undefined } = {}): Promise<void> {
-    if (!Number.isFinite(timeout) || timeout < 0) {
+  suspend(options?: { readonly timeout?: number | undefined }): Promise<void> {
+    const { timeout = this.#options.timeout } = optionsOf(options, '{ timeout }') ?? {};
+    if (!Number.isFinite(timeout) || timeout < 0 || timeout > MAX_TIMER_MS) {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', `a timeout of ${timeout} ms`);
     }
     const resuming = this.#resuming;

@@ -6,6 +6,7 @@ import type { Migratable, MigrationState } from '../api/migratable.js';
 import type { PluginMask } from '../api/peer.js';
 import type { SharedMemory } from '../api/shared-memory.js';
 import type { RegionInfo, RuntimeSnapshot, RuntimeStats } from '../api/snapshots.js';
+import { optionsOf, timeoutOf } from '../base/arguments.js';
 import { IsthmusError } from '../base/errors.js';
 import { type Log, type Logger, makeLog } from '../base/log.js';
 import { addressIn, ownAddress, parseNetworks } from '../base/network.js';
@@ -302,8 +303,9 @@ export class Runtime implements AsyncDisposable, Migratable {
    * @param options.connection whose region to take; default: the first region with room
    * @throws ERR_ISTHMUS_INVALID_ARGUMENT, ERR_ISTHMUS_CLOSED
    */
-  allocate(size: number, { connection }: { readonly connection?: Connection | undefined } = {}): SharedMemory {
+  allocate(size: number, options?: { readonly connection?: Connection | undefined }): SharedMemory {
     this.#check();
+    const connection = optionsOf(options, '{ connection }')?.connection;
     if (!connection) return this.#memories.allocate(size, this.#regions.usable);
     const region = connection instanceof RuntimeConnection ? connection.region : undefined;
     return this.#memories.allocate(size, region ? [region] : []);
@@ -366,8 +368,9 @@ export class Runtime implements AsyncDisposable, Migratable {
    * Close all listeners and connections, and leave all regions. Idempotent.
    * @param timeout for the orderly close of each connection, in milliseconds, default `closeTimeout`
    */
-  close({ timeout }: { timeout?: number | undefined } = {}): Promise<void> {
-    this.#closed ??= this.#close(timeout);
+  async close(options?: { timeout?: number | undefined }): Promise<void> {
+    const timeout = optionsOf(options, '{ timeout }')?.timeout;
+    this.#closed ??= this.#close(timeout === undefined ? undefined : timeoutOf(timeout));
     return this.#closed;
   }
 

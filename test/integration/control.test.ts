@@ -588,10 +588,7 @@ function main(): void {
       unsubscribe('isthmus:handshake:failed', failed);
       const about = lines.filter((line) => /127\.0\.0\.1/.test(line) && !/listen/.test(line));
       assert.is(about.length, 1, about.join('\n'));
-      assert.match(
-        about[0] ?? '',
-        /^info 127\.0\.0\.1 has connected and sent no byte, as a health probe does/,
-      );
+      assert.match(about[0] ?? '', /^info 127\.0\.0\.1 has connected and sent no byte, as a health probe does/);
       await probe('GET / HTTP/1.0\r\n\r\n', false);
       await until(
         () => lines.some((line) => /^warning handshake with 127\.0\.0\.1:\d+ failed/.test(line)),

@@ -3,10 +3,12 @@
  * others; this file tests what only loans have. The far end that is killed is this file again, with the role `far`.
  */
 
+import { once } from 'node:events';
 import { setTimeout as pause } from 'node:timers/promises';
+import { MessageChannel } from 'node:worker_threads';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { BorrowedMessage, Connection, Loan } from '../../host/index.js';
+import type { BorrowedMessage, Connection, Loan, Message } from '../../host/index.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { eventually, rejection, thrownBy } from '../support/outcomes.js';
 import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
@@ -120,6 +122,43 @@ async function main(): Promise<void> {
           borrowed.release();
         }
         await eventually('the frames are free', () => freeFrames(a) === before);
+      }),
+    );
+
+    test(
+      `${plugin}: a loan and a borrowed message to another thread: as a copy; the memory itself stays, whatever is tried`,
+      timebox(20, async () => {
+        const { near, far } = await meet(options(16 * MIB));
+        const loan = await near.loan(100);
+        loan.data.fill(5);
+        const whole = loan.data.buffer.byteLength;
+        assert.ok(whole > 8 * MIB);
+        const { port1, port2 } = new MessageChannel();
+        const posted = async (value: unknown, transfer: ArrayBuffer[] = []) => {
+          const came = once(port2, 'message');
+          port1.postMessage(value, transfer);
+          return ((await came) as [Uint8Array])[0];
+        };
+        // What the documentation says of it: with the view comes all that is around it.
+        assert.is((await posted(loan.data)).buffer.byteLength, whole);
+        const copy = await posted(loan.data.slice());
+        assert.equal([copy.length, copy.buffer.byteLength], [100, 100]);
+        filled({ data: copy }, 100, 5);
+        await near.send(loan);
+        const borrowed = (await far.borrow()) as BorrowedMessage;
+        // Node 20 copies, later versions refuse: the memory is not detached.
+        const buffer = borrowed.data.buffer as ArrayBuffer;
+        await posted(borrowed.data, [buffer]).catch(({ name }) => assert.is(name, 'DataCloneError'));
+        assert.is(borrowed.data.buffer.byteLength, whole);
+        filled(borrowed, 100, 5);
+        const slice = await posted(borrowed.data.slice());
+        assert.equal([slice.length, slice.buffer.byteLength], [100, 100]);
+        borrowed.release();
+        port1.close();
+        await near.send('and on');
+        const received = (await far.receive()) as Message;
+        assert.is(received.text(), 'and on');
+        assert.is(structuredClone(received.data).buffer.byteLength, 6);
       }),
     );
 
@@ -360,6 +399,15 @@ async function main(): Promise<void> {
       const message = await far.receive();
       filled(message as NonNullable<typeof message>, 100_000, 3);
       await sent;
+      // Private memory can be transferred away: then there is nothing to send.
+      for (const send of [(loan: Loan) => near.send(loan), async (loan: Loan) => near.trySend(loan)]) {
+        const lost = await near.loan(100);
+        structuredClone(lost.data, { transfer: [lost.data.buffer as ArrayBuffer] });
+        assert.is((await rejection(send(lost))).code, 'ERR_ISTHMUS_INVALID_ARGUMENT');
+        lost.release();
+      }
+      await near.send('and on');
+      assert.is((await far.receive())?.text(), 'and on');
     }),
   );
 

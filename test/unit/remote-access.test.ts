@@ -4,6 +4,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Connection } from '../../host/api/connection.js';
 import { RegionMemory } from '../../host/memory/shared-memory.js';
+import { sealToken } from '../../host/memory/token.js';
 import { takeRun } from '../../host/region/runs.js';
 import { NONE, TestRegion, write } from '../support/channel.js';
 import { type Connected, connected, fate } from '../support/connection.js';
@@ -55,9 +56,13 @@ test(
     const memory = new Uint8Array(100);
     const readable = exposed(both, memory);
     const writable = exposed(both, memory, { read: false, write: true });
-    for (const offset of [-1, 1.5, 91, Number.NaN]) {
-      assert.is(await codeOf(both, readable.token.read(new Uint8Array(10), { offset })), DENIED);
+    for (const offset of [-1, 1.5, Number.NaN]) {
+      assert.is(
+        await codeOf(both, readable.token.read(new Uint8Array(10), { offset })),
+        'ERR_ISTHMUS_INVALID_ARGUMENT',
+      );
     }
+    assert.is(await codeOf(both, readable.token.read(new Uint8Array(10), { offset: 91 })), DENIED);
     assert.is(await codeOf(both, readable.token.write(new Uint8Array(10))), DENIED);
     assert.is(await codeOf(both, writable.token.read(new Uint8Array(10))), DENIED);
 
@@ -67,12 +72,14 @@ test(
     const forged = new Uint8Array(readable.exposure.token);
     new DataView(forged.buffer).setUint32(4, 3, true);
     new DataView(forged.buffer).setBigUint64(16, 200n, true);
+    sealToken(forged);
     const lie = both.b.connection.token(forged);
     assert.is(await codeOf(both, lie.write(new Uint8Array(10).fill(7))), DENIED);
     assert.is(await codeOf(both, lie.read(new Uint8Array(101))), DENIED);
     assert.is(await codeOf(both, lie.read(new Uint8Array(1), { offset: 100 })), DENIED);
     const longer = new Uint8Array(writable.exposure.token);
     new DataView(longer.buffer).setBigUint64(16, 200n, true);
+    sealToken(longer);
     const beyond = both.b.connection.token(longer).write(new Uint8Array(10).fill(7), { offset: 95 });
     assert.is(await codeOf(both, beyond), DENIED);
     assert.ok(memory.every((byte) => byte === 0));

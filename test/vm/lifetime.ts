@@ -65,7 +65,7 @@ export function sweep(): string[] {
     for (const name of readdirSync(place).filter(hasEnded)) {
       const path = join(place, name);
       const stat = lstatSync(path, { bigint: true, throwIfNoEntry: false });
-      if (!stat || (stat.isDirectory() ? isKept(path) : mappedBy(stat).length > 0)) continue;
+      if (!stat || (stat.isDirectory() ? isKept(path) : mappedBy(stat).holders.length > 0)) continue;
       rmSync(path, { recursive: true, force: true });
       removed.push(path);
     }

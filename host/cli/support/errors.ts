@@ -1,5 +1,6 @@
 /** Errors of the command line. */
-import { ERRORS, type ErrorCode } from '../../base/errors.js';
+import { adviceFor } from '../../base/advice.js';
+import type { IsthmusError } from '../../base/errors.js';
 
 /** Wrong arguments: printed as one line, exit code 2. */
 export class UsageError extends Error {}
@@ -16,6 +17,6 @@ export class CliError extends Error {
 }
 
 /** What the reader can do about an error of the library. */
-export function actionFor(code: ErrorCode): string {
-  return ERRORS[code].action.replaceAll('`', "'");
+export function actionOf(error: IsthmusError): string {
+  return adviceFor(error).replaceAll('`', "'");
 }

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { IsthmusError } from '../../base/errors.js';
 import type { ConfigRow } from '../../config/resolve.js';
-import { actionFor } from './errors.js';
+import { actionOf } from './errors.js';
 
 /** `good`; `note`: works, but can be improved; `bad`: a requirement is missing; `none`: absent, and not required. */
 export type Verdict = 'good' | 'note' | 'bad' | 'none';
@@ -43,7 +43,7 @@ export const bad = (what: string, finding: string, action: string): Finding => (
 /** A check that threw. */
 export function failed(what: string, error: unknown): Finding {
   return error instanceof IsthmusError
-    ? bad(what, `${error.message} (${error.code})`, actionFor(error.code))
+    ? bad(what, `${error.message} (${error.code})`, actionOf(error))
     : bad(what, (error as Error).message, 'If this does not change, report it with the output of this command.');
 }
 

@@ -4,10 +4,10 @@
  */
 import { existsSync } from 'node:fs';
 import { IsthmusError } from '../../base/errors.js';
+import { printable } from '../../base/printable.js';
 import { kernelOf, type PeerSlot } from '../../region/peer-table.js';
 import { ReadOnlyRegion } from '../../region/read-only-region.js';
 import { CliError } from '../support/errors.js';
-import { printable } from '../support/table.js';
 import { counted } from '../support/units.js';
 import { qemuOf } from './domain-process.js';
 

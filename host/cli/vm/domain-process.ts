@@ -20,7 +20,7 @@ const isQemu = ({ name }: { readonly name: string }) => /qemu|kvm/.test(name);
 export interface FileUse {
   /** The QEMU of the machine has the file mapped. */
   readonly maps: boolean;
-  /** It does, and no other QEMU. */
+  /** It does, and no other QEMU: no process was hidden. */
   readonly alone: boolean;
 }
 
@@ -29,7 +29,8 @@ export interface FileUse {
  * @param uuid of the machine: libvirt passes it to QEMU
  */
 export function qemuOf(uuid: string, file: Pick<Identity, 'dev' | 'ino'>): FileUse {
-  const all = mappedBy(file).filter(isQemu);
-  const maps = all.some(({ pid }) => machineOf(pid) === uuid.toLowerCase());
-  return { maps, alone: maps && all.length === 1 };
+  const { holders, all } = mappedBy(file);
+  const machines = holders.filter(isQemu);
+  const maps = machines.some(({ pid }) => machineOf(pid) === uuid.toLowerCase());
+  return { maps, alone: maps && all && machines.length === 1 };
 }
