@@ -124,8 +124,10 @@ export const ERRORS = {
     action: 'Check that it is a pscom or Isthmus process and that it is not paused; raise `handshakeTimeout`.',
   },
   ERR_ISTHMUS_HANDSHAKE_REFUSED: {
-    cause: 'The other side closed the handshake, or `accept` or the block list of the listener refused it.',
-    action: 'Check the log of the listener.',
+    cause:
+      'The other side closed the handshake, or `accept` or the block list of the listener refused it. With `temporary`: it closed every try (`PSP_RETRY`) without an answer.',
+    action:
+      'Check the log of the listener. With `temporary`: it had too much to do or no descriptors left, so connect again later; or it is a C program, which refuses without an answer.',
   },
   ERR_ISTHMUS_NO_PLUGIN: {
     cause: 'No plugin works between these two processes.',
@@ -214,6 +216,11 @@ export interface ErrorDetails {
   needed?: number | undefined;
   /** Bytes available. */
   available?: number | undefined;
+  /**
+   * The listener closed the connection before it sent a byte: it may have had too much to do, and a later try may succeed.
+   * Otherwise undefined.
+   */
+  temporary?: true | undefined;
 }
 
 /** The one error class of Isthmus. `code` is stable; the message is for people. */
@@ -225,6 +232,7 @@ export class IsthmusError extends Error {
   declare readonly path?: string;
   declare readonly needed?: number;
   declare readonly available?: number;
+  declare readonly temporary?: true;
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     const { cause, ...rest } = details;

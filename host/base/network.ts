@@ -88,3 +88,28 @@ export function isOwn(address: string): boolean {
   if (ip.startsWith('127.') || ip === '::1') return true;
   return Object.values(interfacesNow()).some((addresses) => addresses?.some((own) => own.address === ip));
 }
+
+/**
+ * The network of a remote address, for shares among strangers: an IPv4 address is one network, of an IPv6 address the first
+ * 64 bits are, because a host has as many addresses below them as it wants.
+ * @param local address of this side of the connection
+ * @returns undefined: the peer is on this host, where one address is every process
+ */
+export function networkOf(remote: string, local: string | undefined): string | undefined {
+  const ip = remote.replace(/^::ffff:(?=\d+\.)/i, '');
+  if (remote === local || ip.startsWith('127.') || ip === '::1') return undefined;
+  return isIPv4(ip) ? ip : firstHalf(ip);
+}
+
+/** The first 4 groups of an IPv6 address, without leading zeros. */
+function firstHalf(ip: string): string {
+  const [head = '', tail] = ip.replace(/%.*$/, '').split('::');
+  const groups = (text: string) => (text === '' ? [] : text.split(':'));
+  const [left, right] = [groups(head), groups(tail ?? '')];
+  const zeros = tail === undefined ? [] : Array.from({ length: 8 - left.length - right.length }, () => '0');
+  const all = [...left, ...zeros, ...right];
+  return all
+    .slice(0, 4)
+    .map((group) => Number.parseInt(group, 16).toString(16))
+    .join(':');
+}

@@ -63,14 +63,14 @@ export class Dialer {
       await this.#untilReleased(signal);
       this.#state.check();
       const cancel = new AbortController();
-      const both = signal ? AbortSignal.any([signal, cancel.signal]) : cancel.signal;
+      const both = AbortSignal.any([...(signal ? [signal] : []), cancel.signal, this.#state.ending]);
       const attempt = this.dial(address, { ...this.options(both), local: this.#state.conInfo() });
       const dialing = { cancel, ended: attempt.catch(() => {}) };
       this.#dialing.add(dialing);
       try {
         return await attempt;
       } catch (error) {
-        if (!cancel.signal.aborted || signal?.aborted) throw error;
+        if (!cancel.signal.aborted || signal?.aborted || this.#state.closed) throw error;
       } finally {
         this.#dialing.delete(dialing);
       }
@@ -80,8 +80,8 @@ export class Dialer {
   async #untilReleased(signal: AbortSignal | undefined): Promise<void> {
     while (this.#held) {
       signal?.throwIfAborted();
-      const { ending } = this.#context;
-      await unlessAborted(signal ? AbortSignal.any([signal, ending]) : ending, this.#held.released);
+      const ends = [this.#context.ending, this.#state.ending];
+      await unlessAborted(AbortSignal.any(signal ? [signal, ...ends] : ends), this.#held.released);
     }
   }
 

@@ -17,7 +17,7 @@ import type {
 } from '../messaging/request.js';
 import { Requests } from '../messaging/requests.js';
 import { type Address, type ParsedAddress, parseAddress } from './address.js';
-import { openLink, routeOf } from './connected.js';
+import { discard, openLink, routeOf } from './connected.js';
 import { type ConnectionHandler, Connections } from './connections.js';
 import { Dialer } from './dialer.js';
 import { Listeners, type Listening, type ListenOptions } from './listeners.js';
@@ -25,8 +25,11 @@ import { LocalConnector } from './local.js';
 import { Reconnector } from './reconnector.js';
 import { type EndpointContext, EndpointState, type LocalEndpoint, type LocalListener, wireName } from './state.js';
 
-/** Time for connects under way, when the process is to be suspended. Then they are cut, and begin again afterwards. */
-const DIAL_GRACE_MS = 500;
+/**
+ * Time for connects and attempts of plugins under way, when the process is to be suspended. Then they are cut; connects of
+ * this side begin again afterwards.
+ */
+const GRACE_MS = 500;
 
 export interface ConnectOptions {
   readonly signal?: AbortSignal | undefined;
@@ -154,6 +157,8 @@ export class Endpoint implements AsyncDisposable, LocalEndpoint {
     }
     if (found) return this.#local.connect(found.listener);
     const connected = await this.#dialer.connect(parsed, signal);
+    if (this.#state.closed) discard(connected);
+    this.#state.check();
     return this.#connections.open(openLink(connected), routeOf(connected));
   }
 
@@ -171,8 +176,9 @@ export class Endpoint implements AsyncDisposable, LocalEndpoint {
   async hold(): Promise<void> {
     this.#reconnector.hold();
     const ended = Promise.all([this.#listeners.hold(), this.#dialer.hold()]);
-    await bounded(ended, DIAL_GRACE_MS);
+    await bounded(ended, GRACE_MS);
     this.#dialer.cut();
+    this.#listeners.cut();
     await ended;
   }
 
@@ -248,7 +254,7 @@ export class Endpoint implements AsyncDisposable, LocalEndpoint {
   }
 
   async #close(timeout: number | undefined): Promise<void> {
-    this.#state.closed = true;
+    this.#state.close();
     await this.#listeners.close();
     await this.#groups.close();
     this.#requests.close(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the endpoint was closed'));

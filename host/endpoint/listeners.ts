@@ -19,7 +19,7 @@ export interface ListenOptions {
   readonly accept?: ((peer: Peer) => boolean | Promise<boolean>) | undefined;
   /** Connections from these addresses are closed before anything is read from them. */
   readonly blockList?: BlockList | undefined;
-  /** Handshakes at the same time, default 64. */
+  /** Handshakes at the same time, default 64. Further peers wait. */
   readonly maxHandshakes?: number | undefined;
 }
 
@@ -102,13 +102,15 @@ export class Listeners {
         if (!this.#callbacks.resumed(connected)) accepted(openLink(connected), routeOf(connected));
       },
       onHandshakeError: (error, address) => events.failed('accept', address, error),
-      log: (line) => log('warning', line),
+      log: (line, level) => log(level, line),
     });
     if (this.#state.closed) {
       await listener.close();
       this.#state.check();
     }
     const open: OpenListener = { listener, ...listener.address, accept, accepted };
+    // Before the first peer.
+    if (this.#held) void listener.hold();
     this.#open.add(open);
     events.listening(listener.address);
     return this.#listening(open);
@@ -139,10 +141,15 @@ export class Listeners {
 
   // ─── suspending ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** New peers wait. Resolves when the handshakes under way have ended. */
+  /** New peers wait, also those of later listeners. Resolves when no handshake is so far that it holds memory of a region. */
   async hold(): Promise<void> {
     this.#held = true;
     await Promise.all([...this.#open].map(({ listener }) => listener.hold()));
+  }
+
+  /** End the handshakes that {@link hold} waits for. */
+  cut(): void {
+    for (const { listener } of this.#open) listener.cut();
   }
 
   release(): void {
@@ -163,12 +170,7 @@ export class Listeners {
     if (!opening) {
       opening = this.open({ host, port: 0, accept: knows }, accepted);
       this.#temporary.set(host, opening);
-      opening.then(
-        () => {
-          if (this.#held) void this.hold();
-        },
-        () => this.#temporary.delete(host),
-      );
+      opening.catch(() => this.#temporary.delete(host));
     }
     return (await opening).port;
   }

@@ -55,8 +55,8 @@ export class Reconnection {
     return this.#waiting.size;
   }
 
-  /** Wait until the connection is up, without a limit. */
-  untilUp(): Promise<void> {
+  /** Wait until the connection is up, or has ended. It never rejects, and has no limit of its own. */
+  untilUpOrGone(): Promise<void> {
     return new Promise((resolve) => this.#waiting.add(resolve));
   }
 
@@ -86,6 +86,15 @@ export class Reconnection {
   /** Messages go over the connection. */
   up(): void {
     this.interrupted = false;
+    this.#wake();
+  }
+
+  /** The connection has ended. Efforts have been aborted before. */
+  gone(): void {
+    this.#wake();
+  }
+
+  #wake(): void {
     for (const resolve of [...this.#waiting]) resolve();
     this.#waiting.clear();
   }

@@ -38,6 +38,8 @@ const MIN_PAUSE_MS = 5;
 const MAX_PAUSE_MS = 1000;
 /** Times that a peer of the same name may refuse a call in favour of its own call, which does not come. */
 const MAX_REFUSALS = 5;
+/** Times that a listener may close without an answer: it has too much to do, or it is a C program that refuses. */
+const MAX_UNANSWERED = 15;
 /** Time for a migrating peer to accept: a try that was lost with a host should not last long. */
 const CONNECT_TIMEOUT_MS = 3000;
 
@@ -92,6 +94,7 @@ export class Reconnector {
     this.#entries.delete(connection);
     entry.clearLimit();
     entry.effort?.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed'));
+    entry.gone();
   }
 
   // ─── suspending the process ────────────────────────────────────────────────────────────────────────────────────────
@@ -121,11 +124,11 @@ export class Reconnector {
     }
   }
 
-  /** For each effort under way: settles when its connection is up. */
+  /** For each effort under way: settles when its connection is up, or has ended. */
   coming(): Promise<unknown>[] {
     return [...this.#entries.values()]
       .filter((entry) => entry.effort && !entry.connection.linked)
-      .map((entry) => entry.untilUp());
+      .map((entry) => entry.untilUpOrGone());
   }
 
   // ─── efforts of this side ──────────────────────────────────────────────────────────────────────────────────────────
@@ -163,6 +166,7 @@ export class Reconnector {
     const end = performance.now() + this.#resumeMs;
     entry.startLimit(this.#resumeMs);
     let refusals = 0;
+    let unanswered = 0;
     for (let pause = MIN_PAUSE_MS; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
       try {
         await this.#try(entry, signal, Math.max(1, end - performance.now()));
@@ -170,8 +174,9 @@ export class Reconnector {
       } catch (error) {
         signal.throwIfAborted();
         if (entry.connection.linked) return;
-        const code = error instanceof IsthmusError ? error.code : undefined;
+        const { code, temporary } = error instanceof IsthmusError ? error : {};
         const again =
+          (temporary === true && entry.order !== 0 && ++unanswered < MAX_UNANSWERED) ||
           code === 'ERR_ISTHMUS_CONNECT' ||
           code === 'ERR_ISTHMUS_HANDSHAKE_TIMEOUT' ||
           // Equal names: the call of the peer counted, and the peer was suspended before it came.
@@ -195,6 +200,8 @@ export class Reconnector {
       counts: connection.counts,
       signal: both,
       ...(again ? { retry: 0, connectTimeoutMs: CONNECT_TIMEOUT_MS } : {}),
+      // Of two calls between equal names one is refused; C does that without an answer.
+      ...(order === 0 ? { retryUnanswered: false } : {}),
     };
     if (address.port === 0) {
       // The peer listens nowhere: it has to connect.
@@ -206,7 +213,8 @@ export class Reconnector {
         return;
       } catch (error) {
         // Two ends of equal names may call each other at the same moment: one call is refused, the other one comes.
-        const refused = error instanceof IsthmusError && error.code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED';
+        const { code, temporary } = error instanceof IsthmusError ? error : {};
+        const refused = code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && (!temporary || order === 0);
         if ((order < 0 && !again) || !refused || this.#listeners.size === 0) throw error;
         await entry.untilPeerConnects(both, this.#connectMs).catch((late) => {
           throw again ? error : late;
@@ -249,6 +257,8 @@ export class Reconnector {
     if (kind === 'back-connect') {
       // The call of this side may be under way, or even done.
       if (!connection.linked || connection.lifecycle.unconfirmed) this.bringUp(connection);
+      // The peer does not ask again.
+      if (this.#held) entry.interrupted = true;
       return { local };
     }
     // A peer that calls again has given up the link that has not begun.

@@ -1,6 +1,7 @@
 /** What the endpoints of a runtime share, and what the parts of one endpoint share. */
 
 import { randomBytes } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { isIP } from 'node:net';
 import type { ConnectionEvents } from '../api/events.js';
 import type { ConInfo, Peer } from '../api/peer.js';
@@ -65,7 +66,8 @@ export class EndpointState {
   readonly name: string;
   /** The runtime's plugins with the mask of this endpoint. */
   registry: PluginRegistry;
-  closed = false;
+  /** Aborted when the endpoint is closed. */
+  readonly #ending = new AbortController();
   readonly #networks: string;
 
   /** @throws ERR_ISTHMUS_INVALID_ARGUMENT */
@@ -74,8 +76,23 @@ export class EndpointState {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', 'the name of an endpoint is a string that is not empty');
     }
     this.name = name;
+    // Each connect under way adds a listener.
+    setMaxListeners(0, this.#ending.signal);
     this.registry = registry;
     this.#networks = config.network;
+  }
+
+  get closed(): boolean {
+    return this.#ending.signal.aborted;
+  }
+
+  /** For what the application waits for. Aborted when the endpoint is closed. */
+  get ending(): AbortSignal {
+    return this.#ending.signal;
+  }
+
+  close(): void {
+    this.#ending.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the endpoint was closed'));
   }
 
   /** @throws ERR_ISTHMUS_CLOSED */

@@ -13,10 +13,15 @@ import {
   type Frame,
   isStep,
 } from './frames.js';
-import type { OnDemandAnswer, OnDemandRequest } from './outcome.js';
+import type { OnDemandAnswer, OnDemandRequest, Stage } from './outcome.js';
 import { Precon, type PreconOptions } from './precon.js';
 
 export interface AcceptingOptions extends PreconOptions {
+  /**
+   * Asked at each stage. Undefined: the handshake goes on at once; otherwise when the promise resolves, which it does not
+   * when the handshake is aborted.
+   */
+  readonly pass?: ((stage: Stage) => Promise<void> | undefined) | undefined;
   /** Called before anything is sent. False, or an error, refuses (ERR_ISTHMUS_HANDSHAKE_REFUSED). */
   readonly admit?: ((peer: Peer) => boolean | Promise<boolean>) | undefined;
   /** Called after `admit`; undefined refuses. Without it every on-demand request is refused. */
@@ -41,25 +46,26 @@ export class AcceptingPrecon extends Precon {
     switch (frame.type) {
       case FRAME.CON_INFO:
         if (!this.versionSeen || this.peer) throw this.outOfOrder(frame);
-        this.peer = this.peerOf(frame);
-        this.#askAccept(this.peer, () => this.#introduce());
+        this.#introduced(frame, (peer) => this.#askAccept(peer, () => this.#introduce()));
         return;
       case FRAME.CON_INFO_DEMAND:
         if (!this.versionSeen || this.peer) throw this.outOfOrder(frame);
-        this.peer = this.peerOf(frame);
-        this.#askOnDemand({ kind: 'connect', peer: this.peer }, (_peer, { counts }) => {
-          this.#introduce();
-          if (counts) this.send(encodeCounts(counts));
-        });
+        this.#introduced(frame, (peer) =>
+          this.#askOnDemand({ kind: 'connect', peer }, ({ counts }) => {
+            this.#introduce();
+            if (counts) this.send(encodeCounts(counts));
+          }),
+        );
         return;
       case FRAME.BACK_CONNECT:
       case FRAME.HURRY:
         if (this.peer) throw this.outOfOrder(frame);
-        this.peer = this.peerOf(frame);
-        this.#askOnDemand({ kind: frame.type === FRAME.HURRY ? 'drain' : 'back-connect', peer: this.peer }, (peer) => {
-          this.send(encodeFrame(FRAME.BACK_ACK));
-          this.finish({ kind: 'acknowledged', peer });
-        });
+        this.#introduced(frame, (peer) =>
+          this.#askOnDemand({ kind: frame.type === FRAME.HURRY ? 'drain' : 'back-connect', peer }, () => {
+            this.send(encodeFrame(FRAME.BACK_ACK));
+            this.finish({ kind: 'acknowledged', peer });
+          }),
+        );
         return;
       case FRAME.LISTENS:
         this.listens = decodeListens(frame.payload);
@@ -89,44 +95,73 @@ export class AcceptingPrecon extends Precon {
     this.send(encodeConInfo(this.local));
   }
 
+  #introduced(frame: Frame, next: (peer: Peer) => void): void {
+    const peer = this.peerOf(frame);
+    this.peer = peer;
+    this.#pass('introduced', () => next(peer));
+  }
+
+  /** Go on when the admission lets this handshake. */
+  #pass(stage: Stage, next: () => void): void {
+    const turn = this.#options.pass?.(stage);
+    if (!turn) {
+      next();
+      return;
+    }
+    this.asking = 'its turn';
+    turn.then(() => {
+      this.run(() => {
+        this.asking = undefined;
+        next();
+      });
+    });
+  }
+
   #askAccept(peer: Peer, admitted: () => void): void {
     const { admit } = this.#options;
     const question = () => (admit ? admit(peer) : true);
     this.#ask('accept', question, (answer) => {
       // Only true admits: a callback that forgets to return refuses.
-      if (answer !== true) throw refused("refused by 'accept'");
-      admitted();
+      if (answer !== true) this.refuse(refused("refused by 'accept'"));
+      else admitted();
     });
   }
 
-  #askOnDemand(request: OnDemandRequest, granted: (peer: Peer, answer: OnDemandAnswer) => void): void {
+  #askOnDemand(request: OnDemandRequest, granted: (answer: OnDemandAnswer) => void): void {
     const { onDemand } = this.#options;
     const none = `no on-demand connection for ${JSON.stringify(request.peer.name)} (${request.kind})`;
-    if (!onDemand) throw refused(none);
+    if (!onDemand) {
+      this.refuse(refused(none));
+      return;
+    }
     const question = () => onDemand(request);
     this.#askAccept(request.peer, () => {
       this.#ask('onDemand', question, (answer) => {
-        if (!answer) throw refused(none);
+        if (!answer) {
+          this.refuse(refused(none));
+          return;
+        }
         if (answer.local) this.local = answer.local;
-        granted(request.peer, answer);
+        granted(answer);
       });
     });
   }
 
   /** Call a callback of the owner, which may answer at once or later. An error of it refuses the peer. */
   #ask<T>(name: 'accept' | 'onDemand', question: () => T | Promise<T>, onAnswer: (answer: T) => void): void {
-    const failed = (error: unknown) => refused(`'${name}' failed: ${messageOf(error)}`, error);
+    const failed = (error: unknown) => this.refuse(refused(`'${name}' failed: ${messageOf(error)}`, error));
     let answer: T | Promise<T>;
     try {
       answer = question();
     } catch (error) {
-      throw failed(error);
+      failed(error);
+      return;
     }
     if (!isThenable(answer)) {
       onAnswer(answer);
       return;
     }
-    this.asking = name;
+    this.asking = `the answer of '${name}'`;
     answer.then(
       (value) => {
         this.run(() => {
@@ -134,7 +169,7 @@ export class AcceptingPrecon extends Precon {
           onAnswer(value);
         });
       },
-      (error: unknown) => this.abort(failed(error)),
+      (error: unknown) => this.run(() => failed(error)),
     );
   }
 
@@ -145,7 +180,10 @@ export class AcceptingPrecon extends Precon {
     if (++this.#requests > this.maxRequests) {
       throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE', `the peer proposed more than ${this.maxRequests} plugins`);
     }
-    if (!this.#acceptPlugin(decodeArchReq(frame.payload))) this.send(encodeFrame(FRAME.ARCH_NEXT));
+    const archId = decodeArchReq(frame.payload);
+    this.#pass('proposed', () => {
+      if (!this.#acceptPlugin(archId)) this.send(encodeFrame(FRAME.ARCH_NEXT));
+    });
   }
 
   #acceptPlugin(archId: number): boolean {

@@ -16,8 +16,6 @@ export interface AskOptions extends RetryOptions {
   readonly local: ConInfo;
   /** Default: BACK_CONNECT. */
   readonly frame?: typeof FRAME.BACK_CONNECT | typeof FRAME.HURRY;
-  /** For the connect and the answer together, default 10,000. */
-  readonly handshakeTimeoutMs?: number;
 }
 
 /**
@@ -36,6 +34,7 @@ function tryOnce({ host, port, local, frame = FRAME.BACK_CONNECT, handshakeTimeo
     const socket = connect({ host, port, noDelay: true });
     const decoder = new FrameDecoder();
     let connected = false;
+    let heard = false;
     const release = () => {
       cancelTimeout();
       socket.removeAllListeners('data').removeAllListeners('close');
@@ -43,7 +42,9 @@ function tryOnce({ host, port, local, frame = FRAME.BACK_CONNECT, handshakeTimeo
     };
     const fail = (code: ErrorCode, text: string, cause?: unknown) => {
       release();
-      reject(new IsthmusError(code, text, { cause, errno: (cause as NodeJS.ErrnoException | undefined)?.code }));
+      const errno = (cause as NodeJS.ErrnoException | undefined)?.code;
+      const temporary = code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && !heard ? true : undefined;
+      reject(new IsthmusError(code, text, { cause, errno, temporary }));
     };
     const cancelTimeout = afterTimeout(timeoutMs, () => {
       if (connected) fail('ERR_ISTHMUS_HANDSHAKE_TIMEOUT', `no BACK_ACK in ${timeoutMs} ms`);
@@ -56,9 +57,14 @@ function tryOnce({ host, port, local, frame = FRAME.BACK_CONNECT, handshakeTimeo
         socket.write(encodeConInfo(local, frame));
       })
       .on('data', (chunk: Buffer) => {
+        heard = true;
         try {
           decoder.push(chunk);
           for (let answer = decoder.next(); answer; answer = decoder.next()) {
+            if (answer.type === FRAME.REFUSED) {
+              fail('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'the peer has no such connection');
+              return;
+            }
             if (answer.type !== FRAME.BACK_ACK) continue;
             release();
             resolve();

@@ -3,6 +3,7 @@
 import type { Socket } from 'node:net';
 import { IsthmusError } from '../base/errors.js';
 import { ignoreError } from '../base/sockets.js';
+import type { Handshake } from './admission.js';
 import type { Agreed, PreconOutcome } from './outcome.js';
 import type { Precon, PreconOptions } from './precon.js';
 import { afterTimeout, endInOrder } from './sockets.js';
@@ -21,26 +22,22 @@ export interface Connected extends Agreed {
 
 export type AttachOutcome = Connected | Exclude<PreconOutcome, Agreed>;
 
-export interface Attachment {
-  /** End the handshake and the socket with it. No effect after the outcome. */
-  abort(error: IsthmusError): void;
-}
-
 /**
  * Run a handshake over a connected socket.
  *
  * A handshake that takes too long fails with ERR_ISTHMUS_HANDSHAKE_TIMEOUT. After a failure the socket is destroyed.
- * @param timeoutMs for the whole handshake, the answers of its owner's callbacks included
+ * @param timeoutMs for the whole handshake, the answers of its owner's callbacks included; undefined: none until
+ * {@link Handshake.limit}
  * @param create makes the handshake with these callbacks
  * @param done called once, from an event of the socket, of the timer or of a plugin, when {@link ignoreError} is the only
  * listener left on the socket
  */
 export function attach(
   socket: Socket,
-  timeoutMs: number,
+  timeoutMs: number | undefined,
   create: (callbacks: Pick<PreconOptions, 'write' | 'done'>) => Precon,
   done: (outcome: AttachOutcome) => void,
-): Attachment {
+): Handshake {
   const precon = create({
     write: (bytes) => {
       socket.write(bytes);
@@ -52,30 +49,48 @@ export function attach(
         done({ ...outcome, socket });
         return;
       }
-      if (outcome.kind === 'acknowledged') endInOrder(socket, timeoutMs);
+      if (outcome.kind === 'acknowledged' || outcome.told) endInOrder(socket);
       else socket.destroy();
       done(outcome);
     },
   });
   const receive = (chunk: Buffer) => precon.receive(chunk);
-  const ended = () => precon.socketEnded();
+  const socketEnded = () => precon.socketEnded();
   const failed = (error: Error) => precon.socketFailed(error);
-  const cancelTimeout = afterTimeout(timeoutMs, () => {
-    precon.abort(
-      new IsthmusError(
-        'ERR_ISTHMUS_HANDSHAKE_TIMEOUT',
-        `the handshake took more than ${timeoutMs} ms; this side waited for ${precon.waitingFor}`,
-      ),
-    );
-  });
-  const release = () => {
+  let ended = false;
+  let cancelTimeout = () => {};
+  const limit = (ms: number | undefined) => {
     cancelTimeout();
-    socket.off('data', receive).off('end', ended).off('close', ended).off('error', failed);
+    cancelTimeout = () => {};
+    if (ended || ms === undefined) return;
+    cancelTimeout = afterTimeout(ms, () => {
+      precon.abort(
+        new IsthmusError(
+          'ERR_ISTHMUS_HANDSHAKE_TIMEOUT',
+          `the handshake took more than ${ms} ms; this side waited for ${precon.waitingFor}`,
+        ),
+      );
+    });
+  };
+  const release = () => {
+    ended = true;
+    cancelTimeout();
+    socket.off('data', receive).off('end', socketEnded).off('close', socketEnded).off('error', failed);
   };
 
   // First, so that the socket has an 'error' listener at any time, also after `release`.
   if (!socket.listeners('error').includes(ignoreError)) socket.on('error', ignoreError);
-  socket.on('error', failed).on('end', ended).on('close', ended).on('data', receive);
+  socket.on('error', failed).on('end', socketEnded).on('close', socketEnded).on('data', receive);
+  limit(timeoutMs);
   precon.start();
-  return { abort: (error) => precon.abort(error) };
+  return {
+    abort: (error) => precon.abort(error),
+    limit,
+    get attempting() {
+      return precon.attempting;
+    },
+    get waitsForPeer() {
+      return precon.waitsForPeer;
+    },
+  };
 }

@@ -55,6 +55,8 @@ export class ConnectingPrecon extends Precon {
         if (!this.versionSeen || this.peer) throw this.outOfOrder(frame);
         this.peer = this.peerOf(frame);
         return;
+      case FRAME.REFUSED:
+        throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'the peer does not let this side in');
       case FRAME.CON_INFO_DEMAND:
       case FRAME.BACK_CONNECT:
       case FRAME.HURRY:

@@ -6,7 +6,8 @@ import { abortable } from '../base/abortable.js';
 import { IsthmusError, messageOf } from '../base/errors.js';
 import { ignoreError } from '../base/sockets.js';
 import type { PluginRegistry } from '../plugins/registry.js';
-import { type Attachment, attach, type Connected } from './attach.js';
+import type { Handshake } from './admission.js';
+import { attach, type Connected } from './attach.js';
 import { ConnectingPrecon } from './connecting.js';
 import type { PreconLimits } from './precon.js';
 import { type RetryOptions, retrying } from './retry.js';
@@ -15,8 +16,6 @@ import { afterTimeout, HANDSHAKE_TIMEOUT_MS, isSelfConnected, remoteAddress } fr
 export interface DialOptions extends RetryOptions {
   readonly local: ConInfo;
   readonly registry: PluginRegistry;
-  /** Milliseconds for one connect, and again for the handshake after it; default 10,000. */
-  readonly handshakeTimeoutMs?: number;
   /** Milliseconds for the connect alone, if that limit is shorter. */
   readonly connectTimeoutMs?: number;
   /** Send CON_INFO_DEMAND: an existing on-demand connection of the peer is meant. */
@@ -34,7 +33,7 @@ export interface DialOptions extends RetryOptions {
  *
  * Rejects with `signal.reason` when aborted, otherwise with
  * - ERR_ISTHMUS_CONNECT (with `errno`): no TCP connection, also not after all retries;
- * - ERR_ISTHMUS_HANDSHAKE_REFUSED: the peer closed it;
+ * - ERR_ISTHMUS_HANDSHAKE_REFUSED: the peer closed it; with `temporary`: without an answer, also after all retries;
  * - ERR_ISTHMUS_HANDSHAKE_TIMEOUT, ERR_ISTHMUS_HANDSHAKE_VERSION, ERR_ISTHMUS_HANDSHAKE, ERR_ISTHMUS_NO_PLUGIN;
  * - ERR_ISTHMUS_INVALID_ARGUMENT: an impossible port or con_info.
  *
@@ -55,7 +54,7 @@ function tryOnce(options: DialOptions): Promise<Connected> {
     } catch (error) {
       throw new IsthmusError('ERR_ISTHMUS_INVALID_ARGUMENT', messageOf(error), { cause: error });
     }
-    let attachment: Attachment | undefined;
+    let attachment: Handshake | undefined;
     let withdrawn = false;
 
     const release = () => {

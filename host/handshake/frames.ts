@@ -37,7 +37,7 @@ export const FRAME = {
   ARCH_NEXT: 0x100012,
   ...STEP,
   /**
-   * An extension of this project, as the next two: {@link MessageCounts}, behind CON_INFO, of a connection that has been
+   * An extension of this project, as the next three: {@link MessageCounts}, behind CON_INFO, of a connection that has been
    * up. The C implementation ignores frame types that it does not know.
    */
   COUNTS: 0x100080,
@@ -45,6 +45,11 @@ export const FRAME = {
   HURRY: 0x100081,
   /** port u32, from the connecting side: where it accepts HURRY. */
   LISTENS: 0x100082,
+  /**
+   * From the accepting side, as its only frame: it does not let this peer in. A connection that is closed without any frame
+   * may have been one too many at that moment: the connecting side tries again later.
+   */
+  REFUSED: 0x100083,
 } as const;
 
 /** The one protocol version of this implementation. */

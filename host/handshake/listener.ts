@@ -3,17 +3,19 @@
 import { type BlockList, createServer, isIPv6, type Server, type Socket } from 'node:net';
 import type { ConInfo, Peer } from '../api/peer.js';
 import { IsthmusError, messageOf } from '../base/errors.js';
+import { networkOf } from '../base/network.js';
 import { ignoreError } from '../base/sockets.js';
 import type { PluginRegistry } from '../plugins/registry.js';
 import { type AcceptingOptions, AcceptingPrecon } from './accepting.js';
-import { type Attachment, attach, type Connected } from './attach.js';
+import { Admission, type Visitor } from './admission.js';
+import { attach, type Connected } from './attach.js';
+import { encodeFrame, FRAME } from './frames.js';
+import type { Stage } from './outcome.js';
 import type { PreconLimits } from './precon.js';
-import { HANDSHAKE_TIMEOUT_MS, remoteAddress } from './sockets.js';
+import { endInOrder, remoteAddress } from './sockets.js';
 
-/** Default limit of handshakes under way at one listener. */
-export const MAX_HANDSHAKES = 64;
-/** Sockets that wait while the listener is held. */
-const MAX_WAITING_SOCKETS = 4096;
+/** At most one line in this time says how many peers found no room. */
+const CROWD_LINE_MS = 1000;
 
 export interface ListenerOptions {
   /** Default `127.0.0.1`: the wire protocol has no authentication. */
@@ -32,9 +34,11 @@ export interface ListenerOptions {
   readonly accept?: ((peer: Peer) => boolean | Promise<boolean>) | undefined;
   /** Checked before anything is read. */
   readonly blockList?: BlockList | undefined;
-  /** Default {@link MAX_HANDSHAKES}. A connection above the limit is closed. */
+  /** Default 64. Further peers wait. */
   readonly maxHandshakes?: number;
-  /** Milliseconds for one handshake, default 10,000. */
+  /** Peers that wait, or have not introduced themselves, default 4,096. A connection above the limit is closed. */
+  readonly maxWaiting?: number;
+  /** Milliseconds for one handshake, and before that for the wait for a place; default 10,000. */
   readonly handshakeTimeoutMs?: number;
   /** Bytes and proposals of one handshake. */
   readonly limits?: Partial<PreconLimits>;
@@ -46,25 +50,25 @@ export interface ListenerOptions {
   onAgreed(connected: Connected): void;
   /** A handshake failed. The listener goes on. */
   onHandshakeError?(error: IsthmusError, address: Peer['address']): void;
-  readonly log?: ((line: string) => void) | undefined;
+  /** @param level `info`: the peer said nothing, as the health probe of a load balancer does */
+  readonly log?: ((line: string, level: 'info' | 'warning') => void) | undefined;
 }
 
 /** A listening socket. Made by {@link Listener.open}. */
 export class Listener {
   readonly #options: ListenerOptions;
   readonly #server: Server;
-  readonly #handshakes = new Set<Attachment>();
-  /** Sockets that connected while the listener was held, and have not begun their handshakes. Nothing is read from them. */
-  readonly #waiting: Socket[] = [];
-  #held = false;
-  /** Called when no handshake is under way any more. */
-  #onIdle: (() => void)[] = [];
+  readonly #admission: Admission;
+  /** Peers that found no room since the last line about them, and when that was. */
+  #crowd = { turnedAway: 0, since: Number.NEGATIVE_INFINITY };
   readonly #address: { host: string; port: number };
   #open = true;
   #closed: Promise<void> | undefined;
 
   private constructor(options: ListenerOptions, server: Server) {
+    const { maxHandshakes, maxWaiting, handshakeTimeoutMs: timeoutMs } = options;
     this.#options = options;
+    this.#admission = new Admission({ maxHandshakes, maxWaiting, timeoutMs });
     this.#server = server;
     const address = server.address();
     // The address of a pipe is a string, that of a closed server null: neither is possible here.
@@ -72,7 +76,7 @@ export class Listener {
     this.#address = { host: address.address, port: address.port };
     server.on('connection', (socket) => this.#accepted(socket));
     // For example out of descriptors: one connection is lost, the next one may succeed.
-    server.on('error', (error) => this.#log(`accept failed: ${error.message}`));
+    server.on('error', (error) => this.#log(`accept failed: ${error.message}`, 'warning'));
   }
 
   /**
@@ -110,42 +114,26 @@ export class Listener {
   }
 
   /**
-   * From here on new connections wait, unread, until {@link release}: the process is suspended, or about to be. Resolves
-   * when the handshakes under way have ended.
+   * The process is suspended, or about to be: from here on peers that connect wait. Resolves when no handshake is so far
+   * that it holds memory of a region. Those that are not so far wait as well, and strangers are not waited for.
    */
   hold(): Promise<void> {
-    this.#held = true;
-    if (this.#handshakes.size === 0) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.#onIdle.push(resolve);
-    });
+    return this.#admission.hold();
   }
 
+  /** End the handshakes that {@link hold} waits for. */
+  cut(): void {
+    this.#admission.cut();
+  }
+
+  /** End of {@link hold}. */
   release(): void {
-    this.#held = false;
-    this.#admitWaiting();
+    this.#admission.release();
   }
 
-  /** Begin the handshakes of waiting sockets, as many as the limit allows. */
-  #admitWaiting(): void {
-    const { maxHandshakes = MAX_HANDSHAKES } = this.#options;
-    while (!this.#held && this.#handshakes.size < maxHandshakes) {
-      const socket = this.#waiting.shift();
-      if (!socket) return;
-      if (!socket.destroyed) this.#beginHandshake(socket);
-    }
-  }
-
-  #handshakeEnded(attachment: Attachment | undefined): void {
-    if (attachment) this.#handshakes.delete(attachment);
-    this.#admitWaiting();
-    if (this.#handshakes.size > 0) return;
-    for (const resolve of this.#onIdle.splice(0)) resolve();
-  }
-
-  /** Handshakes under way. */
+  /** Handshakes under way, those included that wait. */
   get handshakes(): number {
-    return this.#handshakes.size;
+    return this.#admission.size;
   }
 
   /** Keep the process alive (the default). */
@@ -169,11 +157,7 @@ export class Listener {
     this.#closed ??= new Promise((resolve) => {
       // Without its callback, which would also wait for the sockets that were handed over. The port is free at once.
       this.#server.close();
-      for (const handshake of this.#handshakes) {
-        handshake.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the listener was closed'));
-      }
-      this.#handshakes.clear();
-      for (const socket of this.#waiting.splice(0)) socket.destroy();
+      this.#admission.close(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the listener was closed'));
       setImmediate(resolve);
     });
     return this.#closed;
@@ -181,58 +165,61 @@ export class Listener {
 
   #accepted(socket: Socket): void {
     socket.on('error', ignoreError);
-    if (!this.#held && this.#waiting.length === 0) this.#beginHandshake(socket);
-    else if (this.#waiting.length < MAX_WAITING_SOCKETS) this.#waiting.push(socket);
+    const address = remoteAddress(socket);
+    if (!this.#open || !address) {
+      socket.destroy();
+      return;
+    }
+    if (this.#options.blockList?.check(address.host, isIPv6(address.host) ? 'ipv6' : 'ipv4')) {
+      socket.write(encodeFrame(FRAME.REFUSED));
+      endInOrder(socket);
+      this.#log(`${nameOf(address)} closed: its address is blocked`, 'warning');
+      return;
+    }
+    const visitor = this.#admission.enter(networkOf(address.host, socket.localAddress));
+    if (visitor) this.#beginHandshake(socket, address, visitor);
     else {
       socket.destroy();
-      this.#log(`a connection closed: ${MAX_WAITING_SOCKETS} wait already`);
+      this.#turnedAway(address);
     }
   }
 
-  #beginHandshake(socket: Socket): void {
+  #beginHandshake(socket: Socket, address: Peer['address'], visitor: Visitor): void {
     const { local, registry, accept, onDemand, limits = {} } = this.#options;
-    const address = remoteAddress(socket);
-    const refusal = this.#refusal(address);
-    if (refusal !== undefined) {
-      socket.destroy();
-      this.#log(`${nameOf(address)} closed: ${refusal}`);
-      return;
-    }
-
-    let ended = false;
-    let attachment: Attachment | undefined;
-    const timeoutMs = this.#options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
+    socket.once('data', () => visitor.spoke());
     try {
       const own = local();
-      attachment = attach(
+      const pass = (stage: Stage) => visitor.pass(stage);
+      const handshake = attach(
         socket,
-        timeoutMs,
+        undefined,
         (callbacks) =>
-          new AcceptingPrecon({ local: own, registry, address, admit: accept, onDemand, limits, ...callbacks }),
+          new AcceptingPrecon({ local: own, registry, address, admit: accept, onDemand, pass, limits, ...callbacks }),
         (outcome) => {
-          ended = true;
+          const { silent } = visitor;
           if (outcome.kind === 'agreed') this.#agreed(outcome);
-          else if (outcome.kind === 'failed') this.#failed(outcome.error, address);
-          this.#handshakeEnded(attachment);
+          else if (outcome.kind === 'failed') this.#failed(outcome.error, address, silent);
+          visitor.ended();
         },
       );
+      visitor.begin(handshake);
     } catch (error) {
       // `local` threw.
       socket.destroy();
-      this.#failed(asHandshakeError(error), address);
-      return;
+      visitor.ended();
+      this.#failed(asHandshakeError(error), address, false);
     }
-    if (!ended) this.#handshakes.add(attachment);
   }
 
-  /** The reason to close a connection before its handshake; undefined: none. */
-  #refusal(address: Peer['address']): string | undefined {
-    const { blockList, maxHandshakes = MAX_HANDSHAKES } = this.#options;
-    if (!this.#open) return 'the listener was closed';
-    if (!address) return 'it is already gone';
-    if (blockList?.check(address.host, isIPv6(address.host) ? 'ipv6' : 'ipv4')) return 'its address is blocked';
-    if (this.#handshakes.size >= maxHandshakes) return `${maxHandshakes} handshakes are under way already`;
-    return undefined;
+  /** The peer tries again later: it was not refused. */
+  #turnedAway(address: Peer['address']): void {
+    const now = performance.now();
+    this.#crowd.turnedAway++;
+    if (now - this.#crowd.since < CROWD_LINE_MS) return;
+    const { turnedAway } = this.#crowd;
+    this.#crowd = { turnedAway: 0, since: now };
+    const others = turnedAway > 1 ? ` and ${turnedAway - 1} before it` : '';
+    this.#log(`${nameOf(address)}${others} closed: too many peers wait for their handshakes`, 'warning');
   }
 
   #agreed(connected: Connected): void {
@@ -240,24 +227,25 @@ export class Listener {
       this.#options.onAgreed(connected);
     } catch (error) {
       connected.socket.destroy();
-      this.#failed(asHandshakeError(error), connected.peer.address);
+      this.#failed(asHandshakeError(error), connected.peer.address, false);
     }
   }
 
-  #failed(error: IsthmusError, address: Peer['address']): void {
+  #failed(error: IsthmusError, address: Peer['address'], silent: boolean): void {
     if (!this.#open) return;
-    this.#log(`handshake with ${nameOf(address)} failed: ${error.message} (${error.code})`);
+    const line = `handshake with ${nameOf(address)} failed: ${error.message} (${error.code})`;
+    this.#log(line, silent ? 'info' : 'warning');
     try {
       this.#options.onHandshakeError?.(error, address);
     } catch (thrown) {
-      this.#log(`onHandshakeError failed: ${messageOf(thrown)}`);
+      this.#log(`onHandshakeError failed: ${messageOf(thrown)}`, 'warning');
     }
   }
 
   /** A callback that throws must not end the service: strangers cause these lines. */
-  #log(line: string): void {
+  #log(line: string, level: 'info' | 'warning'): void {
     try {
-      this.#options.log?.(line);
+      this.#options.log?.(line, level);
     } catch {
       // No one is left to report it to.
     }

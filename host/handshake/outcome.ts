@@ -3,6 +3,12 @@ import type { ConInfo, MessageCounts, Peer } from '../api/peer.js';
 import type { IsthmusError } from '../base/errors.js';
 import type { Attempt, Plugin } from '../plugins/plugin.js';
 
+/**
+ * Where the admission may let a handshake wait: the peer has introduced itself; the peer proposes a plugin. Until the first
+ * of them the peer costs no more than its socket, and the second one begins to take memory of a region.
+ */
+export type Stage = 'introduced' | 'proposed';
+
 /** A peer asks for an existing on-demand connection of this process. */
 export interface OnDemandRequest {
   /**
@@ -44,4 +50,9 @@ export type PreconOutcome =
   | Agreed
   /** This side has answered BACK_ACK: the TCP connection has served its purpose. */
   | { readonly kind: 'acknowledged'; readonly peer: Peer }
-  | { readonly kind: 'failed'; readonly error: IsthmusError };
+  | {
+      readonly kind: 'failed';
+      readonly error: IsthmusError;
+      /** The peer has been told by a last frame. */
+      readonly told: boolean;
+    };

@@ -79,13 +79,15 @@ export abstract class Precon {
   protected listens: number | undefined;
   protected channel: Channel | undefined;
   protected versionSeen = false;
-  /** Name of the callback that has been asked about the peer and has not answered yet. Frames wait meanwhile. */
+  /** What this side waits for in front of the next frame, for messages. Frames wait meanwhile. */
   protected asking: string | undefined;
   #counts: MessageCounts | undefined;
   #depth = 0;
   #output: Buffer[] = [];
   #outcome: PreconOutcome | undefined;
   #reported = false;
+  /** Whether the peer has sent a byte. */
+  #heard = false;
 
   constructor(role: 'connect' | 'accept', options: PreconOptions) {
     this.#role = role;
@@ -106,6 +108,7 @@ export abstract class Precon {
 
   /** Bytes of the peer, cut anywhere. */
   receive(chunk: Uint8Array): void {
+    this.#heard = true;
     this.run(() => this.#decoder.push(chunk));
   }
 
@@ -115,6 +118,7 @@ export abstract class Precon {
       new IsthmusError(
         'ERR_ISTHMUS_HANDSHAKE_REFUSED',
         `the peer closed the connection while this side waited for ${this.waitingFor}`,
+        { temporary: this.#temporary },
       ),
     );
   }
@@ -124,9 +128,14 @@ export abstract class Precon {
       new IsthmusError(
         'ERR_ISTHMUS_HANDSHAKE_REFUSED',
         `the connection broke while this side waited for ${this.waitingFor}: ${error.message}`,
-        { cause: error, errno: (error as NodeJS.ErrnoException).code },
+        { cause: error, errno: (error as NodeJS.ErrnoException).code, temporary: this.#temporary },
       ),
     );
+  }
+
+  /** A listener that does not want this side says so (REFUSED), and says nothing when it has too much to do. */
+  get #temporary(): true | undefined {
+    return this.#role === 'connect' && !this.#heard ? true : undefined;
   }
 
   /** End the handshake: the attempt is undone, and `done` gets the error. No effect after the end. */
@@ -136,11 +145,21 @@ export abstract class Precon {
 
   /** For messages: what has to happen next. */
   get waitingFor(): string {
-    if (this.asking) return `the answer of '${this.asking}'`;
+    if (this.asking) return this.asking;
     if (!this.peer) return 'CON_INFO';
     if (!this.channel) return 'ARCH_REQ';
     const { label, okReceived } = this.channel;
     return okReceived ? `the local part of ${label}` : `ARCH_OK for ${label}`;
+  }
+
+  /** Whether an attempt of a plugin is under way. */
+  get attempting(): boolean {
+    return this.channel !== undefined;
+  }
+
+  /** Whether the next word is the peer's. */
+  get waitsForPeer(): boolean {
+    return !this.asking && !this.channel?.okReceived;
   }
 
   /**
@@ -321,6 +340,14 @@ export abstract class Precon {
   protected fail(error: IsthmusError): void {
     if (this.#outcome) return;
     this.channel?.undo();
-    this.finish({ kind: 'failed', error });
+    this.finish({ kind: 'failed', error, told: false });
+  }
+
+  /** Tell the peer, by a last frame, that it is not let in. */
+  protected refuse(error: IsthmusError): void {
+    if (this.#outcome) return;
+    this.channel?.undo();
+    this.send(encodeFrame(FRAME.REFUSED));
+    this.finish({ kind: 'failed', error, told: true });
   }
 }

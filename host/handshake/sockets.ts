@@ -20,10 +20,28 @@ export function afterTimeout(ms: number, expired: () => void): () => void {
   };
 }
 
-/** Close without a reset, so that the peer can read the last bytes; at the latest after `limitMs`. */
-export function endInOrder(socket: Socket, limitMs: number): void {
-  const timer = setTimeout(() => socket.destroy(), limitMs);
-  socket.on('close', () => clearTimeout(timer));
+/** Time for a peer to read the last frame, and to close its side. */
+const MAX_LINGER_MS = 1000;
+/** Sockets for which that time is given at once: strangers can be the cause of any number. */
+const MAX_LINGERING = 256;
+
+/** Sockets that are being closed in order, the oldest first. */
+const lingering = new Set<Socket>();
+
+/** Close without a reset, so that the peer can read the last bytes: within a limited time, for a limited number of peers. */
+export function endInOrder(socket: Socket): void {
+  if (socket.destroyed) return;
+  const [oldest] = lingering;
+  if (oldest && lingering.size >= MAX_LINGERING) {
+    lingering.delete(oldest);
+    oldest.destroy();
+  }
+  const timer = setTimeout(() => socket.destroy(), MAX_LINGER_MS);
+  lingering.add(socket);
+  socket.on('close', () => {
+    clearTimeout(timer);
+    lingering.delete(socket);
+  });
   socket.end();
   socket.resume();
 }

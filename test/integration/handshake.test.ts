@@ -19,6 +19,7 @@ const seed = testSeed();
 const HELLO = Buffer.concat([encodeVersion(), encodeConInfo(ALICE)]);
 const REQ_TCP = encodeArchReq(103);
 const OK = encodeFrame(FRAME.ARCH_OK);
+const REFUSED = encodeFrame(FRAME.REFUSED);
 
 const code = (expected: string) => (error: unknown) => error instanceof IsthmusError && error.code === expected;
 const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
@@ -259,7 +260,8 @@ test(
       await stranger.gone;
       await until(() => service.errors.length > 0);
       assert.equal(service.codes, [expected]);
-      assert.is(stranger.heard.length, 0);
+      const heard = expected === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' ? REFUSED : Buffer.alloc(0);
+      assert.is(stranger.heard.toString('hex'), heard.toString('hex'));
       service.errors.length = 0;
       stranger.socket.destroy();
     }
@@ -305,20 +307,118 @@ test(
 );
 
 test(
-  'more handshakes than allowed are closed with a line in the log',
+  'more peers than places wait, and get their turn',
   timebox(60, async () => {
-    const service = await Service.open({ maxHandshakes: 3 });
-    const held = [await service.stranger(), await service.stranger(HELLO), await service.stranger()];
-    await until(() => service.listener.handshakes === 3);
-    const extra = await service.stranger(HELLO);
-    await extra.gone;
-    assert.is(extra.heard.length, 0);
-    assert.is(service.lines.length, 1);
-    assert.match(service.lines[0] ?? '', '3 handshakes are under way');
-    held[0]?.socket.destroy();
-    await until(() => service.listener.handshakes === 2);
+    const shm = new FakePlugin('shm', 204, 90, {});
+    const service = await Service.open({ maxHandshakes: 3, registry: registryOf(shm, fakeTcp()) });
+    const busy = Buffer.concat([HELLO, encodeArchReq(204)]);
+    const holders = await Promise.all([1, 2, 3].map(() => service.stranger(busy)));
+    await until(() => shm.held === 3);
+    const clients = Array.from({ length: 20 }, () => service.dial({ retry: 0 }));
+    await until(() => service.listener.handshakes === 23);
+    assert.is(service.agreed.length, 0);
+    for (const { socket } of holders) socket.destroy();
+    for (const { socket } of await Promise.all(clients)) socket.destroy();
+    assert.is(service.agreed.length, 20);
+    await service.close();
+  }),
+);
+
+test(
+  'strangers that are silent, or stop within or behind their introduction, keep no client out',
+  timebox(60, async () => {
+    for (const bytes of [Buffer.alloc(0), HELLO.subarray(0, 1), encodeVersion(), HELLO]) {
+      // The time limit of a handshake is longer than this test may take.
+      const service = await Service.open({ handshakeTimeoutMs: bytes === HELLO ? 2000 : 600_000 });
+      const strangers = await Promise.all(Array.from({ length: 100 }, () => service.stranger(bytes)));
+      await until(() => service.listener.handshakes === 100);
+      // Those with a whole introduction have all the places, and half of the time: others wait.
+      const connected = await service.dial({ retry: 0 });
+      assert.is(connected.plugin.name, 'tcp');
+      connected.socket.destroy();
+      for (const { socket } of strangers) socket.destroy();
+      await service.close();
+    }
+  }),
+);
+
+test(
+  'a silent peer is gone before its handshake would be, and is no warning; it may come again',
+  timebox(60, async () => {
+    const levels: string[] = [];
+    const service = await Service.open({ handshakeTimeoutMs: 600_000, log: (_line, level) => levels.push(level) });
+    const silent = await service.stranger();
+    await silent.gone;
+    assert.equal(service.codes, ['ERR_ISTHMUS_HANDSHAKE_TIMEOUT']);
+    const probe = await service.stranger();
+    probe.socket.end();
+    await until(() => service.errors.length === 2);
+    assert.equal(levels, ['info', 'info']);
+    const garbage = await service.stranger(OK);
+    await garbage.gone;
+    assert.equal(levels, ['info', 'info', 'warning']);
     await service.serves();
-    for (const { socket } of [...held, extra]) socket.destroy();
+    for (const { socket } of [silent, probe, garbage]) socket.destroy();
+    await service.close();
+  }),
+);
+
+test(
+  'held: strangers are not waited for, what was said counts, and all have their turn at the release',
+  timebox(60, async () => {
+    const shm = new FakePlugin('shm', 204, 90, {});
+    const service = await Service.open({ registry: registryOf(shm, fakeTcp()), maxHandshakes: 8 });
+    const idle = await service.stranger();
+    const introduced = await service.stranger(HELLO);
+    await until(() => introduced.heard.length > 0);
+    const attempting = await service.stranger(Buffer.concat([HELLO, encodeArchReq(204)]));
+    await until(() => shm.held === 1);
+    let settled = false;
+    const holding = service.listener.hold().then(() => {
+      settled = true;
+    });
+    await pause(50);
+    assert.not(settled, 'an attempt is under way');
+    service.listener.cut();
+    await holding;
+    await attempting.gone;
+    assert.is(shm.held, 0);
+    assert.not(idle.socket.destroyed);
+    // From here on nothing begins, and nothing is answered.
+    introduced.socket.write(Buffer.concat([REQ_TCP, OK]));
+    const said = await service.stranger(Buffer.concat([HELLO, REQ_TCP, OK, Buffer.from('phase 2')]));
+    const clients = Array.from({ length: 20 }, () => service.dial({ retry: 0 }));
+    await until(() => service.listener.handshakes === 23);
+    await pause(1500);
+    assert.equal([service.agreed.length, said.heard.length, service.listener.handshakes], [0, 0, 23]);
+    service.listener.release();
+    for (const { socket } of await Promise.all(clients)) socket.destroy();
+    await until(() => service.agreed.length === 22);
+    assert.ok(service.agreed.some(({ rest }) => rest.toString() === 'phase 2'));
+    assert.not(idle.socket.destroyed, 'a peer that was silent meanwhile is given time');
+    for (const { socket } of [idle, introduced, attempting, said]) socket.destroy();
+    await service.close();
+  }),
+);
+
+test(
+  'held, and full: the oldest silent peers give way to those that have said who they are',
+  timebox(60, async () => {
+    const service = await Service.open({ maxWaiting: 10 });
+    await service.listener.hold();
+    const strangers: Stranger[] = [];
+    for (let i = 0; i < 30; i++) strangers.push(await service.stranger());
+    await Promise.all(strangers.slice(0, 20).map(({ gone }) => gone));
+    const clients = Array.from({ length: 10 }, () => service.dial({ retry: 0 }));
+    await Promise.all(strangers.map(({ gone }) => gone));
+    assert.is(service.listener.handshakes, 10);
+    // One too many is told nothing, and comes again.
+    const again: string[] = [];
+    const extra = service.dial({ retry: 10, retryPauseMs: 10, log: (line) => again.push(line) });
+    await until(() => again.length > 0);
+    assert.match(service.lines.join('\n'), 'too many peers');
+    service.listener.release();
+    for (const { socket } of await Promise.all([...clients, extra])) socket.destroy();
     await service.close();
   }),
 );
@@ -337,7 +437,10 @@ test(
         throw error;
       });
       if (!service) continue;
-      assert.ok(code('ERR_ISTHMUS_HANDSHAKE_REFUSED')(await rejection(service.dial())));
+      const error = (await rejection(service.dial({ retry: 1000 }))) as IsthmusError;
+      assert.ok(code('ERR_ISTHMUS_HANDSHAKE_REFUSED')(error));
+      assert.is(error.temporary, undefined);
+      assert.is(service.lines.length, 1, 'it is not tried again');
       assert.match(service.lines.join(), 'blocked');
       assert.is(asked.length, 0);
       assert.is(service.errors.length, 0);
@@ -347,7 +450,7 @@ test(
 );
 
 test(
-  'accept that refuses, throws or never answers admits no peer and sends nothing',
+  'accept that refuses, throws or never answers admits no peer, and says nothing but that',
   timebox(60, async () => {
     let answer: ListenerOptions['accept'];
     const service = await Service.open({ accept: (peer) => answer?.(peer) ?? true });
@@ -358,9 +461,12 @@ test(
       answer = how;
       const stranger = await service.stranger(Buffer.concat([HELLO, REQ_TCP, OK]));
       await stranger.gone;
-      assert.is(stranger.heard.length, 0);
+      assert.is(stranger.heard.toString('hex'), REFUSED.toString('hex'));
       assert.equal(service.codes, ['ERR_ISTHMUS_HANDSHAKE_REFUSED']);
-      assert.ok(code('ERR_ISTHMUS_HANDSHAKE_REFUSED')(await rejection(service.dial())));
+      // It is not tried again.
+      const error = (await rejection(service.dial({ retry: 1000 }))) as IsthmusError;
+      assert.ok(code('ERR_ISTHMUS_HANDSHAKE_REFUSED')(error));
+      assert.is(error.temporary, undefined);
       service.errors.length = 0;
       stranger.socket.destroy();
     }
@@ -520,6 +626,50 @@ test(
     assert.is(connected.plugin.name, 'tcp');
     connected.socket.destroy();
     await (await opened)?.close();
+  }),
+);
+
+test(
+  'dial: closed before an answer means later: tried again, within the limits of the connect',
+  timebox(60, async () => {
+    let calls = 0;
+    let behave = (socket: Socket) => socket.destroy();
+    const { port } = await fakeServer((socket) => {
+      calls++;
+      behave(socket);
+    });
+    // In number.
+    const counted = (await rejection(dialTo(port, { retry: 3, retryPauseMs: 5 }))) as IsthmusError;
+    assert.ok(code('ERR_ISTHMUS_HANDSHAKE_REFUSED')(counted) || code('ERR_ISTHMUS_CONNECT')(counted));
+    assert.match(counted.message, 'tried 4 times');
+    assert.is(calls, 4);
+    // In time.
+    behave = (socket) => socket.end();
+    const late = (await rejection(
+      dialTo(port, { retry: 1_000_000, retryPauseMs: 5, handshakeTimeoutMs: 300 }),
+    )) as IsthmusError;
+    assert.ok(code('ERR_ISTHMUS_HANDSHAKE_REFUSED')(late));
+    assert.is(late.temporary, true);
+    // By the signal.
+    const reason = new Error('not any more');
+    const controller = new AbortController();
+    const aborted = dialTo(port, {
+      retry: 1_000_000,
+      retryPauseMs: 5,
+      signal: controller.signal,
+      log: () => controller.abort(reason),
+    });
+    assert.is(await rejection(aborted), reason);
+    // An answer of any kind is an answer.
+    calls = 0;
+    behave = (socket) => socket.end(HELLO);
+    assert.ok(code('ERR_ISTHMUS_HANDSHAKE_REFUSED')(await rejection(dialTo(port, { retry: 1000 }))));
+    assert.is(calls, 1);
+    // Where a C program refuses without an answer, and another call comes.
+    calls = 0;
+    behave = (socket) => socket.end();
+    await rejection(dialTo(port, { retry: 1000, retryUnanswered: false }));
+    assert.is(calls, 1);
   }),
 );
 

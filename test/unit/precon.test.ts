@@ -33,6 +33,7 @@ const seed = testSeed();
 
 const VERSION = encodeVersion();
 const OK = encodeFrame(FRAME.ARCH_OK);
+const REFUSED = encodeFrame(FRAME.REFUSED);
 const NEXT = encodeFrame(FRAME.ARCH_NEXT);
 const STEP = encodeFrame(FRAME.STEP1, Buffer.from('ab', 'hex'));
 const REQ_TCP = encodeArchReq(103);
@@ -644,7 +645,7 @@ test(
 );
 
 test(
-  'accept that refuses, throws or rejects ends the handshake without an answer',
+  'accept that refuses, throws or rejects ends the handshake, and nothing is said but that',
   timebox(5, async () => {
     const refusing: NonNullable<AcceptingOptions['admit']>[] = [
       () => false,
@@ -664,7 +665,8 @@ test(
       side.precon.receive(Buffer.concat([HELLO, REQ_TCP, OK]));
       await turn();
       assert.is(side.end, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
-      assert.is(side.hex, '');
+      assert.is(side.hex, hex(REFUSED));
+      assert.is(side.outcome?.kind === 'failed' && side.outcome.told, true);
       assert.equal(tcp.events, []);
     }
     // An answer after the end has no effect.
@@ -695,7 +697,7 @@ test(
         side.precon.receive(bytes);
         await turn();
         assert.is(side.end, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
-        assert.is(side.hex, '');
+        assert.is(side.hex, hex(REFUSED));
       }
     }
     const local = { ...BOB, id: 7n, name: 'other' };
@@ -709,6 +711,82 @@ test(
     called.precon.receive(back);
     assert.is(called.end, 'acknowledged');
     assert.is(called.hex, '0010000600000000');
+  }),
+);
+
+test(
+  'a listener that says no is not one that has too much to do',
+  timebox(5, () => {
+    const failed = (side: Side) => (side.outcome?.kind === 'failed' ? side.outcome.error : undefined);
+    const start = () => {
+      const tcp = fakeTcp();
+      const side = connectingSide([tcp]);
+      side.precon.start();
+      return { tcp, side };
+    };
+    // Closed, or reset, before a byte came: later.
+    for (const end of [
+      (side: Side) => side.precon.socketEnded(),
+      (side: Side) => side.precon.socketFailed(Object.assign(new Error('reset'), { code: 'ECONNRESET' })),
+    ]) {
+      const { tcp, side } = start();
+      end(side);
+      assert.is(failed(side)?.code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
+      assert.is(failed(side)?.temporary, true);
+      assert.is(tcp.held, 0);
+    }
+    // Said: never. Behind an answer, however short: not a matter of too many peers.
+    for (const bytes of [REFUSED, Buffer.concat([ANSWER, REFUSED]), VERSION.subarray(0, 1), ANSWER]) {
+      const { tcp, side } = start();
+      side.precon.receive(bytes);
+      side.precon.socketEnded();
+      assert.is(failed(side)?.code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
+      assert.is(failed(side)?.temporary, undefined);
+      assert.is(tcp.held, 0);
+    }
+    // A peer that hangs up at a listener has no listener to come back to.
+    const accepting = acceptingSide([fakeTcp()]);
+    accepting.precon.socketEnded();
+    assert.is(failed(accepting)?.temporary, undefined);
+  }),
+);
+
+test(
+  'the admission may let a handshake wait before the application is asked, and before a plugin begins',
+  timebox(5, async () => {
+    const stages: string[] = [];
+    const turns: (() => void)[] = [];
+    const asked: string[] = [];
+    const tcp = fakeTcp();
+    const side = acceptingSide([tcp], {
+      pass: (stage) => {
+        stages.push(stage);
+        return new Promise((resolve) => turns.push(resolve));
+      },
+      admit: ({ name }) => asked.push(name) > 0,
+    });
+    side.precon.receive(HELLO.subarray(0, -1));
+    assert.equal(stages, []);
+    assert.ok(side.precon.waitsForPeer);
+    side.precon.receive(Buffer.concat([HELLO.subarray(-1), REQ_TCP, OK, Buffer.from('more')]));
+    assert.equal([stages, asked, side.hex], [['introduced'], [], '']);
+    assert.not(side.precon.waitsForPeer);
+    turns.shift()?.();
+    await turn();
+    assert.equal([stages, asked, side.hex], [['introduced', 'proposed'], ['alice'], hex(ANSWER)]);
+    assert.equal([tcp.events, side.precon.attempting], [[], false]);
+    turns.shift()?.();
+    await turn();
+    assert.is(side.hex, hex(ANSWER, OK));
+    assert.is(agreed(side).rest.toString(), 'more');
+
+    // Aborted meanwhile: the turn comes to nothing.
+    const gone = acceptingSide([fakeTcp()], { pass: () => new Promise((resolve) => turns.push(resolve)) });
+    gone.precon.receive(HELLO);
+    gone.precon.abort(new IsthmusError('ERR_ISTHMUS_HANDSHAKE_TIMEOUT', 'too late'));
+    turns.shift()?.();
+    await turn();
+    assert.equal([gone.end, gone.hex], ['ERR_ISTHMUS_HANDSHAKE_TIMEOUT', '']);
   }),
 );
 

@@ -115,6 +115,7 @@ class FakeConnection {
   state: RuntimeConnection['state'] = 'connecting';
   linked = false;
   wantsToSend = false;
+  destroyed = false;
   counts: MessageCounts = { sent: 0, received: 0 };
   link: object | undefined;
   passes = 0;
@@ -127,6 +128,7 @@ class FakeConnection {
     unconfirmed: false,
     events: [] as string[],
     raise: (event: string) => this.lifecycle.events.push(event),
+    phase: 'idle',
   };
   readonly peer: ConInfo & { address: { host: string; port: number } | undefined };
   readonly route: { ends: object | undefined };
@@ -148,6 +150,7 @@ class FakeConnection {
   /** It has been up, and is suspended. */
   suspend(asked: boolean): void {
     this.state = 'suspended';
+    this.lifecycle.phase = 'suspended';
     this.linked = false;
     this.lifecycle.unconfirmed = false;
     this.link = undefined;
@@ -166,6 +169,11 @@ class FakeConnection {
   fail(reason: IsthmusError): void {
     if (this.state === 'closed') return;
     this.failed = reason;
+    this.close();
+  }
+
+  destroy(): void {
+    this.destroyed = true;
     this.close();
   }
 
@@ -703,6 +711,19 @@ check('released: an effort of this process that the peer waits for, even one tha
   bed.assertIdle();
 });
 
+check('released: asked to call while held, since the peer does not ask again', async (bed) => {
+  const connection = bed.suspended(GREATER, false);
+  bed.reconnector.hold();
+  // The handshake of the request was under way when this process was suspended.
+  assert.ok(await bed.asked('back-connect', connection));
+  assert.is(bed.dialer.calls.length, 0);
+  bed.reconnector.release();
+  assert.is(bed.dialer.call.kind, 'dial');
+  connection.close();
+  await turn();
+  bed.assertIdle();
+});
+
 check('released: an effort that has ended is not owed, although its link was another one', async (bed) => {
   const connection = bed.suspended(GREATER, false);
   await bed.asked('back-connect', connection);
@@ -742,6 +763,19 @@ check('coming: efforts under way, until their connections are up', async (bed) =
   await turn();
   assert.ok(settled);
   assert.equal(bed.reconnector.coming(), []);
+  bed.assertIdle();
+});
+
+check('coming: settles for a connection that fails, or is closed', async (bed) => {
+  const end = (id: bigint) => ({ ...LOCAL, id });
+  const [fails, closes] = [bed.suspended(GREATER, true, end(1n)), bed.suspended(GREATER, true, end(2n))];
+  const coming = bed.reconnector.coming();
+  assert.is(coming.length, 2);
+  bed.dialer.calls[0]?.reject(error('ERR_ISTHMUS_NO_PLUGIN'));
+  closes.close();
+  await Promise.all(coming);
+  assert.is(fails.failed?.code, 'ERR_ISTHMUS_NO_PLUGIN');
+  await turn();
   bed.assertIdle();
 });
 
@@ -1069,6 +1103,32 @@ check('held during a pause between two tries', async (bed) => {
   bed.assertIdle();
 });
 
+check('suspended by this side: a listener that closes without an answer has too much to do', async (bed) => {
+  const connection = bed.suspended(GREATER, true);
+  const later = () => new IsthmusError('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'closed', { temporary: true });
+  let tries = 0;
+  for (; tries < 1000 && !connection.failed; tries++) {
+    bed.dialer.call.reject(later());
+    await turn();
+    if (!connection.failed) await bed.clock.advance(bed.clock.next ?? 0);
+  }
+  // Often, but not for as long as a peer may be away: a C program refuses in this way.
+  assert.ok(tries > 5 && tries < 50, `${tries} tries`);
+  assert.is(connection.failed?.code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
+  const said = bed.suspended(GREATER, true);
+  const calls = bed.dialer.calls.length;
+  bed.dialer.call.reject(error('ERR_ISTHMUS_HANDSHAKE_REFUSED'));
+  await bed.clock.advance(CONNECT_MS);
+  assert.is(said.failed?.code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
+  assert.is(bed.dialer.calls.length, calls, 'refused in words: not tried again');
+  const equal = bed.onDemand(LOCAL.name);
+  bed.bringUp(equal);
+  assert.is(bed.dialer.call.options.retryUnanswered, false, 'the call of the other end comes');
+  equal.close();
+  await turn();
+  bed.assertIdle();
+});
+
 // ── What is left behind ──────────────────────────────────────────────────────────────────────────────────────────────
 
 test(
@@ -1096,7 +1156,7 @@ test(
     assert.is(await late, 'ERR_ISTHMUS_CONNECT');
     idle();
 
-    const both = [outcome(entry.untilPeerConnects(signal, 100)), outcome(entry.untilUp())];
+    const both = [outcome(entry.untilPeerConnects(signal, 100)), outcome(entry.untilUpOrGone())];
     entry.interrupted = true;
     entry.up();
     assert.equal(await Promise.all(both), ['up', 'up']);

@@ -1,0 +1,195 @@
+/**
+ * Strangers at the port of a runtime: they say nothing, or stop half-way. Clients get through, and suspensions do not
+ * wait for them. And clients that come all at once, which are no
+ * strangers: the other processes are this file again, with the role `clients`.
+ */
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Connection } from '../../host/api/connection.js';
+import { encodeArchReq, encodeConInfo, encodeFrame, encodeVersion, FRAME } from '../../host/handshake/frames.js';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
+import { eventually, rejection } from '../support/outcomes.js';
+import { ALICE } from '../support/precon.js';
+import { Child, endChildren, play, role, roleOptions, tell } from '../support/process.js';
+import { only } from '../support/regions.js';
+import { timebox } from '../support/timebox.js';
+
+const PROCESSES = 8;
+const CONNECTS = 25;
+
+const roles: Record<string, () => Promise<void>> = {
+  /** Connects all at once, and says how many came up. */
+  async clients() {
+    const { port, count } = roleOptions<{ port: number; count: number }>();
+    const runtime = await Runtime.create(only(''));
+    const ends = await Promise.allSettled(
+      Array.from({ length: count }, async () => {
+        const connection = await runtime.connect(`127.0.0.1:${port}`);
+        await connection.send('hello');
+        assert.is((await connection.receive())?.text(), 'hello');
+      }),
+    );
+    tell(
+      'ends',
+      ends.map((end) => (end.status === 'fulfilled' ? 'ok' : String(end.reason))),
+    );
+    await runtime.close({ timeout: 1000 });
+  },
+};
+
+const HELLO = Buffer.concat([encodeVersion(), encodeConInfo(ALICE)]);
+const AGREE_TCP = Buffer.concat([HELLO, encodeArchReq(103), encodeFrame(FRAME.ARCH_OK)]);
+
+const runtimes: Runtime[] = [];
+const sockets: Socket[] = [];
+const cleanups: (() => unknown)[] = [];
+
+async function newRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
+  const runtime = await Runtime.create(only('', options));
+  runtimes.push(runtime);
+  return runtime;
+}
+
+/** Echoes. */
+async function listening(runtime: Runtime, options = {}): Promise<number> {
+  const { port } = await runtime.listen(options, async (connection) => {
+    for await (const { data } of connection) await connection.send(data);
+  });
+  return port;
+}
+
+async function echoes(connection: Connection): Promise<void> {
+  await connection.send('hello');
+  assert.is((await connection.receive())?.text(), 'hello');
+}
+
+/** @param host where this side comes from: each has a share of its own */
+async function stranger(port: number, bytes: Buffer): Promise<Socket> {
+  const socket = connect({ host: '127.0.0.1', port, allowHalfOpen: true });
+  socket.on('error', () => {});
+  sockets.push(socket);
+  await once(socket, 'connect');
+  socket.write(bytes);
+  return socket;
+}
+
+async function tidy(): Promise<void> {
+  for (const socket of sockets.splice(0)) socket.destroy();
+  for (const cleanup of cleanups.splice(0)) await cleanup();
+  await Promise.all(runtimes.splice(0).map((runtime) => runtime.close({ timeout: 500 }).catch(() => {})));
+  await endChildren();
+}
+
+function main(): void {
+  test(
+    `${PROCESSES} processes connect ${CONNECTS} times each, at once: none is cut off`,
+    timebox(120, async () => {
+      const runtime = await newRuntime();
+      const port = await listening(runtime);
+      const children = Array.from({ length: PROCESSES }, () =>
+        Child.start(import.meta.url, 'clients', { port, count: CONNECTS }),
+      );
+      const ends = (await Promise.all(children.map((child) => child.event<string[]>('ends')))).flat();
+      assert.is(ends.length, PROCESSES * CONNECTS);
+      assert.equal(
+        ends.filter((end) => end !== 'ok'),
+        [],
+      );
+    }),
+  );
+
+  test(
+    'a listener with one place: the same, only later',
+    timebox(120, async () => {
+      const runtime = await newRuntime();
+      const port = await listening(runtime, { maxHandshakes: 1, accept: () => pause(1).then(() => true) });
+      const client = await newRuntime();
+      const all = await Promise.all(Array.from({ length: 100 }, () => client.connect(`127.0.0.1:${port}`)));
+      assert.is(new Set(all.map(({ state }) => state)).size, 1);
+      await echoes(all.at(-1) as Connection);
+    }),
+  );
+
+  test(
+    'hundreds of strangers, silent or half-way: a client gets through, and a suspension does not wait for them',
+    timebox(60, async () => {
+      // Nothing of this may depend on the end of a handshake.
+      const runtime = await newRuntime({ handshakeTimeout: 600_000, suspendTimeout: 600_000 });
+      const port = await listening(runtime);
+      const half = [HELLO.subarray(0, 5), encodeVersion()];
+      const kinds = [Buffer.alloc(0), ...half];
+      await Promise.all(Array.from({ length: 200 }, (_, index) => stranger(port, kinds[index % 3] as Buffer)));
+      const client = await newRuntime();
+      const early = await client.connect(`127.0.0.1:${port}`);
+      await echoes(early);
+      const introduced = await stranger(port, HELLO);
+      await once(introduced, 'data');
+      const idle = await stranger(port, Buffer.alloc(0));
+      await runtime.suspend();
+      assert.not(introduced.readableEnded, 'it had not been cut');
+      assert.not(idle.readableEnded);
+      // Those of the suspension are held: those that say who they are come first afterwards.
+      const strangers = await Promise.all(Array.from({ length: 300 }, () => stranger(port, Buffer.alloc(0))));
+      const connecting = client.connect(`127.0.0.1:${port}`);
+      await pause(1200);
+      assert.not(strangers[0]?.destroyed);
+      await runtime.resume();
+      await echoes(await connecting);
+      await echoes(early);
+      await echoes(await client.connect(`127.0.0.1:${port}`));
+    }),
+  );
+
+  test(
+    'a listener that is opened while the process is suspended is held like the others',
+    timebox(30, async () => {
+      const runtime = await newRuntime();
+      await listening(runtime);
+      await runtime.suspend();
+      const port = await listening(runtime);
+      const socket = await stranger(port, AGREE_TCP);
+      await pause(200);
+      assert.is(socket.bytesRead, 0);
+      assert.is(runtime.connections().length, 0);
+      await runtime.resume();
+      await once(socket, 'data');
+      await eventually('it is accepted', () => runtime.connections().length === 1);
+    }),
+  );
+
+  test(
+    'endpoint.close() ends connects under way, and those that wait for the end of a suspension',
+    timebox(30, async () => {
+      const server = createServer(() => {}).listen(0, '127.0.0.1');
+      cleanups.push(() => server.close());
+      await once(server, 'listening');
+      const { port } = server.address() as { port: number };
+      const runtime = await newRuntime({ handshakeTimeout: 600_000 });
+      const endpoint = runtime.endpoint({ name: 'other' });
+      const accepted = once(server, 'connection');
+      const connecting = rejection(endpoint.connect(`127.0.0.1:${port}`));
+      const [socket] = (await accepted) as [Socket];
+      sockets.push(socket.on('error', () => {}));
+      await endpoint.close();
+      assert.is((await connecting).code, 'ERR_ISTHMUS_CLOSED');
+      await once(socket.resume(), 'close');
+
+      const held = runtime.endpoint({ name: 'held' });
+      await runtime.suspend();
+      const waiting = rejection(held.connect(`127.0.0.1:${port}`));
+      await pause(0);
+      await held.close();
+      assert.is((await waiting).code, 'ERR_ISTHMUS_CLOSED');
+      await runtime.resume();
+    }),
+  );
+
+  test.after.each(tidy);
+  test.run();
+}
+
+if (role) await play(roles);
+else main();
