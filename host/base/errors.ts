@@ -189,6 +189,12 @@ export const ERRORS = {
     cause: 'A message is larger than the limit (`maxMessageSize`), or an xheader is longer than 65,535 bytes.',
     action: 'Send the message in parts, or raise the limit on both sides.',
   },
+  ERR_ISTHMUS_SUSPENDED_LIMIT: {
+    cause:
+      'More connections wait for suspended peers than `PSP_SUSPENDED_LIMIT` allows, or half as many from one remote address. The one that had waited longest has ended, first among those that no message went over.',
+    action:
+      'Open the connection again. If that many peers of yours are suspended at the same time, raise `PSP_SUSPENDED_LIMIT`; otherwise strangers leave connections behind: restrict which peers may connect (`accept`, `blockList`, the address that is listened on).',
+  },
   ERR_ISTHMUS_BUFFER_TOO_SMALL: {
     cause: 'The target of `tryReceiveInto` is shorter than the next message. The message stays where it is.',
     action: 'Pass a larger target; `needed` of the error is the length.',

@@ -152,6 +152,14 @@ export const SETTINGS = {
     'time that a suspended connection waits for its peer before it fails',
     { min: 1, max: 0x7fffffff, unit: 'ms' },
   ),
+  suspendedLimit: integer(
+    'migration',
+    'PSP_SUSPENDED_LIMIT',
+    1024,
+    'connections of an endpoint that wait for suspended peers, half as many from one remote address; beyond that the one ' +
+      'that has waited longest ends, first among those that no message went over',
+    { min: 1, max: 1_000_000 },
+  ),
   unread: integer(
     'messages',
     'PSP_UNREAD_LIMIT',

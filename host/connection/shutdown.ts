@@ -11,6 +11,8 @@ import { type MessageHandler, type ProtocolRouter, unsupported } from '../link/p
 const MAX_WAIT_FOR_ROOM_MS = 100;
 /** Bytes of a SHUTDOWN message: C sends 4. */
 const MAX_SHUTDOWN_BYTES = 64;
+/** Bytes of SHUTDOWN_REQ: an i32, the port. */
+const REQUEST_BYTES = 4;
 
 export class Shutdown {
   /** Whether this side asked for the suspension; then it is also this side that comes back. */
@@ -44,8 +46,11 @@ export class Shutdown {
 
   #handler(type: number): MessageHandler {
     return {
-      begin: (_xheader, length) => {
+      begin: (xheader, length) => {
         if (length > MAX_SHUTDOWN_BYTES) throw unsupported(type);
+        // Behind this message the connection is kept for its peer: no other form of it begins that.
+        const isRequest = type === coreLayout().MESSAGE_SHUTDOWN_REQ;
+        if (isRequest && (xheader.length > 0 || length !== REQUEST_BYTES)) throw unsupported(type);
         return undefined;
       },
       complete: (xheader, data) => {

@@ -256,6 +256,7 @@ export class Endpoint implements AsyncDisposable, LocalEndpoint {
   async #close(timeout: number | undefined): Promise<void> {
     this.#state.close();
     await this.#listeners.close();
+    this.#reconnector.giveUpWaiting();
     await this.#groups.close();
     this.#requests.close(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the endpoint was closed'));
     await this.#connections.close(timeout);

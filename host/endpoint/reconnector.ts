@@ -17,6 +17,7 @@ import type { ConfirmRole } from '../connection/link-lifetime.js';
 import type { Connected } from '../handshake/attach.js';
 import type { OnDemandAnswer, OnDemandRequest } from '../handshake/outcome.js';
 import type { ParsedAddress } from './address.js';
+import { Awaited } from './awaited.js';
 import { discard } from './connected.js';
 import type { Connections } from './connections.js';
 import type { Dialer } from './dialer.js';
@@ -27,7 +28,7 @@ export interface ReconnectorOptions {
   readonly dialer: Pick<Dialer, 'options' | 'dial' | 'askBack'>;
   readonly listeners: Pick<Listeners, 'size'>;
   readonly connections: Pick<Connections, 'resume' | 'linkedTo' | 'suspendingTo'>;
-  readonly config: Pick<Config, 'handshakeTimeout' | 'resumeTimeout'>;
+  readonly config: Pick<Config, 'handshakeTimeout' | 'resumeTimeout' | 'suspendedLimit'>;
   readonly log: Log;
 }
 
@@ -53,6 +54,7 @@ export class Reconnector {
   readonly #resumeMs: number;
   readonly #log: Log;
   readonly #entries = new Map<RuntimeConnection, Reconnection>();
+  readonly #awaited: Awaited;
   /** The process is suspended, or about to be: nothing is brought up. */
   #held = false;
 
@@ -62,6 +64,7 @@ export class Reconnector {
     this.#connections = connections;
     this.#connectMs = config.handshakeTimeout;
     this.#resumeMs = config.resumeTimeout;
+    this.#awaited = new Awaited(config.suspendedLimit);
     this.#log = log;
   }
 
@@ -83,7 +86,10 @@ export class Reconnector {
     entry.peerId = peer.id;
     entry.address = address;
     // The side that asked for the suspension comes back. The other side waits, but not for ever.
-    if (!shutdown.asked) entry.startLimit(this.#resumeMs);
+    if (!shutdown.asked) {
+      entry.startLimit(this.#resumeMs);
+      this.#awaited.add(connection);
+    }
     // Unless held: the suspension has been given up, and this connection let go too late for it.
     else this.bringUp(connection);
   }
@@ -92,9 +98,17 @@ export class Reconnector {
     const entry = this.#entries.get(connection);
     if (!entry) return;
     this.#entries.delete(connection);
+    this.#awaited.delete(connection);
     entry.clearLimit();
     entry.effort?.abort(new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection was closed'));
     entry.gone();
+  }
+
+  /** The listeners are closed: connections that only wait for their peers end, because none of these can come back. */
+  giveUpWaiting(): void {
+    for (const { connection, effort } of [...this.#entries.values()]) {
+      if (connection.lifecycle.phase === 'suspended' && !effort) connection.destroy();
+    }
   }
 
   // ─── suspending the process ────────────────────────────────────────────────────────────────────────────────────────
@@ -300,6 +314,7 @@ export class Reconnector {
     const { connection } = entry;
     const { counts, peer } = connected;
     entry.clearLimit();
+    this.#awaited.delete(connection);
     const refuse = (text: string) => {
       discard(connected);
       connection.fail(new IsthmusError('ERR_ISTHMUS_PEER_PROTOCOL', text));

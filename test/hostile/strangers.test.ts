@@ -1,6 +1,6 @@
 /**
- * Strangers at the port of a runtime: they say nothing, or stop half-way. Clients get through, and suspensions do not
- * wait for them. And clients that come all at once, which are no
+ * Strangers at the port of a runtime: they say nothing, stop half-way, or leave connections behind. Clients get through,
+ * suspensions do not wait for them, and what is kept for them is bounded. And clients that come all at once, which are no
  * strangers: the other processes are this file again, with the role `clients`.
  */
 import { once } from 'node:events';
@@ -43,6 +43,17 @@ const roles: Record<string, () => Promise<void>> = {
 const HELLO = Buffer.concat([encodeVersion(), encodeConInfo(ALICE)]);
 const AGREE_TCP = Buffer.concat([HELLO, encodeArchReq(103), encodeFrame(FRAME.ARCH_OK)]);
 
+/** A message of phase 2. */
+function message(type: number, data: Buffer): Buffer {
+  const header = Buffer.alloc(8);
+  header.writeUInt16LE(type, 0);
+  header.writeUInt32LE(data.length, 4);
+  return Buffer.concat([header, data]);
+}
+
+const SHUTDOWN_REQ = message(9, Buffer.from([0x90, 0x1f, 0, 0]));
+const SHUTDOWN_ACK = 10;
+
 const runtimes: Runtime[] = [];
 const sockets: Socket[] = [];
 const cleanups: (() => unknown)[] = [];
@@ -74,6 +85,22 @@ async function stranger(port: number, bytes: Buffer): Promise<Socket> {
   await once(socket, 'connect');
   socket.write(bytes);
   return socket;
+}
+
+/** A stranger that suspends in every form, and is never seen again. */
+async function leaveBehind(port: number, messages: readonly Buffer[]): Promise<void> {
+  const socket = await stranger(port, Buffer.concat([AGREE_TCP, ...messages, SHUTDOWN_REQ]));
+  let heard = Buffer.alloc(0);
+  const answered = new Promise<void>((resolve) => {
+    socket.on('data', (chunk) => {
+      heard = Buffer.concat([heard, chunk]);
+      // VERSION, CON_INFO, ARCH_OK; an echo of each message; SHUTDOWN_ACK at the end.
+      if (heard.length >= 12 && heard.readUInt16LE(heard.length - 12) === SHUTDOWN_ACK) resolve();
+    });
+    socket.on('close', resolve);
+  });
+  await answered;
+  socket.destroy();
 }
 
 async function tidy(): Promise<void> {
@@ -159,6 +186,41 @@ function main(): void {
       await eventually('it is accepted', () => runtime.connections().length === 1);
     }),
   );
+
+  for (const [what, messages] of [
+    ['at once', []],
+    ['behind a message', [message(0, Buffer.from('hello'))]],
+  ] as const) {
+    test(
+      `strangers that suspend ${what} and do not come back are kept in a limited number, and close() does not wait for them`,
+      timebox(60, async () => {
+        const limit = 16;
+        const runtime = await newRuntime({ suspendedLimit: limit, closeTimeout: 600_000 });
+        const codes: (string | undefined)[] = [];
+        const { port } = await runtime.listen({}, (connection) => {
+          connection.closed.then(({ error }) => codes.push(error?.code));
+          return (async () => {
+            for await (const { data } of connection) await connection.send(data);
+          })();
+        });
+        const client = await newRuntime();
+        const used = await client.connect(`127.0.0.1:${port}`);
+        await echoes(used);
+        const strangers = 10 * limit;
+        for (let i = 0; i < strangers; i += 20) {
+          await Promise.all(Array.from({ length: 20 }, () => leaveBehind(port, messages)));
+        }
+        const suspended = () => runtime.connections().filter(({ state }) => state === 'suspended').length;
+        await eventually('the others have ended', () => codes.length === strangers - limit);
+        assert.equal(new Set(codes), new Set(['ERR_ISTHMUS_SUSPENDED_LIMIT']));
+        assert.is(suspended(), limit);
+        await echoes(used);
+        await client.close();
+        await eventually('the client is gone', () => runtime.connections().length === limit);
+        await runtime.close();
+      }),
+    );
+  }
 
   test(
     'endpoint.close() ends connects under way, and those that wait for the end of a suspension',

@@ -21,6 +21,7 @@ import { timebox } from '../support/timebox.js';
 
 const CONNECT_MS = 1000;
 const RESUME_MS = 60_000;
+const SUSPENDED_LIMIT = 8;
 const LOCAL: ConInfo = { node: '10.0.0.1', pid: 1, id: 10n, name: 'M' };
 const SMALLER = 'A';
 const GREATER = 'Z';
@@ -241,7 +242,7 @@ class Bed implements Disposable {
       dialer: this.dialer as ReconnectorOptions['dialer'],
       listeners: this.listeners,
       connections,
-      config: { handshakeTimeout: CONNECT_MS, resumeTimeout: RESUME_MS },
+      config: { handshakeTimeout: CONNECT_MS, resumeTimeout: RESUME_MS, suspendedLimit: SUSPENDED_LIMIT },
       log: (level, line) => this.lines.push(`${level}: ${line}`),
     });
   }
@@ -1125,6 +1126,85 @@ check('suspended by this side: a listener that closes without an answer has too 
   bed.bringUp(equal);
   assert.is(bed.dialer.call.options.retryUnanswered, false, 'the call of the other end comes');
   equal.close();
+  await turn();
+  bed.assertIdle();
+});
+
+// ── How many suspended peers are waited for ──────────────────────────────────────────────────────────────────────────
+
+/** Connections whose peers have suspended, one after the other. */
+function away(bed: Bed, count: number, host: string, messages = 0): FakeConnection[] {
+  return Array.from({ length: count }, (_, index) => {
+    const connection = new FakeConnection(bed, SMALLER, { ...LOCAL, id: BigInt(index) });
+    connection.peer.address = { host, port: 4242 };
+    connection.counts = { sent: 0, received: messages };
+    bed.all.push(connection);
+    connection.up();
+    connection.suspend(false);
+    return connection;
+  });
+}
+
+const left = (all: readonly FakeConnection[]) => all.filter(({ state }) => state === 'suspended');
+
+check('peers that suspend and do not come back: so many are waited for, the newest', async (bed) => {
+  const all = away(bed, 100, '127.0.0.1');
+  assert.equal(left(all), all.slice(-SUSPENDED_LIMIT));
+  assert.is(all[0]?.failed?.code, 'ERR_ISTHMUS_SUSPENDED_LIMIT');
+  assert.match(all[0]?.failed?.message ?? '', `more than ${SUSPENDED_LIMIT} connections in all`);
+  assert.is(bed.clock.pending, SUSPENDED_LIMIT, 'each has its limit of time');
+  for (const one of left(all)) one.close();
+  bed.assertIdle();
+});
+
+check('connections that messages went over are kept longer than those of strangers', async (bed) => {
+  const used = away(bed, SUSPENDED_LIMIT - 2, '127.0.0.1', 1);
+  const strangers = away(bed, 100, '127.0.0.1');
+  assert.equal([left(used).length, left(strangers).length], [used.length, 2]);
+  const more = away(bed, SUSPENDED_LIMIT, '127.0.0.1', 1);
+  assert.equal([left(used).length, left(strangers).length, left(more).length], [0, 0, SUSPENDED_LIMIT]);
+  for (const one of left(more)) one.close();
+  bed.assertIdle();
+});
+
+check('one remote address has half of them', async (bed) => {
+  const other = away(bed, 2, '10.0.0.8');
+  const greedy = away(bed, 100, '10.0.0.9', 1);
+  assert.equal([left(other).length, left(greedy).length], [2, SUSPENDED_LIMIT / 2]);
+  assert.match(greedy[0]?.failed?.message ?? '', 'from one address');
+  for (const one of left([...other, ...greedy])) one.close();
+  bed.assertIdle();
+});
+
+check('those that are back, or were suspended by this side, do not count', async (bed) => {
+  const all: FakeConnection[] = [];
+  for (let round = 0; round < 3; round++) {
+    const some = away(bed, SUSPENDED_LIMIT, '127.0.0.1').map((one, index) => {
+      const local = { ...LOCAL, id: BigInt(index) };
+      const before = bed.links.length;
+      bed.peerConnects(one, { local });
+      bed.links[before]?.up();
+      one.route.ends = undefined;
+      return one;
+    });
+    all.push(...some);
+    for (const one of some) bed.reconnector.remove(one.real);
+  }
+  for (let index = 0; index < SUSPENDED_LIMIT * 2; index++) {
+    all.push(bed.suspended(GREATER, true, { ...LOCAL, id: BigInt(100 + index) }));
+  }
+  assert.ok(all.every(({ failed }) => failed === undefined));
+  for (const one of all) one.close();
+  await turn();
+  bed.assertIdle();
+});
+
+check('the endpoint is closed: connections that wait for their peers end at once', async (bed) => {
+  const [waits] = away(bed, 1, '127.0.0.1') as [FakeConnection];
+  const calls = bed.suspended(GREATER, true, { ...LOCAL, id: 50n });
+  bed.reconnector.giveUpWaiting();
+  assert.equal([waits.destroyed, calls.destroyed], [true, false]);
+  calls.close();
   await turn();
   bed.assertIdle();
 });

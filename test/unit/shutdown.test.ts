@@ -147,15 +147,33 @@ test(
       [value(65_535), 65_535],
       [value(65_536), 0],
       [value(-1), 0],
-      [NONE, 0],
-      [new Uint8Array(3).fill(1), 0],
-      [Buffer.concat([value(80), Buffer.alloc(60)]), 80],
     ] as const) {
       const { b, near } = scene();
       write(near, new Uint8Array(data), REQ);
       b.end.receiver.ring.progress();
       assert.is(b.end.lifecycle.phase, 'shutdownReceived');
       assert.is(b.shutdown.peerPort, expected, `${data.join()}`);
+    }
+  }),
+);
+
+test(
+  'a request of another form suspends nothing: the connection is not kept for its sender',
+  timebox(5, () => {
+    for (const [data, xheader] of [
+      [NONE, 0],
+      [new Uint8Array(3).fill(1), 0],
+      [new Uint8Array(5), 0],
+      [Buffer.concat([value(80), Buffer.alloc(60)]), 0],
+      [value(80), 4],
+      [NONE, 4],
+    ] as const) {
+      const { b, near } = scene();
+      write(near, new Uint8Array(data), REQ, xheader);
+      b.end.receiver.ring.progress();
+      assert.is(b.end.violations.length, 1, `${data.length} bytes, ${xheader} in the xheader`);
+      assert.is(b.shutdown.peerPort, 0);
+      assert.is(b.drains, 0);
     }
   }),
 );
