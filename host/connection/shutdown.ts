@@ -9,10 +9,10 @@ import { type MessageHandler, type ProtocolRouter, unsupported } from '../link/p
 
 /** How long the last message may wait for room in the ring before it is sent out of band. */
 const MAX_WAIT_FOR_ROOM_MS = 100;
-/** Bytes of SHUTDOWN_REQ and SHUTDOWN_ACK: an i32, the port. */
-const SHUTDOWN_BYTES = 4;
-/** Bytes of SUSPEND, which means something only when it has none. */
-const MAX_SUSPEND_BYTES = 64;
+/** Bytes of a SHUTDOWN message: C sends 4. */
+const MAX_SHUTDOWN_BYTES = 64;
+/** Bytes of SHUTDOWN_REQ: an i32, the port. */
+const REQUEST_BYTES = 4;
 
 export class Shutdown {
   /** Whether this side asked for the suspension; then it is also this side that comes back. */
@@ -47,10 +47,10 @@ export class Shutdown {
   #handler(type: number): MessageHandler {
     return {
       begin: (xheader, length) => {
-        const isSuspend = type === coreLayout().MESSAGE_SUSPEND;
-        const isRight = isSuspend ? length <= MAX_SUSPEND_BYTES : xheader.length === 0 && length === SHUTDOWN_BYTES;
-        // A connection is kept for its peer only if the peer really suspends.
-        if (!isRight) throw unsupported(type);
+        if (length > MAX_SHUTDOWN_BYTES) throw unsupported(type);
+        // Behind this message the connection is kept for its peer: no other form of it begins that.
+        const isRequest = type === coreLayout().MESSAGE_SHUTDOWN_REQ;
+        if (isRequest && (xheader.length > 0 || length !== REQUEST_BYTES)) throw unsupported(type);
         return undefined;
       },
       complete: (xheader, data) => {

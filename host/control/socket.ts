@@ -28,9 +28,11 @@ export type RequestHandler = (fields: Readonly<Record<string, unknown>>) => unkn
 export type RequestHandlers = ReadonlyMap<string, RequestHandler>;
 
 export const MAX_REQUEST_BYTES = 65536;
-/** Clients at the same time. Further ones are closed. */
+/** Clients that are served at the same time. */
 export const MAX_CLIENTS = 16;
-/** Time for a client to send its request, and again to read the answer. */
+/** Clients that wait for that. Further ones are closed. */
+const MAX_WAITING = 256;
+/** Time for a client to wait, then to send its request, and again to read the answer. */
 const CLIENT_TIMEOUT_MS = 5000;
 /** Names to try if processes left their sockets behind. */
 const MAX_TRIES = 1000;
@@ -66,13 +68,15 @@ export class ControlSocket {
   readonly #clients = new Set<Socket>();
   /** Whether another process has this name: it is tried with the next one, and nothing is logged. */
   #taken = false;
+  /** With the limit of each, in the order in which they came. */
+  readonly #waiting = new Map<Socket, NodeJS.Timeout>();
 
   private constructor(id: string, path: string, handlers: RequestHandlers, log: Log) {
     this.id = id;
     this.#path = path;
     this.#handlers = handlers;
-    this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#serve(socket));
-    this.#server.maxConnections = MAX_CLIENTS;
+    this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#accept(socket));
+    this.#server.maxConnections = MAX_CLIENTS + MAX_WAITING;
     this.#server.on('error', (error) => {
       if (!this.#taken) log('info', `no control socket: ${error.message}`);
     });
@@ -125,13 +129,35 @@ export class ControlSocket {
     // This also removes the file.
     this.#server.close();
     left.delete(this.#path);
-    for (const client of this.#clients) client.destroy();
+    for (const client of [...this.#waiting.keys(), ...this.#clients]) client.destroy();
+  }
+
+  #accept(socket: Socket): void {
+    socket.unref();
+    socket.on('error', () => {}); // 'close' follows.
+    socket.on('close', () => {
+      this.#leaveQueue(socket);
+      if (this.#clients.delete(socket)) this.#serveNext();
+    });
+    // The client has given up by then: its request must not be done later.
+    this.#waiting.set(socket, setTimeout(() => socket.destroy(), CLIENT_TIMEOUT_MS).unref());
+    this.#serveNext();
+  }
+
+  #serveNext(): void {
+    const [next] = this.#waiting.keys();
+    if (!next || this.#clients.size >= MAX_CLIENTS) return;
+    this.#leaveQueue(next);
+    this.#serve(next);
+  }
+
+  #leaveQueue(socket: Socket): void {
+    clearTimeout(this.#waiting.get(socket));
+    this.#waiting.delete(socket);
   }
 
   #serve(socket: Socket): void {
     this.#clients.add(socket);
-    socket.unref();
-    socket.on('error', () => {}); // 'close' follows.
     let timer: NodeJS.Timeout | undefined;
     const limit = () => {
       timer = setTimeout(() => socket.destroy(), CLIENT_TIMEOUT_MS).unref();
@@ -166,10 +192,7 @@ export class ControlSocket {
     const ended = () => socket.end();
     limit();
     socket
-      .on('close', () => {
-        clearTimeout(timer);
-        this.#clients.delete(socket);
-      })
+      .on('close', () => clearTimeout(timer))
       .on('end', ended)
       .on('data', collect);
   }

@@ -199,7 +199,6 @@ export class Listener {
         (callbacks) =>
           new AcceptingPrecon({ local: own, registry, address, admit: accept, onDemand, pass, limits, ...callbacks }),
         (outcome) => {
-          const { silent } = visitor;
           if (outcome.kind === 'agreed') this.#agreed(outcome);
           else if (outcome.kind === 'failed') this.#failed(outcome.error, address, socket.bytesRead === 0);
           visitor.ended();

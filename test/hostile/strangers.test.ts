@@ -13,7 +13,7 @@ import { encodeArchReq, encodeConInfo, encodeFrame, encodeVersion, FRAME } from 
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { eventually, rejection } from '../support/outcomes.js';
 import { ALICE } from '../support/precon.js';
-import { Child, endChildren, play, role, roleOptions, tell } from '../support/process.js';
+import { Child, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
 import { only } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
 
@@ -21,10 +21,13 @@ const PROCESSES = 8;
 const CONNECTS = 25;
 
 const roles: Record<string, () => Promise<void>> = {
-  /** Connects all at once, and says how many came up. */
+  /** Connects all at once, as soon as it is told to, and says how many came up. */
   async clients() {
     const { port, count } = roleOptions<{ port: number; count: number }>();
     const runtime = await Runtime.create(only(''));
+    const begin = new Promise<void>((resolve) => serve({ begin: () => resolve() }));
+    tell('ready');
+    await begin;
     const ends = await Promise.allSettled(
       Array.from({ length: count }, async () => {
         const connection = await runtime.connect(`127.0.0.1:${port}`);
@@ -115,10 +118,13 @@ function main(): void {
     `${PROCESSES} processes connect ${CONNECTS} times each, at once: none is cut off`,
     timebox(120, async () => {
       const runtime = await newRuntime();
-      const port = await listening(runtime);
+      // The application asks elsewhere; over shared memory the plugins take as long.
+      const port = await listening(runtime, { accept: () => pause(500).then(() => true) });
       const children = Array.from({ length: PROCESSES }, () =>
         Child.start(import.meta.url, 'clients', { port, count: CONNECTS }),
       );
+      await Promise.all(children.map((child) => child.event('ready')));
+      await Promise.all(children.map((child) => child.call('begin')));
       const ends = (await Promise.all(children.map((child) => child.event<string[]>('ends')))).flat();
       assert.is(ends.length, PROCESSES * CONNECTS);
       assert.equal(

@@ -7,7 +7,6 @@ import * as assert from 'uvu/assert';
 import { printed } from '../support/cli.js';
 import { disguise } from '../support/disguise.js';
 import { libvirtMissing, TestLibvirt } from '../support/libvirt.js';
-import { eventually } from '../support/outcomes.js';
 import { Child, endChildren, program } from '../support/process.js';
 import { MIB, namedRegions, newPath, newRegion, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';

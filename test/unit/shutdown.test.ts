@@ -158,7 +158,7 @@ test(
 );
 
 test(
-  'a message of another form than this suspends nothing: the connection is not kept for its sender',
+  'a request of another form suspends nothing: the connection is not kept for its sender',
   timebox(5, () => {
     for (const [data, xheader] of [
       [NONE, 0],
@@ -168,14 +168,12 @@ test(
       [value(80), 4],
       [NONE, 4],
     ] as const) {
-      for (const type of [REQ, ACK]) {
-        const { b, near } = scene();
-        write(near, new Uint8Array(data), type, xheader);
-        b.end.receiver.ring.progress();
-        assert.is(b.end.violations.length, 1, `${data.length} bytes, ${xheader} in the xheader`);
-        assert.is(b.shutdown.peerPort, 0);
-        assert.is(b.drains, 0);
-      }
+      const { b, near } = scene();
+      write(near, new Uint8Array(data), REQ, xheader);
+      b.end.receiver.ring.progress();
+      assert.is(b.end.violations.length, 1, `${data.length} bytes, ${xheader} in the xheader`);
+      assert.is(b.shutdown.peerPort, 0);
+      assert.is(b.drains, 0);
     }
   }),
 );
