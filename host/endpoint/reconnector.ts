@@ -9,6 +9,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ConInfo, Peer } from '../api/peer.js';
+import { withEither } from '../base/abortable.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import type { Config } from '../config/config.js';
@@ -24,7 +25,7 @@ import type { Listeners } from './listeners.js';
 import { compareNames, Reconnection } from './reconnection.js';
 
 export interface ReconnectorOptions {
-  readonly dialer: Pick<Dialer, 'options' | 'dial' | 'askBack'>;
+  readonly dialer: Pick<Dialer, 'ending' | 'options' | 'dial' | 'askBack'>;
   readonly listeners: Pick<Listeners, 'size'>;
   readonly connections: Pick<Connections, 'resume' | 'linkedTo' | 'suspendingTo'>;
   readonly config: Pick<Config, 'handshakeTimeout' | 'resumeTimeout'>;
@@ -184,16 +185,17 @@ export class Reconnector {
     }
   }
 
-  async #try(entry: Reconnection, signal: AbortSignal, timeoutMs: number): Promise<void> {
+  #try(entry: Reconnection, signal: AbortSignal, timeoutMs: number): Promise<void> {
+    return withEither([this.#dialer.ending, signal], (either) => this.#tryUntil(entry, either, timeoutMs));
+  }
+
+  async #tryUntil(entry: Reconnection, signal: AbortSignal, timeoutMs: number): Promise<void> {
     const { address, local, connection, again, order } = entry;
-    const common = this.#dialer.options();
-    const both = common.signal ? AbortSignal.any([common.signal, signal]) : signal;
     const options = {
-      ...common,
+      ...this.#dialer.options(signal),
       local,
       handshakeTimeoutMs: timeoutMs,
       counts: connection.counts,
-      signal: both,
       ...(again ? { retry: 0, connectTimeoutMs: CONNECT_TIMEOUT_MS } : {}),
     };
     if (address.port === 0) {
@@ -208,7 +210,7 @@ export class Reconnector {
         // Two ends of equal names may call each other at the same moment: one call is refused, the other one comes.
         const refused = error instanceof IsthmusError && error.code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED';
         if ((order < 0 && !again) || !refused || this.#listeners.size === 0) throw error;
-        await entry.untilPeerConnects(both, this.#connectMs).catch((late) => {
+        await entry.untilPeerConnects(signal, this.#connectMs).catch((late) => {
           throw again ? error : late;
         });
         return;
@@ -223,7 +225,7 @@ export class Reconnector {
       }
       await this.#dialer.askBack({ ...options, host, port });
     }
-    await entry.untilPeerConnects(both, timeoutMs);
+    await entry.untilPeerConnects(signal, timeoutMs);
   }
 
   // ─── efforts of the peer ───────────────────────────────────────────────────────────────────────────────────────────
