@@ -82,6 +82,24 @@ export function unlessAborted<T>(signal: AbortSignal | undefined, promise: Promi
 }
 
 /**
+ * Do something that each of several signals may end. Not by AbortSignal.any: in Node 20 each call of that leaves something
+ * with a signal for as long as the signal lives, here as long as the runtime.
+ * @param body gets a signal that is aborted with the first of them, for the reason of that
+ */
+export async function withEither<T>(
+  signals: readonly (AbortSignal | undefined)[],
+  body: (either: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const either = new AbortController();
+  const removals = signals.map((signal) => onAbort(signal, () => either.abort(signal?.reason)));
+  try {
+    return await body(either.signal);
+  } finally {
+    for (const remove of removals) remove();
+  }
+}
+
+/**
  * Call a listener once when the signal is aborted; at once, if it is aborted already.
  * @returns removes the listener. Idempotent; to be called when the listener is no longer wanted
  */

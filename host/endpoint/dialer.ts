@@ -1,5 +1,5 @@
 /** Connects of an endpoint: those under way, and what a suspension of the process does to them. */
-import { unlessAborted } from '../base/abortable.js';
+import { unlessAborted, withEither } from '../base/abortable.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Route } from '../connection/context.js';
 import { type AskOptions, askListener } from '../handshake/ask-listener.js';
@@ -32,14 +32,19 @@ export class Dialer {
     this.#listenPort = listenPort;
   }
 
-  /** Options that all handshakes of this endpoint share. */
-  options(signal?: AbortSignal): Omit<DialOptions, 'host' | 'port' | 'local'> {
-    const { config, ending, log } = this.#context;
+  /** Aborted when the runtime is closed. */
+  get ending(): AbortSignal {
+    return this.#context.ending;
+  }
+
+  /** Options that all handshakes of this endpoint share. @param signal aborted with {@link ending}, too */
+  options(signal: AbortSignal): Omit<DialOptions, 'host' | 'port' | 'local'> {
+    const { config, log } = this.#context;
     return {
       registry: this.#state.registry,
       retry: config.retry,
       handshakeTimeoutMs: config.handshakeTimeout,
-      signal: signal ? AbortSignal.any([signal, ending]) : ending,
+      signal,
       log: (line) => log('info', line),
       listens: this.#listenPort(),
     };
@@ -63,8 +68,9 @@ export class Dialer {
       await this.#untilReleased(signal);
       this.#state.check();
       const cancel = new AbortController();
-      const both = AbortSignal.any([...(signal ? [signal] : []), cancel.signal, this.#state.ending]);
-      const attempt = this.dial(address, { ...this.options(both), local: this.#state.conInfo() });
+      const attempt = withEither([signal, cancel.signal, this.#state.ending, this.ending], (either) =>
+        this.dial(address, { ...this.options(either), local: this.#state.conInfo() }),
+      );
       const dialing = { cancel, ended: attempt.catch(() => {}) };
       this.#dialing.add(dialing);
       try {
@@ -80,8 +86,8 @@ export class Dialer {
   async #untilReleased(signal: AbortSignal | undefined): Promise<void> {
     while (this.#held) {
       signal?.throwIfAborted();
-      const ends = [this.#context.ending, this.#state.ending];
-      await unlessAborted(AbortSignal.any(signal ? [signal, ...ends] : ends), this.#held.released);
+      const { released } = this.#held;
+      await withEither([signal, this.#state.ending, this.ending], (either) => unlessAborted(either, released));
     }
   }
 
@@ -102,7 +108,7 @@ export class Dialer {
     const { log } = this.#context;
     setTimeout(() => {
       if (!isNeeded()) return;
-      const options = { ...this.options(), host, port, local, frame: FRAME.HURRY, retry: 0 };
+      const options = { ...this.options(this.ending), host, port, local, frame: FRAME.HURRY, retry: 0 };
       askListener(options).catch((error: Error) => log('info', `drain request to ${peer.name}: ${error.message}`));
     }, DRAIN_REQUEST_DELAY_MS).unref();
   }

@@ -9,6 +9,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ConInfo, Peer } from '../api/peer.js';
+import { withEither } from '../base/abortable.js';
 import { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import type { Config } from '../config/config.js';
@@ -25,7 +26,7 @@ import type { Listeners } from './listeners.js';
 import { compareNames, Reconnection } from './reconnection.js';
 
 export interface ReconnectorOptions {
-  readonly dialer: Pick<Dialer, 'options' | 'dial' | 'askBack'>;
+  readonly dialer: Pick<Dialer, 'ending' | 'options' | 'dial' | 'askBack'>;
   readonly listeners: Pick<Listeners, 'size'>;
   readonly connections: Pick<Connections, 'resume' | 'linkedTo' | 'suspendingTo'>;
   readonly config: Pick<Config, 'handshakeTimeout' | 'resumeTimeout' | 'suspendedLimit'>;
@@ -203,16 +204,17 @@ export class Reconnector {
     }
   }
 
-  async #try(entry: Reconnection, signal: AbortSignal, timeoutMs: number): Promise<void> {
+  #try(entry: Reconnection, signal: AbortSignal, timeoutMs: number): Promise<void> {
+    return withEither([this.#dialer.ending, signal], (either) => this.#tryUntil(entry, either, timeoutMs));
+  }
+
+  async #tryUntil(entry: Reconnection, signal: AbortSignal, timeoutMs: number): Promise<void> {
     const { address, local, connection, again, order } = entry;
-    const common = this.#dialer.options();
-    const both = common.signal ? AbortSignal.any([common.signal, signal]) : signal;
     const options = {
-      ...common,
+      ...this.#dialer.options(signal),
       local,
       handshakeTimeoutMs: timeoutMs,
       counts: connection.counts,
-      signal: both,
       ...(again ? { retry: 0, connectTimeoutMs: CONNECT_TIMEOUT_MS } : {}),
       // Of two calls between equal names one is refused; C does that without an answer.
       ...(order === 0 ? { retryUnanswered: false } : {}),
@@ -230,7 +232,7 @@ export class Reconnector {
         const { code, temporary } = error instanceof IsthmusError ? error : {};
         const refused = code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && (!temporary || order === 0);
         if ((order < 0 && !again) || !refused || this.#listeners.size === 0) throw error;
-        await entry.untilPeerConnects(both, this.#connectMs).catch((late) => {
+        await entry.untilPeerConnects(signal, this.#connectMs).catch((late) => {
           throw again ? error : late;
         });
         return;
@@ -245,7 +247,7 @@ export class Reconnector {
       }
       await this.#dialer.askBack({ ...options, host, port });
     }
-    await entry.untilPeerConnects(both, timeoutMs);
+    await entry.untilPeerConnects(signal, timeoutMs);
   }
 
   // ─── efforts of the peer ───────────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,7 @@
 import { getEventListeners } from 'node:events';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { abortable, onAbort, type Start, unlessAborted } from '../../host/base/abortable.js';
+import { abortable, onAbort, type Start, unlessAborted, withEither } from '../../host/base/abortable.js';
 import { timebox } from '../support/timebox.js';
 
 const listeners = (signal: AbortSignal) => getEventListeners(signal, 'abort').length;
@@ -269,6 +269,33 @@ test(
     onAbort(undefined, () => calls.push('never'))();
     assert.equal(calls, ['twice', 'twice', 'at once']);
     assert.is(listeners(signal), 0);
+  }),
+);
+
+test(
+  'withEither: the first of the signals, for its reason; afterwards nothing is left with any of them',
+  timebox(10, async () => {
+    const [one, other] = [new AbortController(), new AbortController()];
+    for (let i = 0; i < 5000; i++) {
+      assert.is(await withEither([one.signal, undefined, other.signal], async ({ aborted }) => aborted), false);
+    }
+    // What AbortSignal.any keeps in Node 20 is no listener, but has a symbol of its own.
+    for (const { signal } of [one, other]) {
+      assert.is(listeners(signal), 0);
+      for (const key of Object.getOwnPropertySymbols(signal)) {
+        const { size = 0 } = ((signal as never)[key] ?? {}) as { size?: number };
+        assert.ok(size < 10, `${String(key)}: ${size}`);
+      }
+    }
+    const failing = withEither([one.signal, other.signal], (either) => unlessAborted(either, new Promise(() => {})));
+    const seen = outcome(failing);
+    other.abort(new Error('the other'));
+    one.abort(new Error('too late'));
+    await turn();
+    assert.is(seen.is, 'rejected: the other');
+    const late = await withEither([one.signal], async (either) => [either.aborted, (either.reason as Error).message]);
+    assert.equal(late, [true, 'too late']);
+    assert.equal([listeners(one.signal), listeners(other.signal)], [0, 0]);
   }),
 );
 

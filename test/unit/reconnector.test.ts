@@ -44,10 +44,11 @@ interface Call {
 
 class FakeDialer {
   readonly calls: Call[] = [];
-  readonly ending = new AbortController();
+  readonly closing = new AbortController();
+  readonly ending = this.closing.signal;
 
-  options() {
-    return { registry: undefined as never, retry: 10, listens: 7100, signal: this.ending.signal };
+  options(signal: AbortSignal) {
+    return { registry: undefined as never, retry: 10, listens: 7100, signal };
   }
 
   dial({ host, port }: { host: string; port: number }, options: Call['options']): Promise<Connected> {
@@ -295,7 +296,7 @@ class Bed implements Disposable {
     assert.ok(this.dialer.idle, 'no call is under way');
     assert.is(this.clock.pending, 0, 'no timer is set');
     for (const { signal } of this.dialer.calls) assert.is(getEventListeners(signal, 'abort').length, 0);
-    assert.is(getEventListeners(this.dialer.ending.signal, 'abort').length, 0);
+    assert.is(getEventListeners(this.dialer.ending, 'abort').length, 0);
   }
 
   [Symbol.dispose](): void {
@@ -529,7 +530,7 @@ check('what ends all connects of the endpoint ends these as well', async (bed) =
   bed.dialer.calls.at(-1)?.resolve();
   bed.bringUp(asking);
   await turn();
-  bed.dialer.ending.abort(error('ERR_ISTHMUS_CLOSED', 'the runtime was closed'));
+  bed.dialer.closing.abort(error('ERR_ISTHMUS_CLOSED', 'the runtime was closed'));
   await turn();
   for (const one of [dialled, asking, waiting]) assert.is(one.failed?.code, 'ERR_ISTHMUS_CLOSED');
   bed.assertIdle();
