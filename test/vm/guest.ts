@@ -54,8 +54,9 @@ export function whileGuestsRun<T>(body: () => Promise<T>): Promise<T> {
 
 /** Parameters for the kernel and the first process. */
 export function commandLine({ name = 'guest', address = '' }: Pick<GuestOptions, 'name' | 'address'>): string {
-  // On a busy machine an emulated timer seems dead, and the kernel would panic.
-  return `console=ttyS0 loglevel=5 panic=-1 no_timer_check mitigations=off NAME=${name} ADDRESS=${address}`;
+  // On a busy machine an emulated timer seems dead, and the kernel would panic; and each processor seems locked up.
+  const patient = 'no_timer_check nowatchdog';
+  return `console=ttyS0 loglevel=5 panic=-1 ${patient} mitigations=off NAME=${name} ADDRESS=${address}`;
 }
 
 export class Guest {

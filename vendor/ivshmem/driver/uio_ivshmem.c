@@ -611,16 +611,21 @@ static void ivshmem_remove(struct pci_dev *pdev)
 
 /*
  * Before a hibernation image is made, and before one is loaded. Processes are
- * frozen then, so that the list does not change.
+ * frozen then, so that what is found stays so.
  */
 static int ivshmem_freeze(struct device *dev)
 {
 	struct ivshmem *ivshmem = dev_get_drvdata(dev);
+	struct uio_device *idev = ivshmem->info.uio_dev;
+	bool used;
 
-	if (list_empty(&ivshmem->files))
+	mutex_lock(&idev->info_lock);
+	used = !list_empty(&ivshmem->files);
+	mutex_unlock(&idev->info_lock);
+	if (!used)
 		return 0;
 	dev_err(dev, "no hibernation while %s is in use: its memory is shared with other machines, and not part of the image\n",
-		dev_name(&ivshmem->info.uio_dev->dev));
+		dev_name(&idev->dev));
 	return -EBUSY;
 }
 
