@@ -7,7 +7,7 @@ export interface ConInfo {
   readonly pid: number;
   /** Opaque u64: identity of this end, kept for the life of the connection. */
   readonly id: bigint;
-  /** Name of the endpoint, up to 8 bytes of UTF-8. */
+  /** Name of the endpoint, up to 8 bytes of UTF-8, as it was received: it may hold any character. */
   readonly name: string;
 }
 

@@ -172,7 +172,7 @@ export const ERRORS = {
   ERR_ISTHMUS_BROKER: {
     cause: 'The MQTT broker cannot be reached, or it refused a request.',
     action:
-      'Start a broker (`isthmus broker`), or correct `--broker` or `PSP_MQTT_BROKER`, the credentials and the certificates.',
+      'Start a broker (`isthmus broker`), or correct `--broker` or `PSP_MQTT_BROKER`, the credentials and the certificates, or the access list of the broker (docs/migration.md).',
   },
   ERR_ISTHMUS_CONTROL_FOLDER: {
     cause:

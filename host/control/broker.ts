@@ -269,7 +269,10 @@ export class BrokerLink {
     const { log, down, ref } = this.#options;
     const pause = this.#pause * (0.75 + Math.random() / 2);
     // One warning is enough for a broker that stays away.
-    log(why === this.#why ? 'debug' : 'warning', `no broker at ${this.#place()}: ${why}; another attempt follows`);
+    log(
+      why === this.#why ? 'debug' : 'warning',
+      `not connected to the broker at ${this.#place()}: ${why}; another attempt follows`,
+    );
     this.#why = why;
     this.#pause = Math.min(this.#pause * 2, MAX_PAUSE_MS);
     this.#timer = setTimeout(() => void this.#attempt(), pause);

@@ -28,7 +28,10 @@ export class RequestFilter {
     if (part !== 'request') return undefined;
     if (to !== ANY_PROC && to !== this.#id) return undefined;
     if (delivery.retain) {
-      this.#log('warning', `a retained request at ${topic} is ignored: its age is unknown`);
+      this.#log(
+        'warning',
+        `a retained request at ${topic} is ignored: its age is unknown. Remove it from the broker, with an empty retained message while no process runs`,
+      );
       return undefined;
     }
     const request = parseRequest(payload, this.#id);

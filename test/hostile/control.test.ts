@@ -8,12 +8,14 @@
 
 import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
-import { tmpdir } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import fc from 'fast-check';
+import { connectAsync } from 'mqtt';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { startBroker } from '../../host/cli/support/embedded-broker.js';
 import { isControlId } from '../../host/config/control-id.js';
 import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { ask } from '../../host/control/client.js';
@@ -26,6 +28,7 @@ import {
   parseRequest,
   parseStatus,
   partsOfTopic,
+  topics,
 } from '../../host/control/payload.js';
 import { MAX_REQUEST_BYTES } from '../../host/control/socket.js';
 import { addonMissing } from '../../host/native/native.js';
@@ -250,6 +253,73 @@ test(
     }
     console.log(Object.fromEntries(codes));
     rmSync(home, { recursive: true, force: true });
+  }),
+);
+
+(addonMissing() ? test.skip : test)(
+  'names that act on a terminal: in no output of a command, and in JSON with the same meaning',
+  timebox(100, async () => {
+    const home = mkdtempSync(join(tmpdir(), 'isthmus-test-'));
+    process.env['XDG_RUNTIME_DIR'] = home;
+    const name = '\u202ex\x1b[2J\u2028\u200bé\x9b';
+    const hostile = /(?!\n)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u;
+    const regions = newRegion();
+    const lines: string[] = [];
+    const options = { regions, control: true, name, debug: 4, log: (_: unknown, line: string) => lines.push(line) };
+    const [a, b] = [await Runtime.create(only(regions, options)), await Runtime.create(only(regions, options))];
+    const broker = await startBroker();
+    const status = {
+      ...{ state: 'inactive', since: null, pid: 7, plugins: { [name]: name } },
+      ...{ name, origin: { kernel: name, namespace: name, started: name } },
+    };
+    const client = await connectAsync(broker.url);
+    try {
+      const { port } = await b.listen({}, () => {});
+      const connection = await a.connect({ host: '127.0.0.1', port });
+      await a.connect({ host: '127.0.0.1', port: 1 }, { signal: AbortSignal.timeout(200) }).catch(() => {});
+      const topic = topics.status(hostname(), 'node.a', '0123456789abcdef');
+      await client.publishAsync(topic, JSON.stringify(status), { retain: true, qos: 1 });
+      client.on('message', () => {
+        const said = `node.a : FAILED ${name} \0instance:0123456789abcdef`;
+        void client.publishAsync(topics.response(hostname(), 'node.a'), said);
+      });
+      await client.subscribeAsync(topics.requests(hostname()));
+      const path = regions;
+      const at = ['--broker', broker.url];
+      const named = new Set<string>();
+      for (const command of [
+        ['ps'],
+        ['inspect', a.id],
+        ['region', 'show', path],
+        ['region', 'check', path],
+        ['status', ...at],
+        ['suspend', ...at, '--wait', '0.3'],
+        ['info'],
+        ['inspect', name],
+        ['region', 'show', name],
+        ['suspend', '--local', name],
+      ]) {
+        for (const json of [[], ['--json']]) {
+          const { stdout, stderr } = await printed([...command, ...json]);
+          assert.not.match(stdout + stderr, hostile, [...command, ...json].join(' '));
+          if (
+            json.length > 0 &&
+            JSON.stringify(stdout ? JSON.parse(stdout) : '').includes(JSON.stringify(name).slice(1, -1))
+          )
+            named.add(command[0] as string);
+        }
+      }
+      // The name went through them, and programs get it as it is.
+      for (const command of ['ps', 'region', 'status', 'suspend']) assert.ok(named.has(command), command);
+      connection.destroy(new Error(name));
+      assert.ok(lines.length > 0);
+      for (const line of lines) assert.not.match(line, hostile);
+    } finally {
+      await client.endAsync(true);
+      await Promise.all([a, b].map((each) => each.close({ timeout: 500 })));
+      await broker.close();
+      rmSync(home, { recursive: true, force: true });
+    }
   }),
 );
 

@@ -358,7 +358,11 @@ function main(): void {
         await onlooker.heard(2);
         assert.equal(await child.call('calls'), [['suspend', 'resume']]);
         const lines = await child.call<string[]>('lines');
-        assert.is(lines.filter((line) => /^warning no broker/.test(line)).length <= 2, true, lines.join('\n'));
+        assert.is(
+          lines.filter((line) => /^warning not connected to the broker/.test(line)).length <= 2,
+          true,
+          lines.join('\n'),
+        );
       } finally {
         await own.close();
       }
@@ -483,7 +487,7 @@ function main(): void {
         const denied = await start({ url: `${scheme}://eve:x@${where}`, options: { mqtt, controlId: 'eve' } });
         await until(
           () => denied.call<string[]>('lines'),
-          (lines) => lines.some((line) => /^warning no broker .*[Nn]ot authorized/.test(line)),
+          (lines) => lines.some((line) => /^warning not connected to the broker .*[Nn]ot authorized/.test(line)),
         );
         assert.ok(!(await denied.call<string[]>('lines')).some((line) => /eve:x/.test(line)));
       } finally {

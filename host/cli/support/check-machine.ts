@@ -135,8 +135,15 @@ export async function checkBroker(setting: Setting): Promise<Finding> {
     // Bounded: both connecting and reading the statuses have limits.
     const watcher = await Watcher.open({ broker: url, host: hostname(), log: () => {} });
     const online = [...watcher.statuses.values()].filter(({ state }) => state !== 'offline').length;
+    const seen = online > 0 || (await watcher.hearsItself());
     await watcher.close();
-    return good(what, `${maskBroker(url)}, ${counted(online, 'process')} of this host`);
+    const text = `${maskBroker(url)}, ${counted(online, 'process')} of this host`;
+    if (seen) return good(what, text);
+    return note(
+      what,
+      `${text}; a message of this client does not come back`,
+      'The access list of the broker may hide the processes: docs/migration.md has the topics that are needed.',
+    );
   } catch (error) {
     return failed(what, error);
   }

@@ -10,6 +10,13 @@ export interface EmbeddedBroker {
   close(): Promise<void>;
 }
 
+/** What the reader can do, by the error of `listen`. */
+const ACTIONS: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'Another broker may use this port. Choose another one with --port.',
+  EACCES: 'A port below 1024 is for root. Choose another one with --port.',
+  EADDRNOTAVAIL: 'Give an address of this machine with --host.',
+};
+
 /**
  * Start a broker over TCP, without TLS and without passwords.
  * @param options.port default 0: any free port
@@ -30,7 +37,8 @@ export async function startBroker({ port = 0, host = '127.0.0.1' } = {}): Promis
     await once(server, 'listening');
   } catch (error) {
     aedes.close();
-    throw new CliError((error as Error).message, 'Another broker may use this port. Choose another one with --port.');
+    const { message, code = '' } = error as NodeJS.ErrnoException;
+    throw new CliError(message, ACTIONS[code]);
   }
   const address = server.address() as { readonly port: number };
   return {
