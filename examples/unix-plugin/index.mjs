@@ -8,15 +8,17 @@
  *   ARCH_OK ────────────────────────────▶
  *                   ◀──────────────────── ARCH_OK, when a connection with the token has arrived
  *
- * The socket has a random name in a folder that no other user may enter. The token says to which handshake a connection
- * belongs. On another host, or in another container, there is no socket at that path: the connecting side gives up, and
+ * The socket has a random name in a folder that no other user may enter, and the connecting side connects to no other:
+ * over a Unix-domain socket a process of another user can send descriptors, and closing those can block for as long as it
+ * likes. The token says to which handshake a connection belongs. On another host, or in another container, there is no socket at that path: the connecting side gives up, and
  * the handshake continues with the next plugin.
  */
 import { randomBytes } from 'node:crypto';
+import { lstatSync, realpathSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { STEP, streamPlugin } from 'isthmus';
 
 const TOKEN_BYTES = 32;
@@ -24,6 +26,18 @@ const TOKEN_BYTES = 32;
 const MAX_PATH_BYTES = 107;
 /** A connection must present its token within this time. */
 const TOKEN_TIMEOUT_MS = 5000;
+
+/**
+ * The path, without links, if it lies in a folder of this user that no other user may enter. Not an abstract name, and not
+ * a path relative to this process.
+ */
+function ownPath(path) {
+  if (!path.startsWith('/') || path.includes('\0')) throw new Error('not a path');
+  const home = realpathSync(dirname(path));
+  const { uid, mode } = lstatSync(home);
+  if (uid !== process.geteuid() || (mode & 0o077) !== 0) throw new Error('not a socket of this user');
+  return join(home, basename(path));
+}
 
 export function unixPlugin({ priority = 50, folder = tmpdir() } = {}) {
   /** The listening socket of this process, as a promise of its path; created for the first handshake. */
@@ -89,9 +103,7 @@ export function unixPlugin({ priority = 50, folder = tmpdir() } = {}) {
           throw new Error('an unexpected STEP frame');
         }
         const path = Buffer.from(payload.subarray(TOKEN_BYTES)).toString();
-        // Connect only to an absolute path: not to an abstract name, and not to a path relative to this process.
-        if (!path.startsWith('/') || path.includes('\0')) throw new Error('not a path');
-        socket = connect({ path, allowHalfOpen: true });
+        socket = connect({ path: ownPath(path), allowHalfOpen: true });
         socket.on('error', (error) => channel.next(error.message));
         socket.on('connect', () => {
           socket.write(payload.subarray(0, TOKEN_BYTES));
