@@ -7,8 +7,8 @@ namespace isthmus {
 
 namespace {
 
-// Names of the errors that mmap, mremap, statx, fcntl, posix_fallocate, mknod, open and the socket options are documented
-// to return. (Only new versions of glibc have strerrorname_np.)
+// Names of the errors that mmap, mremap, statx, fcntl, sigaction, posix_fallocate, mknod, open and the socket options are
+// documented to return. (Only new versions of glibc have strerrorname_np.)
 std::string NameOf(int error) {
   switch (error) {
 #define NAME(code) \

@@ -35,6 +35,8 @@ export const suites = {
   // It waits for silence of some ten seconds, three times.
   'integration/gone.test.ts': { onlyWithAll: true },
   'integration/groups.test.ts': { limitSeconds: 200 },
+  'integration/limits.test.ts': { limitSeconds: 300, onlyWithAll: true },
+  'integration/lost.test.ts': { limitSeconds: 200 },
   'integration/many.test.ts': { alone: true, limitSeconds: 200, onlyWithAll: true },
   'integration/messages.test.ts': { limitSeconds: 400 },
   'integration/migrate.test.ts': { limitSeconds: 600, onlyWithAll: true },

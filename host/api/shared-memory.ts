@@ -18,7 +18,8 @@ export abstract class SharedMemory implements Disposable {
   abstract get inRegion(): boolean;
   /**
    * Fill `target` with a copy of the bytes from `offset` on.
-   * @throws ERR_ISTHMUS_INVALID_ARGUMENT: beyond the end, or no bytes; ERR_ISTHMUS_RELEASED
+   * @throws ERR_ISTHMUS_INVALID_ARGUMENT: beyond the end, or no bytes; ERR_ISTHMUS_RELEASED; ERR_ISTHMUS_REGION_LOST: the
+   * bytes are gone, and `target` does not have them
    */
   abstract read(offset: number, target: Bytes): void;
   /** Copy `source` in, to `offset`. @throws as {@link read} */

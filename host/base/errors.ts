@@ -33,6 +33,12 @@ export const ERRORS = {
     action:
       'Correct what the message names: the path, its owner or mode, the size. Where there is an errno, it says what to do (the table at the end of this page).',
   },
+  ERR_ISTHMUS_ADDRESS_SPACE: {
+    cause:
+      'A limit leaves too few addresses for a WebAssembly memory. V8 reserves some 10 GiB for each; a runtime has one for `tcp` and `loop`, and one for each region.',
+    action:
+      'Raise the limit (`ulimit -v unlimited`; `LimitAS=infinity` in a unit file; `vm.overcommit_memory=0`), or start Node.js with `NODE_OPTIONS=--disable-wasm-trap-handler`: then a memory takes only its own size, and access to it is somewhat slower.',
+  },
   ERR_ISTHMUS_REGION_NOT_FOUND: {
     cause: 'No region of that name exists, or its device has disappeared.',
     action:
@@ -50,7 +56,7 @@ export const ERRORS = {
   },
   ERR_ISTHMUS_REGION_NO_SPACE: {
     cause:
-      'The file system of the region has no space for all of its pages. An access to a missing page would end the process with SIGBUS.',
+      'The file system of the region has no space for all of its pages. An access to a missing page would be a SIGBUS.',
     action:
       'Make the region smaller or the file system larger (`mount -o remount,size=… /dev/shm`; Docker: `--shm-size`).',
   },
@@ -100,6 +106,12 @@ export const ERRORS = {
     cause:
       'An operator shut this process out of the region or declared it dead while it was paused (`isthmus region fence`, `confirm-dead`).',
     action: 'Create a new runtime, and open the connections over that region again.',
+  },
+  ERR_ISTHMUS_REGION_LOST: {
+    cause:
+      'Pages of the region are gone: its file was truncated, its device was removed, or the memory has failed. What lay in the region is lost, messages that were under way over it included.',
+    action:
+      'Connect again: another plugin is used. Let no other process truncate or rewrite the file; create the region again, and start the processes that use it.',
   },
   ERR_ISTHMUS_NO_FRAMES: {
     cause: 'The region has no run of free frames of the required size.',

@@ -25,7 +25,8 @@ export class Message {
  *
  * The peer can change these bytes at any moment, and V8 may read a byte twice. So copy them (`slice`, `set`), and pass the
  * copy to `TextDecoder`, `Buffer.toString`, `JSON`, hashes and streams, never the view itself. `postMessage` and
- * `structuredClone` would copy the memory under the view as a whole: the region. The sender gets the room in
+ * `structuredClone` would copy the memory under the view as a whole: the region. If the region loses its pages
+ * (ERR_ISTHMUS_REGION_LOST ends the connection), the bytes are zeros. The sender gets the room in
  * the ring back only when this and all earlier borrowed messages are released.
  */
 export class BorrowedMessage implements Disposable {

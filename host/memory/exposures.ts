@@ -26,6 +26,8 @@ export interface Exposed {
   readonly view: View;
   /** False: the application has transferred the memory away, or has resized its buffer. */
   readonly whole: () => boolean;
+  /** Behind a copy of the bytes: whether it is one. False: the region in which they lay has lost its pages. */
+  readonly intact: () => boolean;
   /** Whether the bytes may be withdrawn before an answer has left; otherwise they stay as they are until then. */
   readonly copy: boolean;
 }
@@ -61,7 +63,8 @@ export class Exposures {
         ? (offset, count) => memory.view(offset, count)
         : (offset, count) => memory.subarray(offset, offset + count);
     const whole = () => memory.length === length;
-    this.#exposed.set(base, { base, length, rights, view, whole, copy: true });
+    const intact = () => !(memory instanceof RegionMemory && memory.lost);
+    this.#exposed.set(base, { base, length, rights, view, whole, intact, copy: true });
     let grant = memory instanceof RegionMemory ? this.#grant(memory, base, rights) : undefined;
     const token = encodeToken({ base, length, rights, grant, uuid: this.#binding.region?.uuid });
     const revoke = () => {
@@ -98,7 +101,7 @@ export class Exposures {
     const { length } = bytes;
     const view: View = (offset, count) => bytes.subarray(offset, offset + count);
     const whole = () => bytes.length === length;
-    const exposed: Exposed = { base, length, rights: READ, view, whole, copy: false };
+    const exposed: Exposed = { base, length, rights: READ, view, whole, intact: () => true, copy: false };
     this.#exposed.set(base, exposed);
     return exposed;
   }
@@ -130,8 +133,9 @@ export class Exposures {
     }
     const announced = rights === WRITE ? undefined : this.#findAnnounced(address, length);
     if (!announced) return undefined;
+    const intact = () => this.#binding.link?.core.lost === false;
     return {
-      exposed: { base: address, length, rights: READ, view: () => announced, whole: () => true, copy: true },
+      exposed: { base: address, length, rights: READ, view: () => announced, whole: () => true, intact, copy: true },
       offset: 0,
     };
   }

@@ -123,6 +123,10 @@ export interface ShmPluginOptions extends Pick<RegionSource, 'ringSize' | 'guard
    * take.
    */
   readonly limit: number;
+  /** `PSP_SIGBUS_HANDLER`. */
+  readonly survivesLoss: boolean;
+  /** Called when no region could be attached, once for each reason in a row. */
+  readonly refused?: (reason: string) => void;
   /** Called when a region was attached. */
   readonly attached: (region: Region) => void;
   /** For the log: what an operator should know. */
@@ -214,13 +218,13 @@ export class ShmPlugin implements Plugin {
 
   #share(): Share {
     const current = this.#current;
-    const { name, file, size, limit, attached } = this.#options;
+    const { name, file, size, limit, survivesLoss, attached } = this.#options;
     if (current && (!current.region || isCurrent(current.region, file))) return current;
     // The file was removed, its name taken or given back, or the slot taken away: newcomers meet in another file, and open
     // connections go on.
     if (current?.users === 0) this.#end(current);
     const abort = new AbortController();
-    const ready = joinShm({ file, size, name, limit, signal: abort.signal }).then((region) => {
+    const ready = joinShm({ file, size, name, limit, survivesLoss, signal: abort.signal }).then((region) => {
       share.region = region;
       opened(region);
       attached(region);
@@ -236,7 +240,9 @@ export class ShmPlugin implements Plugin {
       ready.catch((error: unknown) => {
         this.#drop(share);
         if (!abort.signal.aborted) {
-          this.#failure = { reason: reasonOf(error), until: performance.now() + RETRY_AFTER_MS };
+          const reason = reasonOf(error);
+          if (reason !== this.#failure?.reason) this.#options.refused?.(reason);
+          this.#failure = { reason, until: performance.now() + RETRY_AFTER_MS };
         }
       }),
     );

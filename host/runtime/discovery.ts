@@ -27,6 +27,8 @@ export interface Places {
   /** `PSP_IVSHMEM_PCI`. */
   readonly pci: boolean;
   readonly roots: UioRoots | undefined;
+  /** `PSP_SIGBUS_HANDLER`. */
+  readonly survivesLoss?: boolean;
 }
 
 /** The result of a search. */
@@ -68,7 +70,7 @@ export async function attachRegions(places: Places, name: string, strict = true)
       let reason = error;
       if (backing) {
         try {
-          regions.push(await Region.attach(backing, name));
+          regions.push(await Region.attach(backing, name, { survivesLoss: places.survivesLoss }));
           continue;
         } catch (thrown) {
           if (!(thrown instanceof IsthmusError)) throw thrown;

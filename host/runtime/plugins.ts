@@ -45,6 +45,8 @@ export function makePlugins(
     file: config.shmName,
     size: config.shmSize,
     limit: config.handshakeTimeout * SHM_SHARE,
+    survivesLoss: config.sigbusHandler,
+    refused: (reason) => log('warning', `shm is not used: ${reason}`),
     ringSize,
     guard,
     attached,

@@ -9,13 +9,13 @@ import type { RegionInfo, RuntimeSnapshot, RuntimeStats } from '../api/snapshots
 import { optionsOf, timeoutOf } from '../base/arguments.js';
 import { IsthmusError } from '../base/errors.js';
 import { type Log, type Logger, makeLog } from '../base/log.js';
-import { addressIn, ownAddress, parseNetworks } from '../base/network.js';
+import { addressIn, interfacesKnown, ownAddress, parseNetworks } from '../base/network.js';
 import { type Config, type ConfigOptions, SETTINGS } from '../config/config.js';
 import { configure, isUnset } from '../config/resolve.js';
 import { RuntimeConnection } from '../connection/connection.js';
 import type { MqttOptions } from '../control/broker.js';
 import type { Core } from '../core/core.js';
-import { createPrivateCore } from '../core/private.js';
+import { addressSpaceLimited, createPrivateCore } from '../core/private.js';
 import type { UioRoots } from '../device/uio.js';
 import type { Address } from '../endpoint/address.js';
 import type { ConnectionHandler } from '../endpoint/connections.js';
@@ -77,7 +77,7 @@ interface Parts {
  * const connection = await runtime.connect('10.0.0.2:7100');
  * ```
  *
- * It installs no signal handlers and never ends the process.
+ * It never ends the process. Of signals it handles SIGBUS alone, in the memory of its regions (`sigbusHandler`).
  */
 export class Runtime implements AsyncDisposable, Migratable {
   readonly name: string;
@@ -141,7 +141,7 @@ export class Runtime implements AsyncDisposable, Migratable {
   /**
    * Find regions and plugins.
    * @throws ERR_ISTHMUS_CONFIG; ERR_ISTHMUS_INVALID_ARGUMENT; ERR_ISTHMUS_REGION_… and ERR_ISTHMUS_NATIVE_MISSING for a
-   * region that was named
+   * region that was named; ERR_ISTHMUS_ADDRESS_SPACE where that is limited, and too short even for tcp
    */
   static async create(options: RuntimeOptions = {}): Promise<Runtime> {
     const { name = 'isthmus', regions, uio, plugins: own = [], mqtt, log: sink, ...settings } = options;
@@ -152,6 +152,12 @@ export class Runtime implements AsyncDisposable, Migratable {
     const chosen = { ...settings, regions: patterns };
     const config = configure(chosen);
     const log = makeLog(config.debug, name, { sink, path: config.debugOut });
+    if (!interfacesKnown()) {
+      log(
+        'warning',
+        `the addresses of this machine cannot be listed (no AF_NETLINK? no descriptors?): peers are told ${ownAddress(config.network)}, which PSP_NETWORK=ADDRESS sets; peers at other addresses are taken for other hosts`,
+      );
+    }
     const networks = parseNetworks(config.network) ?? [];
     if (networks.length > 0 && addressIn(networks) === undefined) {
       log('warning', `PSP_NETWORK: no address of this machine lies in '${config.network}'; ${ownAddress('')} is used`);
@@ -172,11 +178,14 @@ export class Runtime implements AsyncDisposable, Migratable {
       isDefault: isUnset('regions', chosen),
       pci: config.pci,
       roots: uio,
+      survivesLoss: config.sigbusHandler,
     };
     const discover = (strict: boolean): Promise<FoundRegions> =>
       config.ivshmem > 0
         ? attachRegions(places, name, strict)
         : Promise.resolve({ regions: [], refused: [], missing: undefined });
+    // Every message over tcp needs it, and no message needs a region: where addresses are short it comes first.
+    if (addressSpaceLimited()) privateCore();
     const found = await discover(true);
     const runtime = new Runtime({
       name,

@@ -139,6 +139,7 @@ function main(seed: number): void {
         size,
         ringSize: undefined,
         guard: true,
+        survivesLoss: true,
         limit: 1000,
         attached: () => {},
         warn: () => {},
