@@ -452,9 +452,12 @@ function main(): void {
   test(
     'a process that left the broker without a message may hold the device: no further step, unless the operator confirms that it has ended',
     timebox(90, async () => {
-      const { host, children } = await guest(2);
+      const relay = new Relay(broker.port);
+      await relay.open();
+      const { host, children } = await guest(1, relay.url);
       const both = await pair(newPath());
-      await children[0]?.kill();
+      // It runs on, cut off from the broker.
+      relay.cut();
       const { code, stdout, stderr } = await play(host, both, '--wait', '1');
       assert.is(code, 1);
       assert.equal(steps(stdout), ['look failed'], stdout);
@@ -466,8 +469,20 @@ function main(): void {
       assert.equal(both[0].done, []);
       const again = await play(host, both, '--ignore-lost');
       assert.is(again.code, 0, again.stdout + again.stderr);
-      const without = ['look ok', 'suspend ok', 'detach ok', 'migrate ok', 'resume ok', 'quit ok'];
+      const without = ['look ok', 'suspend ok', 'detach ok', 'migrate ok', 'quit ok'];
       assert.equal(steps(again.stdout), without);
+      assert.equal(await states(children), ['inactive']);
+    }),
+  );
+
+  test(
+    'a process that left the broker and has ended for certain, as is seen on its own kernel, is not waited for',
+    timebox(90, async () => {
+      const { host, children } = await guest(2);
+      await children[0]?.kill();
+      const { code, stdout, stderr } = await play(host, await pair(newPath()), '--wait', '5');
+      assert.is(code, 0, stdout + stderr);
+      assert.match(stdout, /^look: .*; 1 process of \S+ to suspend$/m);
     }),
   );
 
