@@ -36,7 +36,9 @@ export function endInOrder(socket: Socket): void {
     lingering.delete(oldest);
     oldest.destroy();
   }
-  const timer = setTimeout(() => socket.destroy(), MAX_LINGER_MS);
+  const timer = setTimeout(() => socket.destroy(), MAX_LINGER_MS).unref();
+  // The bytes are the kernel's: a process that ends need not wait for a stranger.
+  socket.unref();
   lingering.add(socket);
   socket.on('close', () => {
     clearTimeout(timer);
