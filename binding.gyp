@@ -9,6 +9,7 @@
             'native/arguments.cc',
             'native/doorbells.cc',
             'native/errors.cc',
+            'native/faults.cc',
             'native/locks.cc',
             'native/mapping.cc',
             'native/pages.cc',
@@ -33,6 +34,8 @@
             '-Wextra',
             '-isystem', '<!(node -p "require(\'path\').dirname(require.resolve(\'node-addon-api\'))")',
           ],
+          # The handler of SIGBUS (native/faults.cc) must stay when the worker that loaded the addon ends.
+          'ldflags': ['-Wl,-z,nodelete'],
           'cflags_cc!': ['-fno-exceptions', '-std=gnu++17', '-std=gnu++20', '-Wno-unused-parameter'],
           'cflags!': ['-fno-exceptions', '-Wno-unused-parameter'],
         }, {

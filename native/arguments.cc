@@ -37,4 +37,12 @@ bool Option(const Napi::Value& options, const char* name) {
   return value.As<Napi::Boolean>().Value();
 }
 
+std::optional<uint64_t> IntegerOption(const Napi::Value& options, const char* name) {
+  if (options.IsUndefined()) return std::nullopt;
+  if (!options.IsObject()) throw WrongType(options.Env(), "options must be an object");
+  const Napi::Value value = options.As<Napi::Object>().Get(name);
+  if (value.IsUndefined()) return std::nullopt;
+  return Integer(value, name);
+}
+
 }  // namespace isthmus

@@ -6,6 +6,7 @@
 #include <napi.h>
 
 #include <cstdint>
+#include <optional>
 
 namespace isthmus {
 
@@ -17,6 +18,9 @@ int Descriptor(const Napi::Value& value, const char* name);
 
 // A boolean property of an optional object; false where either is absent.
 bool Option(const Napi::Value& options, const char* name);
+
+// A property of an optional object that is an integer as of Integer(), if it is there.
+std::optional<uint64_t> IntegerOption(const Napi::Value& options, const char* name);
 
 }  // namespace isthmus
 

@@ -7,7 +7,7 @@ namespace isthmus {
 
 namespace {
 
-// Names of the errors that mmap, mremap, statx, fcntl, posix_fallocate, eventfd and the socket calls are documented to
+// Names of the errors that mmap, mremap, statx, fcntl, sigaction, posix_fallocate, eventfd and the socket calls are documented to
 // return. (Only new versions of glibc have strerrorname_np.)
 std::string NameOf(int error) {
   switch (error) {

@@ -2,9 +2,12 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -42,19 +45,49 @@ void* WindowOf(Napi::Env env, Napi::ArrayBuffer buffer, uint64_t offset, uint64_
   return window;
 }
 
-// Pages beyond the end of a regular file can be mapped; the first access to one kills the process. Devices have no size
-// here; their drivers check the range.
-void RequireWithinFile(Napi::Env env, int fd, uint64_t offset, uint64_t length) {
+// Pages beyond the end of a regular file can be mapped; an access to one is a SIGBUS. Devices have no size here; their
+// drivers check the range. Returns 0 or an errno; `*size` is that of the file, or the largest for a device.
+int SizeOfFile(int fd, uint64_t* size) {
   // statx, because the symbol of fstat needs glibc 2.33: the binary is to run with 2.28, as Node 20 does.
   struct statx status = {};
-  const int error = statx(fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_SIZE, &status) == 0 ? 0 : errno;
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_SIZE, &status) == 0) {
+    *size = S_ISREG(status.stx_mode) ? status.stx_size : UINT64_MAX;
+    return 0;
+  }
+  const int error = errno;
+#if defined(SYS_fstat) && defined(__LP64__)
+  // Sandboxes that are older than statx refuse it, with EPERM or ENOSYS.
+  struct stat old = {};
+  if (syscall(SYS_fstat, fd, &old) == 0) {
+    *size = S_ISREG(old.st_mode) ? static_cast<uint64_t>(old.st_size) : UINT64_MAX;
+    return 0;
+  }
+#endif
+  return error;
+}
+
+void RequireWithinFile(Napi::Env env, int fd, uint64_t offset, uint64_t length) {
+  uint64_t size = 0;
+  const int error = SizeOfFile(fd, &size);
   if (error != 0) throw SystemError(env, error, "statx", "statx of fd " + std::to_string(fd));
-  if (!S_ISREG(status.stx_mode)) return;
-  const uint64_t size = status.stx_size;
   if (length > size || offset > size - length) {
     throw OutOfRange(env, Bytes(length) + " at file offset " + std::to_string(offset) +
                               " reach past the end of the file of " + Bytes(size));
   }
+}
+
+// The word at `offset` of the buffer, outside of the window.
+std::atomic<uint32_t>* WordOf(Napi::Env env, Napi::ArrayBuffer buffer, uint64_t offset, const void* window,
+                              uint64_t length) {
+  char* const begin = static_cast<char*>(buffer.Data());
+  const uint64_t size = buffer.ByteLength();
+  const uint64_t from = static_cast<uint64_t>(static_cast<const char*>(window) - begin);
+  const bool within = offset <= size && size - offset >= sizeof(uint32_t);
+  if (!within || offset % sizeof(uint32_t) != 0 || (offset >= from && offset < from + length)) {
+    throw OutOfRange(env, "lost must be the offset of a u32 of the buffer, outside of the window, is " +
+                              std::to_string(offset));
+  }
+  return reinterpret_cast<std::atomic<uint32_t>*>(begin + offset);
 }
 
 }  // namespace
@@ -73,6 +106,7 @@ Napi::Function Mapping::Define(Napi::Env env) {
   return DefineClass(env, "Mapping",
                      {
                          InstanceAccessor<&Mapping::Attached>("attached"),
+                         InstanceMethod<&Mapping::Whole>("whole"),
                          InstanceMethod<&Mapping::Detach>("detach"),
                          InstanceMethod<&Mapping::Lock>("lock"),
                          InstanceMethod<&Mapping::Unlock>("unlock"),
@@ -91,11 +125,13 @@ Mapping::Mapping(const Napi::CallbackInfo& info)
   const uint64_t file_offset = Integer(info[4], "fileOffset");
   // This may run a getter, which may do anything to the buffer. So it comes before the buffer is examined.
   const bool read_only = Option(info[5], "readOnly");
+  const std::optional<uint64_t> lost = IntegerOption(info[5], "lost");
 
   if (length == 0) throw OutOfRange(env, "length must not be 0");
   RequirePageMultiple(env, length, "length");
   RequirePageMultiple(env, file_offset, "fileOffset");
   void* const window = WindowOf(env, buffer, window_offset, length);
+  if (lost) lost_ = WordOf(env, buffer, *lost, window, length);
 
   // A duplicate, so that the caller may close its own; close-on-exec, so that no child keeps the device; at least 3, so
   // that it never becomes the standard output of a process that has closed its own.
@@ -109,10 +145,16 @@ Mapping::Mapping(const Napi::CallbackInfo& info)
       Bytes(length) + " at file offset " + std::to_string(file_offset) + (read_only ? ", read-only" : "");
   Pages pages = Pages::OfFile(fd_.get(), static_cast<off_t>(file_offset), length, read_only, &error);
   if (error != 0) throw SystemError(env, error, "mmap", "mmap of " + what);
+  if (lost_ != nullptr) {
+    lost_->store(0, std::memory_order_relaxed);
+    error = guarded_.Guard(window, length, lost_);
+    if (error != 0) throw SystemError(env, error, "sigaction", "handling SIGBUS in the window of " + what);
+  }
   error = pages.MoveTo(window);
   if (error != 0) throw SystemError(env, error, "mremap", "mremap onto the window of " + what);
   window_ = window;
   length_ = length;
+  file_offset_ = file_offset;
 }
 
 Mapping::~Mapping() {
@@ -150,6 +192,9 @@ int Mapping::Cover(const char** syscall) {
 
 void Mapping::Release() {
   window_ = nullptr;
+  // Behind Cover(): until then an access may miss its page.
+  guarded_.Release();
+  lost_ = nullptr;
   hook_.Remove();
   fd_.Reset();
   buffer_.Reset();
@@ -157,6 +202,21 @@ void Mapping::Release() {
 
 Napi::Value Mapping::Attached(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), window_ != nullptr);
+}
+
+Napi::Value Mapping::Whole(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (window_ == nullptr || lost_ == nullptr) return Napi::Boolean::New(env, true);
+  if (lost_->load(std::memory_order_acquire) != 0) return Napi::Boolean::New(env, false);
+  uint64_t size = 0;
+  // Where the size cannot be had, the handler finds out.
+  if (SizeOfFile(fd_.get(), &size) != 0 || (length_ <= size && file_offset_ <= size - length_)) {
+    return Napi::Boolean::New(env, true);
+  }
+  // As the handler would do it at the next access; if the pages cannot be replaced now, it will.
+  const char* syscall = nullptr;
+  if (Cover(&syscall) == 0) lost_->store(1, std::memory_order_release);
+  return Napi::Boolean::New(env, lost_->load(std::memory_order_relaxed) == 0);
 }
 
 void Mapping::Detach(const Napi::CallbackInfo& info) {

@@ -5,8 +5,11 @@
 
 #include <napi.h>
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 
+#include "faults.h"
 #include "unique_fd.h"
 
 namespace isthmus {
@@ -37,6 +40,8 @@ class CleanupHook {
 // one, and placing zeros at a remembered address would wipe that one. The buffer does not refer to the mapping, so
 // there is no cycle, and an unreferenced mapping is collected.
 //
+// With the option `lost` an access to a page that the file has no longer does not end the process (faults.h).
+//
 // Lifetime: the hook runs before the environment finalizes its objects (hooks run last in, first out, and Node.js sets
 // its own when the addon is loaded), and finalizers run outside the garbage collection proper (Node-API 8). So all
 // three ends may use handles and references. A mapping that the hook has ended is detached; its finalizer only deletes
@@ -51,6 +56,7 @@ class Mapping : public Napi::ObjectWrap<Mapping> {
 
  private:
   Napi::Value Attached(const Napi::CallbackInfo& info);
+  Napi::Value Whole(const Napi::CallbackInfo& info);
   void Detach(const Napi::CallbackInfo& info);
   Napi::Value Lock(const Napi::CallbackInfo& info);
   void Unlock(const Napi::CallbackInfo& info);
@@ -71,6 +77,10 @@ class Mapping : public Napi::ObjectWrap<Mapping> {
   CleanupHook hook_;
   void* window_ = nullptr;  // nullptr: detached
   size_t length_ = 0;
+  uint64_t file_offset_ = 0;
+  // In the buffer, below the window: 1 when pages of the window were missing. nullptr: such an access ends the process.
+  std::atomic<uint32_t>* lost_ = nullptr;
+  GuardedWindow guarded_;
 };
 
 }  // namespace isthmus

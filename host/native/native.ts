@@ -20,6 +20,11 @@ import { IsthmusError } from '../base/errors.js';
 export interface Mapping {
   /** False after `detach()`. */
   readonly attached: boolean;
+  /**
+   * False: the window has lost its pages, because the file was truncated or the device is gone; it has zeros instead.
+   * Only with the option `lost`. Looks at the size of the file (one system call), so it knows before an access does.
+   */
+  whole(): boolean;
   /** Map anonymous pages over the window, and close the descriptor, which drops its locks. Idempotent. */
   detach(): void;
   /**
@@ -47,6 +52,9 @@ export interface Addon {
    *
    * `fileOffset`, `length` and the address of the window are multiples of the page size, and the window lies within the
    * buffer; anything else throws a RangeError. `fd` still belongs to the caller.
+   *
+   * @param options.lost offset of a u32 of the buffer outside of the window. An access to a page that the file has no
+   * longer stores 1 there, and replaces the window by zeros; without `lost` it is a SIGBUS (native/faults.h)
    */
   map(
     buffer: ArrayBuffer,
@@ -54,7 +62,7 @@ export interface Addon {
     length: number,
     fd: number,
     fileOffset: number,
-    options?: { readOnly?: boolean },
+    options?: { readOnly?: boolean; lost?: number | undefined },
   ): Mapping;
   /** Reserve blocks for bytes `[0, length)` of the file (`posix_fallocate`). Throws with `code: 'ENOSPC'`. */
   reserve(fd: number, length: number): void;

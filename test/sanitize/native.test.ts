@@ -29,7 +29,14 @@ test.after(() => rmSync(folder, { recursive: true, force: true }));
 const logs = join(folder, 'logs');
 
 /** Tests that use the native part: pages, locks, doorbells, watches, and two processes with all of it. */
-const SUITES = ['unit/native', 'unit/doorbell', 'unit/frames', 'integration/waiting.test', 'integration/sockets'];
+const SUITES = [
+  'unit/native',
+  'unit/faults',
+  'unit/doorbell',
+  'unit/frames',
+  'integration/waiting.test',
+  'integration/sockets',
+];
 
 const FLAGS = ['-std=c++17', '-fexceptions', '-fvisibility=hidden', '-fPIC', '-O1', '-g', '-fno-omit-frame-pointer'];
 const SANITIZE = ['-fsanitize=address,undefined', '-fno-sanitize-recover=all'];
@@ -63,8 +70,8 @@ function compile(output: string, sources: readonly string[], defines: readonly s
 }
 
 const environment = {
-  // Leaks of Node at its end, and V8's own use of SIGSEGV, do not count.
-  ASAN_OPTIONS: `detect_leaks=0:handle_segv=0:allow_user_segv_handler=1:detect_stack_use_after_return=1:log_path=${logs}/report`,
+  // Leaks of Node at its end, and V8's own use of SIGSEGV, do not count; nor do the SIGBUS that tests want.
+  ASAN_OPTIONS: `detect_leaks=0:handle_segv=0:handle_sigbus=0:allow_user_segv_handler=1:detect_stack_use_after_return=1:log_path=${logs}/report`,
   UBSAN_OPTIONS: `print_stacktrace=1:log_path=${logs}/report`,
 };
 

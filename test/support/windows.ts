@@ -21,7 +21,12 @@ export function windowOf(memory: Memory): Uint8Array {
 }
 
 /** Map the first pages of a file into the window of a memory. */
-export function mapFile(memory: Memory, path: string, flags = 'r+', options?: { readOnly?: boolean }): Mapping {
+export function mapFile(
+  memory: Memory,
+  path: string,
+  flags = 'r+',
+  options?: { readOnly?: boolean; lost?: number },
+): Mapping {
   const fd = openSync(path, flags);
   try {
     return addon().map(memory.buffer, BOTTOM, SIZE, fd, 0, options);
