@@ -48,6 +48,8 @@ export const LINE: u32 = 128;
 //   │ 20 FLAGS    FIRST, LAST                            │
 //   │ 24 FRAME    first frame of the adopted run         │
 //   │ 28 BYTES    length of the message in it            │
+//   ├────────────────────────────────────────────────────┤
+//   │ 32 LOST     1: the window has lost its pages       │ written by the native part, read by the host
 //   ╘════════════════════════════════════════════════════╛
 export const RESULT_TYPE: u32 = PRIVATE;
 export const RESULT_XLENGTH: u32 = PRIVATE + 4;
@@ -57,6 +59,8 @@ export const RESULT_LENGTH: u32 = PRIVATE + 16;
 export const RESULT_FLAGS: u32 = PRIVATE + 20;
 export const RESULT_FRAME: u32 = PRIVATE + 24;
 export const RESULT_BYTES: u32 = PRIVATE + 28;
+/** On the cache line of the results, which the host reads for every message. */
+export const LOST: u32 = PRIVATE + 32;
 export const FLAG_FIRST: u32 = 1;
 export const FLAG_LAST: u32 = 2;
 

@@ -124,7 +124,8 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
    * Copy the data of the next message to the beginning of `target`, without waiting and without allocating. While an
    * application calls it, the runtime does not poll the connection itself.
    * @returns the length in bytes, or -1 if there is no message
-   * @throws ERR_ISTHMUS_BUFFER_TOO_SMALL (the message stays); ERR_ISTHMUS_CLOSED at the orderly end; what else ended the connection
+   * @throws ERR_ISTHMUS_BUFFER_TOO_SMALL (the message stays); ERR_ISTHMUS_CLOSED at the orderly end; what else ended the connection;
+   * ERR_ISTHMUS_REGION_LOST: the memory went away during the copy, and `target` does not have the message
    */
   tryReceiveInto(target: Uint8Array, info?: ReceiveInfo): number;
   /**
@@ -137,7 +138,8 @@ export interface Connection extends AsyncDisposable, AsyncIterable<Message> {
    * Call `handler` for each message that is there, at most `limit`, with the place of its data in `memory`. The bytes stay
    * until the handler returns. The peer may still change them: copy first, then check. Allocates nothing per message.
    * @returns the number of messages
-   * @throws as {@link tryReceiveInto} when the connection has ended; the error of the handler; ERR_ISTHMUS_INVALID_ARGUMENT:
+   * @throws as {@link tryReceiveInto} when the connection has ended; ERR_ISTHMUS_REGION_LOST: the memory went away while the
+   * handler ran, and what it saw last may be zeros in place of the message; the error of the handler; ERR_ISTHMUS_INVALID_ARGUMENT:
    * called by its own handler
    */
   poll(handler: (memory: Uint8Array, offset: number, length: number) => void, limit?: number): number;

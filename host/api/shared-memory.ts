@@ -17,7 +17,8 @@ export abstract class SharedMemory implements Disposable {
   abstract get inRegion(): boolean;
   /**
    * Copy `target.length` bytes out, from `offset` on.
-   * @throws ERR_ISTHMUS_INVALID_ARGUMENT: beyond the end; ERR_ISTHMUS_RELEASED
+   * @throws ERR_ISTHMUS_INVALID_ARGUMENT: beyond the end; ERR_ISTHMUS_RELEASED; ERR_ISTHMUS_REGION_LOST: the bytes are
+   * gone, and `target` does not have them
    */
   abstract read(offset: number, target: Uint8Array): void;
   /** Copy `source` in, to `offset`. @throws as {@link read} */

@@ -49,7 +49,7 @@ export const ERRORS = {
   },
   ERR_ISTHMUS_REGION_NO_SPACE: {
     cause:
-      'The file system of the region has no space for all of its pages. An access to a missing page would end the process with SIGBUS.',
+      'The file system of the region has no space for all of its pages. An access to a missing page would be a SIGBUS.',
     action:
       'Make the region smaller or the file system larger (`mount -o remount,size=… /dev/shm`; Docker: `--shm-size`).',
   },
@@ -94,6 +94,12 @@ export const ERRORS = {
     cause:
       'An operator shut this process out of the region or declared it dead while it was paused (`isthmus region fence`, `confirm-dead`).',
     action: 'Create a new runtime, and open the connections over that region again.',
+  },
+  ERR_ISTHMUS_REGION_LOST: {
+    cause:
+      'Pages of the region are gone: its file was truncated, its device was removed, or the memory has failed. What lay in the region is lost, messages that were under way over it included.',
+    action:
+      'Connect again: another plugin is used. Let no other process truncate or rewrite the file; create the region again, and start the processes that use it.',
   },
   ERR_ISTHMUS_NO_FRAMES: {
     cause: 'The region has no run of free frames of the required size.',

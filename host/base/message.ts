@@ -24,7 +24,8 @@ export class Message {
  * A message whose bytes may still lie in the shared region.
  *
  * The peer can change these bytes at any moment, and V8 may read a byte twice. So copy them (`slice`, `set`), and pass the
- * copy to `TextDecoder`, `Buffer.toString`, `JSON`, hashes and streams, never the view itself. The sender gets the room in
+ * copy to `TextDecoder`, `Buffer.toString`, `JSON`, hashes and streams, never the view itself. If the region loses its pages
+ * (ERR_ISTHMUS_REGION_LOST ends the connection), the bytes are zeros. The sender gets the room in
  * the ring back only when this and all earlier borrowed messages are released.
  */
 export class BorrowedMessage implements Disposable {

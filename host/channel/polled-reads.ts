@@ -191,6 +191,7 @@ export class PolledReads {
             handler(link.bytes, at, length);
           } finally {
             link.releaseRun(frame, length);
+            link.check();
           }
           continue;
         }
@@ -228,6 +229,7 @@ export class PolledReads {
         handler(lent.memory, lent.offset, announced.length);
       } finally {
         lent.release();
+        ring.link?.check();
       }
       return true;
     }

@@ -305,7 +305,13 @@ export class RingReader {
       data = copyOf(bytes, at, kept);
     }
     const message = new Message(data, xheader());
-    link.release();
+    try {
+      link.release();
+    } catch (error) {
+      // The connection ends; this receive is in no list any more.
+      receive.reject(error);
+      throw error;
+    }
     receive.complete(connection, message, dlength);
     return undefined;
   }

@@ -68,6 +68,13 @@ export const SETTINGS = {
     'adaptive',
     'what a runtime does while no message arrives: poll without sleeping (spin), sleep at once (block), or poll for 2 ms and then sleep (adaptive)',
   ),
+  sigbusHandler: flag(
+    'regions',
+    'PSP_SIGBUS_HANDLER',
+    true,
+    'whether a truncated region file, or a removed device, ends only the connections over it ' +
+      '(ERR_ISTHMUS_REGION_LOST); otherwise the kernel ends the process (SIGBUS)',
+  ),
   guard: flag('regions', 'PSP_GUARD', true, 'whether the end of the guard socket means that the peer has died'),
   stallTimeout: integer(
     'regions',

@@ -167,6 +167,11 @@ export class LinkLifetime implements LinkOwner {
     receiver.unread.evacuate();
     sender.evacuate(link.bytes.buffer);
     memory.evacuate();
+    // What was copied out of the region may be zeros: the connection cannot go on as if it had all messages.
+    if (link.core.lost) {
+      this.fail(link.core.lostError());
+      return;
+    }
     link.link.finish();
     this.#unlink();
     // The last message of the peer was in the ring when the link was lost: the connection goes on, and nothing was lost.

@@ -35,6 +35,10 @@ export class Core {
   readonly size: number;
   /** Set where the window is a shared region. */
   sleeper: Sleeper | undefined;
+  /** The window has lost its pages. Set where the window is a shared region. @returns the error for those that use it */
+  onLost: (() => IsthmusError) | undefined;
+  /** Index into `words` of LOST. */
+  readonly lostAt: number;
 
   /**
    * @param size bytes of the window, a multiple of 1 MiB, at most REGION_MAX
@@ -59,8 +63,22 @@ export class Core {
     this.bytes = new Uint8Array(this.memory.buffer);
     this.words = new Uint32Array(this.memory.buffer);
     this.view = new DataView(this.memory.buffer);
+    this.lostAt = layout.LOST >> 2;
     this.call = instantiate(compile(), this.memory) as unknown as CoreExports;
     if (!this.call.fits()) throw new Error('the statics of the core reach into its private part');
+  }
+
+  /**
+   * Whether the window has lost its pages, and has zeros instead: the file was truncated, or the device is gone
+   * (native/faults.h). To be read behind a copy: what was copied before may be zeros.
+   */
+  get lost(): boolean {
+    return this.words[this.lostAt] !== 0;
+  }
+
+  /** For those that find the window lost: tells the region. @returns why */
+  lostError(): IsthmusError {
+    return this.onLost?.() ?? new IsthmusError('ERR_ISTHMUS_REGION_LOST', 'the pages of the region are gone');
   }
 
   /** The number of free frames, of 4 KiB each. */

@@ -26,6 +26,8 @@ export interface Layout {
   readonly RESULT_FLAGS: number;
   readonly RESULT_FRAME: number;
   readonly RESULT_BYTES: number;
+  /** On the cache line of the results, which the host reads for every message. */
+  readonly LOST: number;
   readonly FLAG_FIRST: number;
   readonly FLAG_LAST: number;
   readonly FRAME: number;

@@ -21,6 +21,7 @@ export class BoundLink {
   readonly runBytes: number;
   /** Flags of a message in one record. */
   readonly whole: number;
+  readonly #lost: number;
   readonly #asleep: number;
   readonly #announcement: number;
   readonly #request: number;
@@ -42,6 +43,7 @@ export class BoundLink {
     this.flags = layout.RESULT_FLAGS >> 2;
     this.runFrame = layout.RESULT_FRAME >> 2;
     this.runBytes = layout.RESULT_BYTES >> 2;
+    this.#lost = core.lostAt;
     this.#announcement = layout.MESSAGE_RENDEZVOUS_REQ;
     this.#request = layout.REQUEST_SIZE;
     this.#asleep = layout.COMMIT_ASLEEP;
@@ -109,8 +111,17 @@ export class BoundLink {
     if (this.link.region?.attached) this.call.letGoRun(frame, length);
   }
 
-  /** Release the record that was peeked. */
+  /**
+   * To be called behind a copy out of the region.
+   * @throws ERR_ISTHMUS_REGION_LOST: the region has lost its pages, and what was copied may be zeros
+   */
+  check(): void {
+    if (this.words[this.#lost] !== 0) throw this.core.lostError();
+  }
+
+  /** Release the record that was peeked, behind the copy of its bytes. @throws as {@link check} */
   release(): void {
+    this.check();
     this.call.release(this.index);
     if (!this.polled) this.link.released();
   }

@@ -106,6 +106,12 @@ export class LinkBinding {
   /** The core found a state of a ring that the protocol rules out: the connection ends. @returns why */
   violated(): IsthmusError {
     const link = this.link as BoundLink;
+    // Zeros in place of the region contradict everything that was there.
+    if (link.core.lost) {
+      const lost = link.core.lostError();
+      this.onViolation(lost);
+      return lost;
+    }
     const { FAILURE_HEAD, FAILURE_MESSAGE } = link.core.layout;
     const what =
       link.failure === FAILURE_HEAD

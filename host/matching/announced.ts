@@ -11,6 +11,7 @@ export interface Announced {
    * Read the data and tell the sender that it is done. At most once.
    * @param target receives as much as it has room for; undefined: memory of its own
    * @returns `target` as far as it was filled, or that memory; at once where the data lies in a region that both map
+   * @throws ERR_ISTHMUS_REGION_LOST: the region has lost its pages
    */
   fetch(target: Uint8Array | undefined): Uint8Array | Promise<Uint8Array>;
   /** The data where it lies, instead of {@link fetch}. @returns undefined: it lies in no region that both map */

@@ -113,14 +113,22 @@ export class UnreadQueue implements Iterable<Unread> {
     this.bytes = 0;
   }
 
-  /** The region of the link goes away: copy the data that lies in it. */
+  /**
+   * The region of the link goes away: copy the data that lies in it. If the region has lost its pages, the first message
+   * of which the data was there is dropped, and so are all behind it: they come in order or not at all.
+   */
   evacuate(): void {
     const unread = [...this.#queue];
     if (!unread.some((one) => !(one instanceof Message) && one.here)) return;
     this.#queue.clear();
     this.bytes = 0;
     for (const one of unread) {
-      const data = one instanceof Message || !one.here ? undefined : one.fetch(undefined);
+      let data: Uint8Array | Promise<Uint8Array> | undefined;
+      try {
+        data = one instanceof Message || !one.here ? undefined : one.fetch(undefined);
+      } catch {
+        return;
+      }
       this.push(data instanceof Uint8Array ? new Message(data, one.xheader) : one);
     }
   }

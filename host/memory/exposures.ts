@@ -28,6 +28,8 @@ export interface Exposed {
   readonly length: number;
   readonly rights: number;
   readonly view: View;
+  /** Behind a copy of the bytes: whether it is one. False: the region in which they lay has lost its pages. */
+  readonly intact: () => boolean;
   /** Whether the bytes may be withdrawn before an answer has left; otherwise they stay as they are until then. */
   readonly copy: boolean;
 }
@@ -64,7 +66,8 @@ export class Exposures {
       memory instanceof RegionMemory
         ? (offset, count) => memory.view(offset, count)
         : (offset, count) => memory.subarray(offset, offset + count);
-    this.#exposed.set(base, { base, length, rights, view, copy: true });
+    const intact = () => !(memory instanceof RegionMemory && memory.lost);
+    this.#exposed.set(base, { base, length, rights, view, intact, copy: true });
     let grant = memory instanceof RegionMemory ? this.#grant(memory, base, rights) : undefined;
     const token = encodeToken({ base, length, rights, grant, uuid: this.#binding.region?.uuid });
     const revoke = () => {
@@ -98,7 +101,7 @@ export class Exposures {
 
   /** Bytes that a peer has to fetch: they stay as they are until {@link remove}. */
   add(base: bigint, length: number, view: View): Exposed {
-    const exposed: Exposed = { base, length, rights: READ, view, copy: false };
+    const exposed: Exposed = { base, length, rights: READ, view, intact: () => true, copy: false };
     this.#exposed.set(base, exposed);
     return exposed;
   }
@@ -124,7 +127,8 @@ export class Exposures {
     }
     const announced = rights === WRITE ? undefined : this.#findAnnounced(address, length);
     if (!announced) return undefined;
-    return { exposed: { base: address, length, rights: READ, view: () => announced, copy: true }, offset: 0 };
+    const intact = () => this.#binding.link?.core.lost === false;
+    return { exposed: { base: address, length, rights: READ, view: () => announced, intact, copy: true }, offset: 0 };
   }
 
   /** The connection is over. */

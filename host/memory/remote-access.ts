@@ -98,6 +98,7 @@ export class RemoteAccess implements ReadDemand {
       // Not granted any more: it was withdrawn, as the peer's answer will tell, or has left the region.
       if (address === undefined || address === 0) return false;
       copy(link.bytes, address + from);
+      link.check();
       return true;
     };
     return {
@@ -253,17 +254,19 @@ export class RemoteAccess implements ReadDemand {
     const refused = length === 0 && this.#refused;
     if (length === 0) this.#refused = false;
     const found = refused ? undefined : this.#exposures.find(address, length, length === 0 ? 0 : READ);
-    if (!found) {
-      const answer = Buffer.alloc(12);
-      id.copy(answer);
-      answer.writeUInt32LE(DENIED, 8);
-      this.#replies.send(MESSAGE_RMA_READ_ANSWER, answer, NO_BYTES);
-      return;
+    if (found) {
+      const { exposed, offset } = found;
+      const view = exposed.view(offset, length);
+      if (!exposed.copy) {
+        this.#replies.send(MESSAGE_RMA_READ_ANSWER, id, view);
+        return;
+      }
+      if (this.#replies.sendCopy(MESSAGE_RMA_READ_ANSWER, id, view, exposed.intact)) return;
     }
-    const { exposed, offset } = found;
-    const view = exposed.view(offset, length);
-    if (exposed.copy) this.#replies.sendCopy(MESSAGE_RMA_READ_ANSWER, id, view);
-    else this.#replies.send(MESSAGE_RMA_READ_ANSWER, id, view);
+    const answer = Buffer.alloc(12);
+    id.copy(answer);
+    answer.writeUInt32LE(DENIED, 8);
+    this.#replies.send(MESSAGE_RMA_READ_ANSWER, answer, NO_BYTES);
   }
 
   #answered(header: Buffer, data: Uint8Array): void {

@@ -253,7 +253,9 @@ export class Rendezvous {
         if (adopted?.region.usable) {
           const bytes = target?.subarray(0, want) ?? Buffer.allocUnsafeSlow(want);
           const { address } = adopted;
-          bytes.set(adopted.region.core.bytes.subarray(address, address + want));
+          const { core } = adopted.region;
+          bytes.set(core.bytes.subarray(address, address + want));
+          if (core.lost) throw core.lostError();
           done();
           return bytes;
         }

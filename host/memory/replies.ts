@@ -36,13 +36,21 @@ export class Replies {
     });
   }
 
-  /** {@link send} a copy of data that may be withdrawn. @throws ERR_ISTHMUS_PEER_PROTOCOL: too many bytes wait */
-  sendCopy(type: number, xheader: Uint8Array, data: Uint8Array): void {
+  /**
+   * {@link send} a copy of data that may be withdrawn.
+   * @param intact asked behind the copy
+   * @returns false: nothing was sent, because the copy was not `intact`
+   * @throws ERR_ISTHMUS_PEER_PROTOCOL: too many bytes wait
+   */
+  sendCopy(type: number, xheader: Uint8Array, data: Uint8Array, intact: () => boolean): boolean {
     const { length } = data;
     if (this.#bytes + length > MAX_ANSWER_BYTES) throw protocol('the peer asks for more than it takes');
+    const copy = new Uint8Array(data);
+    if (!intact()) return false;
     this.#bytes += length;
-    this.send(type, xheader, new Uint8Array(data), () => {
+    this.send(type, xheader, copy, () => {
       this.#bytes -= length;
     });
+    return true;
   }
 }

@@ -23,6 +23,7 @@ export class RegionMemory extends SharedMemory {
   /** In bytes. */
   readonly length: number;
   #place: Place | undefined;
+  #lost: IsthmusError | undefined;
   /** @internal Called once, when it is given back. */
   onRelease: (() => void) | undefined;
 
@@ -41,6 +42,7 @@ export class RegionMemory extends SharedMemory {
 
   /** @internal @throws ERR_ISTHMUS_RELEASED */
   get place(): Place {
+    if (this.#lost) throw this.#lost;
     if (!this.#place) throw new IsthmusError('ERR_ISTHMUS_RELEASED', 'this memory was released');
     return this.#place;
   }
@@ -54,17 +56,31 @@ export class RegionMemory extends SharedMemory {
 
   /**
    * Copy out.
-   * @throws ERR_ISTHMUS_INVALID_ARGUMENT: beyond the end; ERR_ISTHMUS_RELEASED
+   * @throws ERR_ISTHMUS_INVALID_ARGUMENT: beyond the end; ERR_ISTHMUS_RELEASED; ERR_ISTHMUS_REGION_LOST: the bytes are
+   * gone, and so is what was copied
    */
   read(offset: number, target: Uint8Array): void {
     this.#check(offset, target.length);
     target.set(this.view(offset, target.length));
+    this.#checkRegion();
   }
 
   /** Copy in. @throws as {@link read} */
   write(offset: number, source: Uint8Array): void {
     this.#check(offset, source.length);
     this.view(offset, source.length).set(source);
+    this.#checkRegion();
+  }
+
+  /** @internal Whether it lay in a region that has lost its pages. */
+  get lost(): boolean {
+    const place = this.#place;
+    return this.#lost !== undefined || (place !== undefined && 'region' in place && place.region.core.lost);
+  }
+
+  #checkRegion(): void {
+    const { place } = this;
+    if ('region' in place && place.region.core.lost) throw place.region.core.lostError();
   }
 
   #check(offset: number, length: number): void {
@@ -87,8 +103,20 @@ export class RegionMemory extends SharedMemory {
     if (!place || !('region' in place) || place.region !== region) return;
     for (const holder of [...this.#holders]) holder.onMoved();
     const bytes = this.view(0, this.length).slice();
+    if (region.core.lost) {
+      this.lose(region, region.core.lostError());
+      return;
+    }
     giveBack(place.region, place.frame, this.length);
     this.#place = { bytes };
+  }
+
+  /** @internal The bytes of the region are gone. */
+  lose(region: Region, error: IsthmusError): void {
+    const place = this.#place;
+    if (!place || !('region' in place) || place.region !== region) return;
+    this.#lost = error;
+    this.release();
   }
 
   /** Withdraw all tokens and give the memory back. Idempotent. */

@@ -124,7 +124,9 @@ export class RegionLink implements Link {
   }
 
   #lost(why: string): void {
-    this.#end({ kind: 'lost', error: new IsthmusError('ERR_ISTHMUS_PEER_DIED', why) });
+    // A peer that has lost the pages of the region ends first; this side may not have accessed them since.
+    const error = this.region.whyLost() ?? new IsthmusError('ERR_ISTHMUS_PEER_DIED', why);
+    this.#end({ kind: 'lost', error });
   }
 
   #end(end: LinkEnd): void {

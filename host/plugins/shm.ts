@@ -123,6 +123,8 @@ export interface ShmPluginOptions extends Pick<RegionSource, 'ringSize' | 'guard
    * take.
    */
   readonly limit: number;
+  /** `PSP_SIGBUS_HANDLER`. */
+  readonly survivesLoss: boolean;
   /** Called when a region was attached. */
   readonly attached: (region: Region) => void;
   /** Called before a region is left. @returns places in it that must keep their bytes */
@@ -206,9 +208,9 @@ export class ShmPlugin implements Plugin {
     if (current && (!current.region || isCurrent(current.region))) return current;
     // The file was removed, or the slot taken away: newcomers meet in another file, and open connections go on.
     if (current?.users === 0) this.#end(current);
-    const { name, size, limit, attached } = this.#options;
+    const { name, size, limit, survivesLoss, attached } = this.#options;
     const abort = new AbortController();
-    const ready = joinShm({ path: this.path, size, name, limit, signal: abort.signal }).then((region) => {
+    const ready = joinShm({ path: this.path, size, name, limit, survivesLoss, signal: abort.signal }).then((region) => {
       share.region = region;
       opened(region);
       attached(region);

@@ -150,6 +150,7 @@ export class Poller {
     for (const pollable of this.#blocked) pollable.core.call.addToPollSet(pollable.index);
     this.#blocked.clear();
     for (const [core, table] of this.#byCore) {
+      if (core.lost) core.lostError();
       for (let i = 0; i < MAX_BATCH; i++) {
         const found = core.call.poll(i === 0 ? rounds : 0) - 1;
         if (found < 0) break;
@@ -173,6 +174,7 @@ export class Poller {
     for (const core of this.#byCore.keys()) {
       const { layout } = core;
       const state = core.call.trySleep(core.sleeper?.heard ? 1 : 0);
+      if (core.lost) core.lostError();
       if (state === layout.SLEEP_BUSY) result = 'busy';
       else if (state !== layout.SLEEP_ASLEEP && result === 'asleep') result = 'quiet';
     }

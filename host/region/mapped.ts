@@ -19,6 +19,12 @@ const MAX_FORMAT_MS = 2000;
 /** Pause between two checks of a region that another process formats. */
 const FORMAT_POLL_MS = 2;
 
+export interface MapOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Whether an access to a page that is gone makes the region lost; otherwise it is a SIGBUS. Default true. */
+  readonly survivesLoss?: boolean | undefined;
+}
+
 export class MappedRegion {
   readonly backing: Backing;
   readonly core: Core;
@@ -36,10 +42,12 @@ export class MappedRegion {
    * Map the backing, and format it if it is blank and that is allowed.
    * @throws ERR_ISTHMUS_REGION_… , ERR_ISTHMUS_NATIVE_MISSING, ERR_ISTHMUS_SYSCALL; nothing stays behind
    */
-  static async open(backing: Backing, signal?: AbortSignal): Promise<MappedRegion> {
-    const region = MappedRegion.#map(backing);
+  static async open(backing: Backing, { signal, survivesLoss = true }: MapOptions = {}): Promise<MappedRegion> {
+    const region = MappedRegion.#map(backing, survivesLoss);
     try {
       await region.#ensureFormatted(signal);
+      // What was found, or formatted, may have been zeros in place of a file that was truncated meanwhile.
+      region.check();
       return region;
     } catch (error) {
       region.detach();
@@ -47,11 +55,13 @@ export class MappedRegion {
     }
   }
 
-  static #map(backing: Backing): MappedRegion {
+  static #map(backing: Backing, survivesLoss: boolean): MappedRegion {
     const fd = backing.open();
     try {
       const core = new Core(backing.size);
-      const mapping = addon().map(core.memory.buffer, core.layout.WINDOW, backing.size, fd, backing.offset);
+      const { WINDOW, LOST } = core.layout;
+      const options = { lost: survivesLoss ? LOST : undefined };
+      const mapping = addon().map(core.memory.buffer, WINDOW, backing.size, fd, backing.offset, options);
       if (!core.call.geometry(backing.size)) {
         mapping.detach();
         throw new IsthmusError('ERR_ISTHMUS_REGION_SIZE', `${backing.path}: ${backing.size} bytes`, {
@@ -136,6 +146,29 @@ export class MappedRegion {
     bytes.set(uuid, layout.HEADER_UUID);
     this.core.setText(layout.HEADER_HOST, layout.HEADER_HOST_LENGTH, hostname());
     call.finishFormat();
+  }
+
+  /**
+   * Why the region is lost: its file was truncated, or its device is gone. Looks at the size of the file.
+   * @returns undefined: it is not
+   */
+  whyLost(): IsthmusError | undefined {
+    return this.mapping.whole() ? undefined : this.lostError();
+  }
+
+  lostError(): IsthmusError {
+    const { path } = this.backing;
+    return new IsthmusError(
+      'ERR_ISTHMUS_REGION_LOST',
+      `${path}: pages of the region are gone: the file was truncated, or the device was removed`,
+      { path },
+    );
+  }
+
+  /** @throws ERR_ISTHMUS_REGION_LOST */
+  check(): void {
+    const error = this.whyLost();
+    if (error) throw error;
   }
 
   get slots(): number {

@@ -51,7 +51,8 @@ export class ReadOnlyRegion implements RegionView, Disposable {
     if (kind !== 'posix') {
       const mapped = new Core(size);
       const { layout, memory } = mapped;
-      const mapping = addon().map(memory.buffer, layout.WINDOW, size, fd, offset, { readOnly: true });
+      const options = { readOnly: true, lost: layout.LOST };
+      const mapping = addon().map(memory.buffer, layout.WINDOW, size, fd, offset, options);
       this.#mapped = { core: mapped, mapping };
     }
     this.refresh();
@@ -96,8 +97,12 @@ export class ReadOnlyRegion implements RegionView, Disposable {
   /** A copy of bytes of the region as they are now; zeros behind the end of a file that was truncated meanwhile. */
   read(from: number, length: number): Buffer {
     if (this.#mapped) {
-      const { bytes, layout } = this.#mapped.core;
-      return Buffer.from(bytes.slice(layout.WINDOW + from, layout.WINDOW + from + length).buffer);
+      const { core } = this.#mapped;
+      const at = core.layout.WINDOW + from;
+      const copy = Buffer.from(core.bytes.slice(at, at + length).buffer);
+      // The device was removed.
+      if (core.lost) throw core.lostError();
+      return copy;
     }
     const copy = Buffer.alloc(length);
     readSync(this.#fd, copy, 0, length, this.#offset + from);

@@ -6,7 +6,7 @@ import type { Core } from '../core/core.js';
 import type { Backing } from '../device/backing.js';
 import { type Identity, pidNamespace } from '../device/identity.js';
 import { Doorbells } from './doorbell.js';
-import { MappedRegion } from './mapped.js';
+import { type MapOptions, MappedRegion } from './mapped.js';
 import type { Attachment } from './peer-table.js';
 import { type PeerObserver, PeerWatch } from './peer-watch.js';
 
@@ -25,8 +25,12 @@ export class Region {
   #detached = false;
   #capacity = 0;
   #doorbells: Doorbells | undefined;
-  /** Called once when another process has declared this one dead, or fenced it, and so taken away its slot. */
-  onFenced: ((error: IsthmusError) => void) | undefined;
+  #lost: IsthmusError | undefined;
+  /**
+   * Called once, when no other code of the process runs: another process has declared this one dead or fenced it, and so
+   * taken away its slot (ERR_ISTHMUS_REGION_FENCED); or the pages of the region are gone (ERR_ISTHMUS_REGION_LOST).
+   */
+  onLost: ((error: IsthmusError) => void) | undefined;
 
   private constructor(mapped: MappedRegion) {
     this.#mapped = mapped;
@@ -40,15 +44,17 @@ export class Region {
    * @param name of the runtime, for people
    * @throws ERR_ISTHMUS_REGION_… , ERR_ISTHMUS_NATIVE_MISSING, ERR_ISTHMUS_SYSCALL; nothing stays behind
    */
-  static async attach(backing: Backing, name: string, signal?: AbortSignal): Promise<Region> {
-    const mapped = await MappedRegion.open(backing, signal);
+  static async attach(backing: Backing, name: string, options: MapOptions = {}): Promise<Region> {
+    const mapped = await MappedRegion.open(backing, options);
     const region = new Region(mapped);
     try {
       region.#takeSlot(name);
+      mapped.check();
     } catch (error) {
       mapped.detach();
       throw error;
     }
+    region.core.onLost = () => region.#lose(undefined);
     // What earlier dead peers held is available at once, not only with the first upkeep.
     mapped.reap();
     const own = { slot: region.slot, generation: region.generation };
@@ -118,7 +124,7 @@ export class Region {
 
   /** Whether connections may be made through it: it is attached, and the slot has not been taken away. */
   get usable(): boolean {
-    return !this.#detached && this.core.call.holdsSlot() !== 0;
+    return !this.#detached && !this.#lost && !this.core.lost && this.core.call.holdsSlot() !== 0;
   }
 
   /** Whether it is still mapped. Unlike {@link usable} this does not call into the core. */
@@ -149,21 +155,51 @@ export class Region {
   }
 
   #maintain(): void {
-    const { call } = this.core;
-    if (!call.holdsSlot()) {
-      const error = new IsthmusError(
-        'ERR_ISTHMUS_REGION_FENCED',
-        `${this.backing.path}: this process was declared dead and its slot ${this.slot} taken away`,
-        { path: this.backing.path },
-      );
-      clearInterval(this.#upkeep);
-      this.onFenced?.(error);
+    const { call, layout } = this.core;
+    // The access to the slot comes first: it may be the one that finds the page gone.
+    const holds = call.holdsSlot() !== 0;
+    if (this.whyLost()) return this.#tell();
+    if (!holds) {
+      // A file that was truncated and has its length again, or a device that is gone, has no header either.
+      const there = call.inspect() === layout.INSPECT_READY;
+      this.#lose(there ? this.#fenced() : this.#mapped.lostError());
       return;
     }
     call.beat();
     this.#mapped.reap();
     call.trim();
     this.#peers.round();
+  }
+
+  #fenced(): IsthmusError {
+    const { path } = this.backing;
+    const message = `${path}: this process was declared dead and its slot ${this.slot} taken away`;
+    return new IsthmusError('ERR_ISTHMUS_REGION_FENCED', message, { path });
+  }
+
+  /** Why the region is lost to this process, if it is. Looks whether its file has all of its pages. */
+  whyLost(): IsthmusError | undefined {
+    if (this.#lost || this.#detached) return this.#lost;
+    const error = this.#mapped.whyLost();
+    return error && this.#lose(error);
+  }
+
+  /** @param why undefined: an access has found the pages gone */
+  #lose(why: IsthmusError | undefined): IsthmusError {
+    if (!this.#lost) {
+      this.#lost = why ?? this.#mapped.lostError();
+      // The caller may be in the middle of a message.
+      queueMicrotask(() => this.#tell());
+    }
+    return this.#lost;
+  }
+
+  #tell(): void {
+    const { onLost } = this;
+    if (this.#detached || !this.#lost || !onLost) return;
+    clearInterval(this.#upkeep);
+    this.onLost = undefined;
+    onLost(this.#lost);
   }
 
   /** Watch a peer's slot. @returns ends the watch. Idempotent */

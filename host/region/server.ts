@@ -166,8 +166,13 @@ export class RegionServer implements Disposable {
     }
   }
 
-  /** Declare provably dead peers dead and reclaim what they held. @returns those that this call has declared dead */
+  /**
+   * Declare provably dead peers dead and reclaim what they held.
+   * @returns those that this call has declared dead
+   * @throws ERR_ISTHMUS_REGION_LOST: the file was truncated
+   */
   reap(): Attachment[] {
+    this.region.check();
     return this.region.reap();
   }
 
@@ -182,8 +187,10 @@ export class RegionServer implements Disposable {
    */
   close(always = false): CloseResult {
     if (this.#result) return this.#result;
-    this.reap();
-    const peers = this.region.attachments();
+    const lost = this.region.whyLost() !== undefined;
+    if (!lost) this.reap();
+    // In a file that was truncated there are no slots.
+    const peers = lost ? [] : this.region.attachments();
     const holders = mappedBy(this.region.identity);
     const unused = peers.length + holders.length === 0;
     this.#result = { removed: (unused || always) && removeOwn(this.path, this.region.identity), peers, holders };

@@ -36,10 +36,13 @@ export interface JoinOptions {
   /** How long other processes may hold the lock before the join fails, in milliseconds. */
   readonly limit: number;
   readonly signal: AbortSignal;
+  /** See {@link MapOptions}. */
+  readonly survivesLoss: boolean;
 }
 
 /** With the lifecycle lock held. @returns undefined: the file was unusable and has been removed, begin again */
-async function joinLocked(fd: number, { path, size, name, signal }: JoinOptions): Promise<Region | undefined> {
+async function joinLocked(fd: number, options: JoinOptions): Promise<Region | undefined> {
+  const { path, size, name, signal, survivesLoss } = options;
   const head = headOf(fd);
   if (isForeign(head)) throw foreign(path, head);
   const stat = fstatSync(fd);
@@ -57,7 +60,7 @@ async function joinLocked(fd: number, { path, size, name, signal }: JoinOptions)
   if (held) checkHeld(path, stat.size, size, head);
   try {
     if (!held) await renew(fd, path, size, signal);
-    return await Region.attach(backingOf(fd, path, size, !held), name, signal);
+    return await Region.attach(backingOf(fd, path, size, !held), name, { signal, survivesLoss });
   } catch (error) {
     if (!isHeld(fd)) remove(path);
     throw error;

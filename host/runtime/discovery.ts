@@ -26,6 +26,8 @@ export interface Places {
   /** `PSP_IVSHMEM_PCI`. */
   readonly pci: boolean;
   readonly roots: UioRoots | undefined;
+  /** `PSP_SIGBUS_HANDLER`. */
+  readonly survivesLoss?: boolean;
 }
 
 /** The result of a search. */
@@ -48,7 +50,7 @@ export function findRegions({ patterns, pci, roots }: Places): Candidate[] {
  * @throws the error of a named region
  */
 export async function attachRegions(places: Places, name: string, strict = true): Promise<FoundRegions> {
-  const { patterns } = places;
+  const { patterns, survivesLoss } = places;
   const explicit = strict && named(patterns).length > 0;
   const missing = addonMissing();
   if (missing) {
@@ -62,7 +64,7 @@ export async function attachRegions(places: Places, name: string, strict = true)
       let reason = error;
       if (backing) {
         try {
-          regions.push(await Region.attach(backing, name));
+          regions.push(await Region.attach(backing, name, { survivesLoss }));
           continue;
         } catch (thrown) {
           if (!(thrown instanceof IsthmusError)) throw thrown;

@@ -32,6 +32,11 @@ export class Memories {
     return new RegionMemory(size, { bytes: new Uint8Array(size) });
   }
 
+  /** The bytes of the region are gone. */
+  lose(region: Region, error: IsthmusError): void {
+    for (const memory of this.#all) memory.lose(region, error);
+  }
+
   /** The region goes away: the bytes stay, in memory of the process. */
   evacuate(region: Region): void {
     for (const memory of this.#all) memory.evacuate(region);

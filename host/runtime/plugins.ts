@@ -45,6 +45,7 @@ export function makePlugins(
     file: config.shmName,
     size: config.shmSize,
     limit: config.handshakeTimeout * SHM_SHARE,
+    survivesLoss: config.sigbusHandler,
     ringSize,
     guard,
     attached,

@@ -1,4 +1,4 @@
-/** The regions of a runtime: attached, left for a migration, fenced by an operator. */
+/** The regions of a runtime: attached, left for a migration, fenced by an operator, lost with their file or device. */
 import type { IsthmusError } from '../base/errors.js';
 import type { Log } from '../base/log.js';
 import type { RuntimeConnection } from '../connection/connection.js';
@@ -56,7 +56,7 @@ export class Regions {
     if (kind === 'pci') {
       log('warning', `${path}: ${WAYS.pci}; install the driver (vendor/ivshmem/driver) to have it at full speed`);
     }
-    region.onFenced = (error) => this.#fenced(region, error);
+    region.onLost = (error) => this.#lost(region, error);
     publish('isthmus:region:attach', () => ({ region: identityOf(region) }));
   }
 
@@ -65,18 +65,19 @@ export class Regions {
     const { connections, memories, publish } = this.#options;
     const kept = connections().flatMap((connection) => connection.abandon(region.core));
     memories.evacuate(region);
-    // A region that was fenced has been published already.
+    // A region that was lost has been published already.
     if (region.usable) {
       publish('isthmus:region:detach', () => ({ region: identityOf(region), error: undefined }));
     }
     return kept;
   }
 
-  #fenced(region: Region, error: IsthmusError): void {
-    const { connections, publish, log } = this.#options;
+  #lost(region: Region, error: IsthmusError): void {
+    const { connections, memories, publish, log } = this.#options;
     log('error', error.message);
     publish('isthmus:region:detach', () => ({ region: identityOf(region), error }));
     for (const connection of connections()) if (connection.link?.core === region.core) connection.destroy(error);
+    if (error.code === 'ERR_ISTHMUS_REGION_LOST') memories.lose(region, error);
     // This process writes there no longer: other processes may have what was kept for it.
     region.detach(this.onLeaving(region));
   }

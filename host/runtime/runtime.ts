@@ -76,7 +76,7 @@ interface Parts {
  * const connection = await runtime.connect('10.0.0.2:7100');
  * ```
  *
- * It installs no signal handlers and never ends the process.
+ * It never ends the process. Of signals it handles SIGBUS alone, in the memory of its regions (`sigbusHandler`).
  */
 export class Runtime implements AsyncDisposable, Migratable {
   readonly name: string;
@@ -167,7 +167,11 @@ export class Runtime implements AsyncDisposable, Migratable {
     });
     const discover = (strict: boolean): Promise<FoundRegions> =>
       config.ivshmem > 0
-        ? attachRegions({ patterns: config.regions, pci: config.pci, roots: uio }, name, strict)
+        ? attachRegions(
+            { patterns: config.regions, pci: config.pci, roots: uio, survivesLoss: config.sigbusHandler },
+            name,
+            strict,
+          )
         : Promise.resolve({ regions: [], refused: [], missing: undefined });
     const found = await discover(true);
     const runtime = new Runtime({

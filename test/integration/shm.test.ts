@@ -126,6 +126,7 @@ function main(seed: number): void {
         size,
         ringSize: undefined,
         guard: true,
+        survivesLoss: true,
         limit: 1000,
         attached: () => {},
         leaving: () => [],

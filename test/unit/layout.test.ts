@@ -25,7 +25,7 @@ test(
   timebox(5, () => {
     const bitmap = constant('BITMAP');
     check(0, L.WINDOW, [
-      ['PRIVATE', 24],
+      ['PRIVATE', 36],
       ['POLL_SET', 2 * L.CONNECTIONS],
       ['TABLE', L.CONNECTIONS * L.CONNECTION_SIZE],
       ['OWNED', bitmap],
@@ -48,6 +48,7 @@ test(
     const words = (...names: ConstantName[]) => names.map((name) => [name, 4] as const);
     check(constant('PRIVATE'), constant('POLL_SET') - constant('PRIVATE'), [
       ...words('RESULT_TYPE', 'RESULT_XLENGTH', 'RESULT_DLENGTH', 'RESULT_OFFSET', 'RESULT_LENGTH', 'RESULT_FLAGS'),
+      ...words('RESULT_FRAME', 'RESULT_BYTES', 'LOST'),
     ]);
     check(L.WINDOW, L.FRAME, [
       ['HEADER_MAGIC', 8],
