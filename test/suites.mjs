@@ -32,6 +32,8 @@ export const suites = {
   'integration/device.slow.test.ts': { limitSeconds: 300, onlyWithAll: true },
   'integration/endpoint.test.ts': { limitSeconds: 200 },
   'integration/groups.test.ts': { limitSeconds: 200 },
+  'integration/limits.test.ts': { limitSeconds: 300, onlyWithAll: true },
+  'integration/lost.test.ts': { limitSeconds: 200 },
   'integration/many.test.ts': { alone: true, limitSeconds: 200, onlyWithAll: true },
   'integration/messages.test.ts': { limitSeconds: 400 },
   'integration/migrate.test.ts': { limitSeconds: 600, onlyWithAll: true },

@@ -32,6 +32,12 @@ export const ERRORS = {
     action:
       'Check the errno, and the path or the size in the message. EMFILE: allow more descriptors (`ulimit -n`). ENOMEM: allow more address space (`ulimit -v`, `vm.overcommit_memory`), some 10 GiB for each region.',
   },
+  ERR_ISTHMUS_ADDRESS_SPACE: {
+    cause:
+      'A limit leaves too few addresses for a WebAssembly memory. V8 reserves some 10 GiB for each; a runtime has one for `tcp` and `loop`, and one for each region.',
+    action:
+      'Raise the limit (`ulimit -v unlimited`; `LimitAS=infinity` in a unit file; `vm.overcommit_memory=0`), or start Node.js with `NODE_OPTIONS=--disable-wasm-trap-handler`: then a memory takes only its own size, and access to it is somewhat slower.',
+  },
   ERR_ISTHMUS_REGION_NOT_FOUND: {
     cause: 'No region of that name exists, or its device has disappeared.',
     action:

@@ -1,7 +1,6 @@
 /** The IPv4 addresses of this machine: the one that peers are told, and whether an address is local. */
 import { isIPv4 } from 'node:net';
 import { networkInterfaces } from 'node:os';
-import { IsthmusError } from './errors.js';
 
 /** An entry of `PSP_NETWORK`. */
 export interface Network {
@@ -16,22 +15,22 @@ type Interfaces = ReturnType<typeof networkInterfaces>;
 let known: Interfaces | undefined;
 
 /**
- * The interfaces now. If they cannot be listed, for want of a descriptor: as they were listed last.
- * @throws ERR_ISTHMUS_SYSCALL if they could never be listed
+ * The interfaces now. If they cannot be listed, for want of a descriptor or in a sandbox without netlink: as they were
+ * listed last, or none. Connections need them no more than for a hint.
  */
 function interfacesNow(): Interfaces {
   try {
     known = networkInterfaces();
-  } catch (cause) {
-    if (!known) {
-      throw new IsthmusError(
-        'ERR_ISTHMUS_SYSCALL',
-        "cannot list the addresses of this machine (out of descriptors? look at 'ulimit -n')",
-        { cause, syscall: 'getifaddrs' },
-      );
-    }
+  } catch {
+    // The caller warns: see interfacesKnown().
   }
-  return known;
+  return known ?? {};
+}
+
+/** Whether the addresses of this machine could be listed, now or before. */
+export function interfacesKnown(): boolean {
+  interfacesNow();
+  return known !== undefined;
 }
 
 function numberOf(address: string): number {
@@ -53,11 +52,20 @@ export function parseNetworks(text: string): Network[] | undefined {
   return networks;
 }
 
-/** An address of this machine in one of the networks, the first network first. */
+const textOf = (address: number): string => [24, 16, 8, 0].map((shift) => (address >>> shift) & 255).join('.');
+
+/**
+ * An address of this machine in one of the networks, the first network first. If no interfaces are known: the first entry
+ * that is an address.
+ */
 export function addressIn(networks: readonly Network[], interfaces = interfacesNow()): string | undefined {
   const own = Object.values(interfaces)
     .flatMap((addresses) => addresses ?? [])
     .filter(({ family }) => family === 'IPv4');
+  if (own.length === 0) {
+    const named = networks.find(({ mask }) => mask === undefined || mask === 0xffffffff);
+    return named && textOf(named.address);
+  }
   for (const { address, mask } of networks) {
     const found = own.find((each) => {
       const bits = mask ?? numberOf(each.netmask);

@@ -42,22 +42,13 @@ export class Core {
 
   /**
    * @param size bytes of the window, a multiple of 1 MiB, at most REGION_MAX
-   * @throws ERR_ISTHMUS_SYSCALL if the process has too little address space for the window
+   * @throws ERR_ISTHMUS_ADDRESS_SPACE if the process has too little of it
    */
   constructor(size: number) {
     const layout = coreLayout();
-    const pages = (layout.WINDOW + size) / 65536;
-    try {
-      // Not a shared memory: a copy into an ArrayBuffer is four times as fast as one into a SharedArrayBuffer. Never
-      // growing: the buffer stays the same.
-      this.memory = new wasm.Memory({ initial: pages, maximum: pages });
-    } catch (cause) {
-      throw new IsthmusError(
-        'ERR_ISTHMUS_SYSCALL',
-        `no address space for a window of ${size} bytes (look at 'ulimit -v' and vm.overcommit_memory)`,
-        { cause, syscall: 'mmap', needed: size },
-      );
-    }
+    // Not a shared memory: a copy into an ArrayBuffer is four times as fast as one into a SharedArrayBuffer. Never
+    // growing: the buffer stays the same.
+    this.memory = newMemory((layout.WINDOW + size) / 65536, `a window of ${size} bytes`, size);
     this.layout = layout;
     this.size = size;
     this.bytes = new Uint8Array(this.memory.buffer);
@@ -110,9 +101,29 @@ export class Core {
 
 // ── The module ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/** What the core has besides functions that work on a memory. */
+interface Pure {
+  readonly layout: Layout;
+  /** Row: state of a migration; column: event. */
+  readonly transitions: Uint8Array;
+}
+
 let compiled: object | undefined;
-let layout: Layout | undefined;
-let pure: WasmExports | undefined;
+let pure: Pure | undefined;
+
+/** @throws ERR_ISTHMUS_ADDRESS_SPACE */
+function newMemory(pages: number, what: string, needed: number): WasmMemory {
+  try {
+    return new wasm.Memory({ initial: pages, maximum: pages });
+  } catch (cause) {
+    throw new IsthmusError(
+      'ERR_ISTHMUS_ADDRESS_SPACE',
+      `no address space for ${what}: V8 reserves 10 GiB around each ('ulimit -v', LimitAS=, vm.overcommit_memory), ` +
+        'and little more than the bytes themselves with NODE_OPTIONS=--disable-wasm-trap-handler',
+      { cause, syscall: 'mmap', needed },
+    );
+  }
+}
 
 function compile(): object {
   compiled ??= new wasm.Module(bytes);
@@ -126,9 +137,21 @@ function instantiate(module: object, memory: WasmMemory): WasmExports {
   return new wasm.Instance(module, { env: { memory, abort } }).exports;
 }
 
-/** The core on a memory of one page, for its constants and for the functions that access no memory. */
-function pureCore(): WasmExports {
-  pure ??= instantiate(compile(), new wasm.Memory({ initial: 1 }));
+/**
+ * Read from an instance that is garbage then: even one page of memory takes 10 GiB of address space, which a process may
+ * have for one instance only. V8 collects it when a memory is refused, before it gives up.
+ */
+function pureCore(): Pure {
+  if (pure) return pure;
+  const instance = instantiate(compile(), newMemory(1, 'the constants of the core', 65536));
+  const layout = readLayout(instance);
+  const { migration } = instance as unknown as CoreExports;
+  const transitions = new Uint8Array(layout.MIGRATION_STATES * layout.MIGRATION_EVENTS);
+  for (let i = 0; i < transitions.length; i++) {
+    const event = i % layout.MIGRATION_EVENTS;
+    transitions[i] = migration((i - event) / layout.MIGRATION_EVENTS, event);
+  }
+  pure = { layout, transitions };
   return pure;
 }
 
@@ -144,13 +167,13 @@ export function readLayout(exports: WasmExports): Layout {
   return Object.freeze(Object.fromEntries(values)) as unknown as Layout;
 }
 
-/** @returns the constants of the core */
+/** @returns the constants of the core. @throws ERR_ISTHMUS_ADDRESS_SPACE, the first time */
 export function coreLayout(): Layout {
-  layout ??= readLayout(pureCore());
-  return layout;
+  return pureCore().layout;
 }
 
-/** The state machine of `assembly/migration.ts`, which accesses no memory. */
+/** The state machine of `assembly/migration.ts`. */
 export function stateMachine(): Pick<CoreExports, 'migration'> {
-  return pureCore() as unknown as CoreExports;
+  const { layout, transitions } = pureCore();
+  return { migration: (state, event) => transitions[state * layout.MIGRATION_EVENTS + event] as number };
 }

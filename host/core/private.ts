@@ -1,13 +1,24 @@
 /** The private instance: the rings of all `loop` and `tcp` connections, in memory of this process alone. */
+import { readFileSync } from 'node:fs';
 import { IsthmusError } from '../base/errors.js';
 import { Core } from './core.js';
 
 /** Address space, not memory: pages come with their first use. Smaller where an `ulimit -v` is in the way. */
 const SIZES = [256, 64, 16].map((mib) => mib * 0x100000);
 
+/** Whether a limit may leave too few addresses for all instances (RLIMIT_AS). Without /proc: none is known. */
+export function addressSpaceLimited(): boolean {
+  try {
+    const limit = /^Max address space +(\S+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))?.[1];
+    return limit !== undefined && limit !== 'unlimited';
+  } catch {
+    return false;
+  }
+}
+
 /**
  * A core on a region of its own, formatted, with slot 0 taken.
- * @throws ERR_ISTHMUS_SYSCALL if there is no address space even for the smallest
+ * @throws ERR_ISTHMUS_ADDRESS_SPACE if there is no address space even for the smallest
  */
 export function createPrivateCore(): Core {
   let refusal: unknown;

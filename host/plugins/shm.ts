@@ -125,6 +125,8 @@ export interface ShmPluginOptions extends Pick<RegionSource, 'ringSize' | 'guard
   readonly limit: number;
   /** `PSP_SIGBUS_HANDLER`. */
   readonly survivesLoss: boolean;
+  /** Called when no region could be attached, once for each reason in a row. */
+  readonly refused?: (reason: string) => void;
   /** Called when a region was attached. */
   readonly attached: (region: Region) => void;
   /** Called before a region is left. @returns places in it that must keep their bytes */
@@ -225,7 +227,9 @@ export class ShmPlugin implements Plugin {
       ready.catch((error: unknown) => {
         this.#drop(share);
         if (!abort.signal.aborted) {
-          this.#failure = { reason: reasonOf(error), until: performance.now() + RETRY_AFTER_MS };
+          const reason = reasonOf(error);
+          if (reason !== this.#failure?.reason) this.#options.refused?.(reason);
+          this.#failure = { reason, until: performance.now() + RETRY_AFTER_MS };
         }
       }),
     );

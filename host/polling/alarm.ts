@@ -58,13 +58,18 @@ class FineAlarm implements Alarm {
   }
 }
 
-/** The finest alarm that there is: the coarse one without the addon, and when the process is out of descriptors. */
+/** The finest alarm that there is: the coarse one without the addon, and when the kernel refuses a timerfd. */
 export function newAlarm(callback: () => void): Alarm {
   if (addonMissing() === undefined) {
+    let alarm: FineAlarm | undefined;
     try {
-      return new FineAlarm(callback);
+      alarm = new FineAlarm(callback);
+      // A sandbox may refuse this call.
+      alarm.clear();
+      return alarm;
     } catch {
-      // Out of descriptors.
+      // Out of descriptors, or refused.
+      alarm?.close();
     }
   }
   return new CoarseAlarm(callback);

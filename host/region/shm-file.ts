@@ -126,6 +126,20 @@ export function checkHeld(path: string, size: number, wanted: number, head: Buff
   }
 }
 
+/** Errors of fallocate(2) where a sandbox or a file system has none. */
+const NO_FALLOCATE: ReadonlySet<string | undefined> = new Set(['ENOSYS', 'EPERM', 'EOPNOTSUPP']);
+
+/** {@link reserve}, or bytes written into the file: it has no content that counts. */
+function reserveUnused(fd: number, path: string, size: number, from: number, to: number): void {
+  try {
+    reserve(fd, size, path, to);
+  } catch (error) {
+    if (!(error instanceof IsthmusError) || !NO_FALLOCATE.has(error.errno)) throw error;
+    const zeros = Buffer.alloc(to - from);
+    for (let at = from; at < to; ) at += writeSync(fd, zeros, at - from, to - at, at);
+  }
+}
+
 /** Give an unused file all of its blocks, and zeros at its beginning. */
 export async function renew(fd: number, path: string, size: number, signal: AbortSignal): Promise<void> {
   try {
@@ -134,8 +148,9 @@ export async function renew(fd: number, path: string, size: number, signal: Abor
       ftruncateSync(fd, size);
     }
     for (let part = 0; part < size; ) {
+      const from = part;
       part = Math.min(part + RESERVE_BYTES, size);
-      reserve(fd, size, path, part);
+      reserveUnused(fd, path, size, from, part);
       await turn();
       signal.throwIfAborted();
     }

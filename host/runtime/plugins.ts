@@ -46,6 +46,7 @@ export function makePlugins(
     size: config.shmSize,
     limit: config.handshakeTimeout * SHM_SHARE,
     survivesLoss: config.sigbusHandler,
+    refused: (reason) => log('warning', `shm is not used: ${reason}`),
     ringSize,
     guard,
     attached,

@@ -8,13 +8,13 @@ import type { SharedMemory } from '../api/shared-memory.js';
 import type { RegionInfo, RuntimeSnapshot, RuntimeStats } from '../api/snapshots.js';
 import { IsthmusError } from '../base/errors.js';
 import { type Log, type Logger, makeLog } from '../base/log.js';
-import { addressIn, ownAddress, parseNetworks } from '../base/network.js';
+import { addressIn, interfacesKnown, ownAddress, parseNetworks } from '../base/network.js';
 import { type Config, type ConfigOptions, SETTINGS } from '../config/config.js';
 import { configure } from '../config/resolve.js';
 import { RuntimeConnection } from '../connection/connection.js';
 import type { MqttOptions } from '../control/broker.js';
 import type { Core } from '../core/core.js';
-import { createPrivateCore } from '../core/private.js';
+import { addressSpaceLimited, createPrivateCore } from '../core/private.js';
 import type { UioRoots } from '../device/uio.js';
 import type { Address } from '../endpoint/address.js';
 import type { ConnectionHandler } from '../endpoint/connections.js';
@@ -140,7 +140,7 @@ export class Runtime implements AsyncDisposable, Migratable {
   /**
    * Find regions and plugins.
    * @throws ERR_ISTHMUS_CONFIG; ERR_ISTHMUS_INVALID_ARGUMENT; ERR_ISTHMUS_REGION_… and ERR_ISTHMUS_NATIVE_MISSING for a
-   * region that was named
+   * region that was named; ERR_ISTHMUS_ADDRESS_SPACE where that is limited, and too short even for tcp
    */
   static async create(options: RuntimeOptions = {}): Promise<Runtime> {
     const { name = 'isthmus', regions, uio, plugins: own = [], mqtt, log: sink, ...settings } = options;
@@ -150,6 +150,12 @@ export class Runtime implements AsyncDisposable, Migratable {
     const patterns = typeof regions === 'object' ? regions.join(' ') : regions;
     const config = configure({ ...settings, regions: patterns });
     const log = makeLog(config.debug, name, { sink, path: config.debugOut });
+    if (!interfacesKnown()) {
+      log(
+        'warning',
+        `the addresses of this machine cannot be listed (no AF_NETLINK? no descriptors?): peers are told ${ownAddress(config.network)}, which PSP_NETWORK=ADDRESS sets; peers at other addresses are taken for other hosts`,
+      );
+    }
     const networks = parseNetworks(config.network) ?? [];
     if (networks.length > 0 && addressIn(networks) === undefined) {
       log('warning', `PSP_NETWORK: no address of this machine lies in '${config.network}'; ${ownAddress('')} is used`);
@@ -173,6 +179,8 @@ export class Runtime implements AsyncDisposable, Migratable {
             strict,
           )
         : Promise.resolve({ regions: [], refused: [], missing: undefined });
+    // Every message over tcp needs it, and no message needs a region: where addresses are short it comes first.
+    if (addressSpaceLimited()) privateCore();
     const found = await discover(true);
     const runtime = new Runtime({
       name,

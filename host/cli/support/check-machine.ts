@@ -40,7 +40,13 @@ export function checkAddresses(proc: string): Finding[] {
   const findings: Finding[] = [];
   if (limit !== undefined && limit !== 'unlimited' && Number(limit) < MIN_ADDRESS_SPACE_BYTES) {
     const finding = `limited to ${bytes(Number(limit))} (RLIMIT_AS); each region takes ${bytes(RESERVED_BYTES)} of addresses`;
-    findings.push(note('address space', finding, "Use 'ulimit -v unlimited', or LimitAS=infinity in a unit file."));
+    findings.push(
+      note(
+        'address space',
+        finding,
+        "Use 'ulimit -v unlimited', LimitAS=infinity in a unit file, or NODE_OPTIONS=--disable-wasm-trap-handler.",
+      ),
+    );
   }
   if (mode === '2') {
     const left = commitLeft(proc);
