@@ -18,7 +18,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Worker } from 'node:worker_threads';
+import { threadId, Worker } from 'node:worker_threads';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { addon, type Mapping } from '../../host/native/native.js';
@@ -50,12 +50,14 @@ interface Guarded {
   mark(): number;
 }
 
-const folder = mkdtempSync('/dev/shm/isthmus-faults-');
-process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+/** One for all processes of the test: some of them end by a signal, and remove nothing. */
+const given = process.env['ISTHMUS_TEST_FOLDER'];
+const folder = given ?? mkdtempSync('/dev/shm/isthmus-faults-');
+if (given === undefined) process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 let files = 0;
 
 function newFile(): string {
-  const path = join(folder, `file-${files++}`);
+  const path = join(folder, `file-${process.pid}-${threadId}-${files++}`);
   writeFileSync(path, Buffer.alloc(SIZE, FILL));
   return path;
 }
@@ -191,7 +193,11 @@ function run(name: keyof typeof roles, env: NodeJS.ProcessEnv = {}): Ended {
   // Without a core dump.
   const line = `ulimit -c 0; exec "$0" "$@"`;
   const args = ['-c', line, process.execPath, '--enable-source-maps', own, `role:${name}`];
-  const child = spawnSync('bash', args, { encoding: 'utf8', timeout: 20_000, env: { ...process.env, ...env } });
+  const child = spawnSync('bash', args, {
+    encoding: 'utf8',
+    timeout: 20_000,
+    env: { ...process.env, ISTHMUS_TEST_FOLDER: folder, ...env },
+  });
   return { ...child, stdout: child.stdout + child.stderr };
 }
 
