@@ -183,10 +183,12 @@ async function listenAll(runtime: Runtime) {
   const ends: End[] = [];
   const options: { allowHalfOpen?: boolean }[] = [];
   const seen: string[] = [];
+  const begun: string[] = [];
   const handler: http.RequestListener = async (request, response) => {
     request.on('error', () => {});
     response.on('error', () => {});
     const path = request.url ?? '';
+    begun.push(path);
     const length = Number(/\d+$/.exec(path)?.[0] ?? 0);
     if (path.startsWith('/down')) {
       await pipeline(Readable.from(chunks(length, length, createHash('sha256'))), response).catch((error) =>
@@ -241,6 +243,8 @@ async function listenAll(runtime: Runtime) {
     call: (end: number, method: string, args: unknown[]) =>
       ((ends[end] as End)[method as keyof End] as (...args: unknown[]) => unknown)(...args),
     seen: () => seen,
+    /** Paths of requests. */
+    begun: () => begun,
     /** Streams of HTTP that are still open. */
     open: () => accepted.filter(({ closed }) => !closed).length,
     closeIdle: () => server.closeIdleConnections(),
@@ -709,10 +713,11 @@ function suite(plugin: string, seed: number): void {
     endless.destroy();
     while ((await on.far<string[]>('seen')).length === before) await pause(5);
     // The client, uploading.
-    const upload = http.request({ agent, path: '/up', method: 'PUT' });
+    const upload = http.request({ agent, path: '/up/cut', method: 'PUT' });
     upload.on('error', () => {});
     upload.write(Buffer.alloc(200_000));
-    await pause(20);
+    // A request that is given up before it has a connection reaches no server.
+    while (!(await on.far<string[]>('begun')).includes('/up/cut')) await pause(5);
     upload.destroy();
     while ((await on.far<string[]>('seen')).length === before + 1) await pause(5);
     const seen = (await on.far<string[]>('seen')).slice(before);
