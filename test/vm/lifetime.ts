@@ -39,8 +39,14 @@ const OWNED = /^isthmus-vm-(\d+)\.(\d+)\.(\d+)-/;
 /** Begin of the names of all that this run makes. */
 export const owned = `${PREFIX}-${namespace}.${process.pid}.${startOf('self')}-`;
 
-/** Makes a folder for this run. */
-export const ownFolder = (label: string): string => mkdtempSync(join(tmpdir(), `${owned}${label}-`));
+const folders = new Set<string>();
+
+/** Makes a folder for this run, which ends with it. */
+export function ownFolder(label: string): string {
+  const folder = mkdtempSync(join(tmpdir(), `${owned}${label}-`));
+  folders.add(folder);
+  return folder;
+}
 
 /** Keeps the folder for a day, for a look at it. */
 export function keep(folder: string): void {
@@ -79,6 +85,9 @@ export function spawnOwned(command: string, args: readonly string[], options: Sp
 }
 
 sweep();
+process.on('exit', () => {
+  for (const folder of folders) if (!isKept(folder)) rmSync(folder, { recursive: true, force: true });
+});
 for (const [signal, code] of [
   ['SIGINT', 130],
   ['SIGTERM', 143],
