@@ -63,8 +63,10 @@ export const ERRNO_ADVICE: Readonly<Record<string, string>> = {
   EPIPE: 'The other side has closed the connection: look at its log.',
   EROFS: 'The file system is read-only: use a path that can be written.',
   ESPIPE: 'The path in the message is a pipe or a socket, and a file is required: correct it.',
+  ESRCH: 'The process has ended meanwhile: try again.',
   ETIMEDOUT: 'The other host does not answer: check that it runs, and the network between.',
   ETXTBSY: 'The file is being executed: stop that program.',
+  EWOULDBLOCK: 'Another process holds the file for a moment: try again.',
 };
 
 /** What stands in the way whatever was tried: more to the point than the advice of any code. */

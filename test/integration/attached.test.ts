@@ -15,8 +15,10 @@ import { printed } from '../support/cli.js';
 import { disguise } from '../support/disguise.js';
 import { eventually, rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, program } from '../support/process.js';
-import { MIB, newPath, newRegion, removeRegions } from '../support/regions.js';
+import { MIB, namedRegions, newPath, newRegion, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
+
+namedRegions();
 
 const test = chosen(register);
 const QEMU = 'qemu-system-x86_64';

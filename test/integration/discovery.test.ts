@@ -11,8 +11,10 @@ import { IsthmusError, Runtime, type RuntimeOptions } from '../../host/index.js'
 import { printed } from '../support/cli.js';
 import { echo } from '../support/meeting.js';
 import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
-import { MIB, nameOf, newPath, newRegion, only, prefix, removeRegions } from '../support/regions.js';
+import { MIB, namedRegions, nameOf, newPath, newRegion, only, prefix, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
+
+namedRegions();
 
 const test = chosen(register);
 

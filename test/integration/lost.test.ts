@@ -487,7 +487,13 @@ async function main(): Promise<void> {
       assert.not(region.usable);
       region.detach();
       assert.is((await rejection(Region.attach(backing, 'here'))).code, 'ERR_ISTHMUS_REGION_TOO_SMALL');
-      assert.equal(server.close(), { removed: true, peers: [], holders: [] });
+      assert.equal(server.close(), {
+        use: 'none',
+        removed: true,
+        peers: [],
+        holders: [],
+        failure: undefined,
+      });
     }),
   );
 

@@ -120,7 +120,7 @@ test(
     mkdirSync(open);
     chmodSync(open, 0o755);
     const text = describeError(thrownBy(() => checkFolder(open)));
-    assert.match(text, /mode 0755, not 0700.*\n {2}Correct what the message names/);
+    assert.match(text, /mode 0755, not 0700\); run: chmod 700.*\n {2}Do what the message says/);
     for (const words of Object.values(OWN)) assert.not.match(text, words);
     const plain = thrownBy<Error>(() => readFileSync(join(folder, 'missing')));
     assert.match(describeError(plain), /^isthmus: ENOENT.*\n {2}The path in the message does not exist/);

@@ -70,7 +70,7 @@ test(
       ['attach', 'a', '--size', '5'],
       ['attach', 'a', '--wait', '5'],
       ['detach', 'a', '--wait', 'long'],
-      ['detach', 'a', '--force'],
+      ['detach', 'a', '--force', 'x'],
     ]) {
       const { code, stdout, stderr } = await printed(['device', ...args]);
       assert.is(code, 2, `${args.join(' ')}: ${stderr}`);

@@ -20,7 +20,7 @@ const isQemu = ({ name }: { readonly name: string }) => /qemu|kvm/.test(name);
 export interface FileUse {
   /** The QEMU of the machine has the file mapped. */
   readonly maps: boolean;
-  /** It does, and no other QEMU: no process was hidden. */
+  /** It does, and no other QEMU that can be seen. */
   readonly alone: boolean;
 }
 
@@ -29,8 +29,7 @@ export interface FileUse {
  * @param uuid of the machine: libvirt passes it to QEMU
  */
 export function qemuOf(uuid: string, file: Pick<Identity, 'dev' | 'ino'>): FileUse {
-  const { holders, all } = mappedBy(file);
-  const machines = holders.filter(isQemu);
+  const machines = mappedBy(file).holders.filter(isQemu);
   const maps = machines.some(({ pid }) => machineOf(pid) === uuid.toLowerCase());
-  return { maps, alone: maps && all && machines.length === 1 };
+  return { maps, alone: maps && machines.length === 1 };
 }
