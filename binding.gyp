@@ -14,6 +14,7 @@
             'native/mapping.cc',
             'native/pages.cc',
             'native/sockets.cc',
+            'native/status.cc',
             'native/timer.cc',
             'native/watch.cc',
           ],

@@ -12,6 +12,7 @@
 #include "arguments.h"
 #include "errors.h"
 #include "locks.h"
+#include "status.h"
 
 namespace isthmus {
 
@@ -40,15 +41,13 @@ UniqueFd OpenFifo(Napi::Env env, const std::string& path) {
   // O_PATH does nothing but look up the name.
   UniqueFd found(open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
   if (found.get() < 0) throw Failed(env, "open", path);
-  // statx, because the symbol of fstat needs glibc 2.33: the binary is to run with 2.28, as Node 20 does.
-  struct statx status = {};
-  if (statx(found.get(), "", AT_EMPTY_PATH, STATX_TYPE | STATX_MODE | STATX_UID, &status) != 0) {
-    throw Failed(env, "statx", path);
-  }
-  const bool trusted = status.stx_uid == geteuid() || status.stx_uid == 0;
-  if (status.stx_mode != (S_IFIFO | 0600) || !trusted) {
+  FileStatus status;
+  const int error = StatusOf(found.get(), &status);
+  if (error != 0) throw SystemError(env, error, "statx", "statx of " + path);
+  const bool trusted = status.uid == geteuid() || status.uid == 0;
+  if (status.mode != (S_IFIFO | 0600) || !trusted) {
     throw SystemError(env, EPERM, "open",
-                      path + " belongs to uid " + std::to_string(status.stx_uid) + " and is no FIFO that only it may open");
+                      path + " belongs to uid " + std::to_string(status.uid) + " and is no FIFO that only it may open");
   }
   // The file that was examined, whatever the name leads to by now. For writing only, a process would get SIGPIPE when it
   // rings after the owner has ended; with an end for reading, which it never reads, the FIFO just fills.

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -15,6 +14,7 @@
 #include "errors.h"
 #include "locks.h"
 #include "pages.h"
+#include "status.h"
 
 namespace isthmus {
 
@@ -48,21 +48,9 @@ void* WindowOf(Napi::Env env, Napi::ArrayBuffer buffer, uint64_t offset, uint64_
 // Pages beyond the end of a regular file can be mapped; an access to one is a SIGBUS. Devices have no size here; their
 // drivers check the range. Returns 0 or an errno; `*size` is that of the file, or the largest for a device.
 int SizeOfFile(int fd, uint64_t* size) {
-  // statx, because the symbol of fstat needs glibc 2.33: the binary is to run with 2.28, as Node 20 does.
-  struct statx status = {};
-  if (statx(fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_SIZE, &status) == 0) {
-    *size = S_ISREG(status.stx_mode) ? status.stx_size : UINT64_MAX;
-    return 0;
-  }
-  const int error = errno;
-#if defined(SYS_fstat) && defined(__LP64__)
-  // Sandboxes that are older than statx refuse it, with EPERM or ENOSYS.
-  struct stat old = {};
-  if (syscall(SYS_fstat, fd, &old) == 0) {
-    *size = S_ISREG(old.st_mode) ? static_cast<uint64_t>(old.st_size) : UINT64_MAX;
-    return 0;
-  }
-#endif
+  FileStatus status;
+  const int error = StatusOf(fd, &status);
+  if (error == 0) *size = S_ISREG(status.mode) ? status.size : UINT64_MAX;
   return error;
 }
 

@@ -90,6 +90,8 @@ export function adviceForErrno(errno: unknown): string | undefined {
 
 /** The same for an error. */
 export function adviceFor(error: IsthmusError): string {
+  // Its own advice is that for ENOMEM, and more.
+  if (error.code === ('ERR_ISTHMUS_ADDRESS_SPACE' satisfies ErrorCode)) return ERRORS[error.code].action;
   const errno = errnoOf(error);
   const advice = adviceForErrno(errno);
   const general = error.code === ('ERR_ISTHMUS_SYSCALL' satisfies ErrorCode);

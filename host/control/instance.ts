@@ -17,13 +17,23 @@ interface ProcStat {
   readonly started: string;
 }
 
+/** Whether the kernel says that there is no such process. */
+function hasNoProcess(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ESRCH';
+  }
+}
+
 function readStat(pid: number | 'self'): ProcStat | undefined {
   let text: string;
   try {
     text = readFileSync(`/proc/${pid}/stat`, 'latin1');
   } catch (error) {
-    // Only this proves that there is no such process.
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT' && pid !== 'self') return undefined;
+    // A /proc that hides the processes of others (hidepid) has no such file either: only the kernel's own word is a proof.
+    if (pid !== 'self' && hasNoProcess(pid)) return undefined;
     throw error;
   }
   // The name of the program stands in parentheses, and may contain anything.

@@ -75,6 +75,7 @@ export class StatusTopic {
   /** The broker refuses the subscription. */
   refused(): void {
     this.#deaf = true;
+    this.#underWay.length = 0;
   }
 
   async publish(status: Status): Promise<void> {
@@ -82,7 +83,8 @@ export class StatusTopic {
     this.#latest = text;
     clearTimeout(this.#repair);
     this.#repair = undefined;
-    this.#underWay.push(text);
+    // Where nothing comes back, nothing is kept until it does.
+    if (!this.#deaf && !this.#warned) this.#underWay.push(text);
     const taken = await this.#options.publish(this.#topic, text);
     const at = this.#underWay.indexOf(text);
     if (!taken) {
@@ -97,7 +99,7 @@ export class StatusTopic {
     this.#echo = undefined;
     const at = this.#underWay.indexOf(text);
     if (at < 0) return;
-    this.#underWay.splice(0, at + 1);
+    this.#underWay.length = 0;
     this.#warned = true;
     const { host, id, log } = this.#options;
     log(

@@ -17,6 +17,8 @@ export class Reconnection {
   effort: AbortController | undefined;
   /** An effort was given up for a suspension of this process. The peer may wait for it, and does not ask again. */
   interrupted = false;
+  /** The peer has sent counts: it is no C program, and a listener of its kind that refuses for good says so. */
+  answers = false;
   readonly #waiting = new Set<() => void>();
   #limit: NodeJS.Timeout | undefined;
 

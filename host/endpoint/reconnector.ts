@@ -191,11 +191,12 @@ export class Reconnector {
         if (entry.connection.linked) return;
         const { code, temporary } = error instanceof IsthmusError ? error : {};
         const again =
-          (temporary === true && entry.order !== 0 && ++unanswered < MAX_UNANSWERED) ||
+          (temporary === true && entry.order !== 0 && (entry.answers || ++unanswered < MAX_UNANSWERED)) ||
           code === 'ERR_ISTHMUS_CONNECT' ||
           code === 'ERR_ISTHMUS_HANDSHAKE_TIMEOUT' ||
           // Equal names: the call of the peer counted, and the peer was suspended before it came.
           (code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && entry.order === 0 && ++refusals < MAX_REFUSALS);
+        if (temporary !== true) unanswered = 0;
         if (!again || performance.now() > end) throw error;
         const { host, port } = entry.address;
         this.#log('info', `cannot reach ${host}:${port} yet: ${(error as Error).message}`);
@@ -216,26 +217,31 @@ export class Reconnector {
       handshakeTimeoutMs: timeoutMs,
       counts: connection.counts,
       ...(again ? { retry: 0, connectTimeoutMs: CONNECT_TIMEOUT_MS } : {}),
-      // Of two calls between equal names one is refused; C does that without an answer.
-      ...(order === 0 ? { retryUnanswered: false } : {}),
     };
     if (address.port === 0) {
       // The peer listens nowhere: it has to connect.
     } else if (order <= 0) {
-      try {
-        const connected = await this.#dialer.dial(address, { ...options, demand: true });
+      const call = async (retryUnanswered: boolean) => {
+        const connected = await this.#dialer.dial(address, { ...options, retryUnanswered, demand: true });
         if (this.#entries.get(connection) !== entry || connection.linked) discard(connected);
         else this.#up(entry, connected, 'initiator');
-        return;
+      };
+      try {
+        // Of two calls between equal names one is refused; C does that without an answer.
+        return await call(order !== 0);
       } catch (error) {
         // Two ends of equal names may call each other at the same moment: one call is refused, the other one comes.
         const { code, temporary } = error instanceof IsthmusError ? error : {};
         const refused = code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && (!temporary || order === 0);
         if ((order < 0 && !again) || !refused || this.#listeners.size === 0) throw error;
-        await entry.untilPeerConnects(signal, this.#connectMs).catch((late) => {
-          throw again ? error : late;
-        });
-        return;
+        try {
+          return await entry.untilPeerConnects(signal, this.#connectMs);
+        } catch (late) {
+          if (again) throw error;
+          // The peer has not called: it had too much to do.
+          if (!temporary) throw late;
+          return call(true);
+        }
       }
     } else {
       const { host, port, name } = address;
@@ -327,6 +333,7 @@ export class Reconnector {
       return;
     }
     entry.peerId = peer.id;
+    entry.answers = counts !== undefined;
     const own = connection.counts;
     if (again && counts && (counts.received !== own.sent || counts.sent !== own.received)) {
       refuse(

@@ -133,9 +133,12 @@ export abstract class Precon {
     );
   }
 
-  /** A listener that does not want this side says so (REFUSED), and says nothing when it has too much to do. */
+  /**
+   * A listener that does not want this side says so (REFUSED). One that ends the handshake before it has agreed to anything
+   * (ARCH_OK) has too much to do, or is being suspended.
+   */
   get #temporary(): true | undefined {
-    return this.#role === 'connect' && !this.#heard ? true : undefined;
+    return this.#role === 'connect' && !this.channel?.okReceived ? true : undefined;
   }
 
   /** End the handshake: the attempt is undone, and `done` gets the error. No effect after the end. */

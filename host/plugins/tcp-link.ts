@@ -56,7 +56,10 @@ export class TcpLink extends StreamLink {
     super.setSocketOptions(options);
     const { keepAlive } = options;
     if (!keepAlive) return;
+    // Below a second the delay stays as it was, in the kernel too.
+    if (keepAlive.on && keepAlive.initialDelay < 1000 && this.#timer) return;
     clearInterval(this.#timer);
+    this.#timer = undefined;
     if (keepAlive.on && keepAlive.initialDelay >= 1000) this.#watch(keepAlive.initialDelay + PROBING_MS);
   }
 

@@ -28,8 +28,11 @@ import { printed } from '../support/cli.js';
 import { constant } from '../support/core.js';
 import { rejection } from '../support/outcomes.js';
 import { Child, chosen, endChildren, play, role, roleOptions, serve } from '../support/process.js';
-import { MIB, newPath, newRegion, only, removeRegions } from '../support/regions.js';
+import { MIB, namedRegions, newPath, newRegion, only, removeRegions } from '../support/regions.js';
 import { timebox } from '../support/timebox.js';
+
+// Servers of other users create theirs.
+namedRegions();
 
 const test = chosen(register);
 const CLI = process.env['ISTHMUS_CLI'] ?? resolve('dist/cli.js');

@@ -58,7 +58,9 @@ export function findHolders(pids?: readonly string[]): Held {
       if (refused) throw refused;
       if (!backing) continue;
       using region = ReadOnlyRegion.of(backing);
-      if (region.overview().state !== 'formatted') continue;
+      const overview = region.overview();
+      if (overview.state === 'blank') continue;
+      if (overview.state !== 'formatted') throw overview.refused ?? new Error(`it is ${overview.state}`);
       for (const peer of region.peers()) {
         const { slot, name, pid, pidNamespace, state } = peer;
         if (state === 'dead' || region.lives(peer) !== 'alive' || (pids && !pids.includes(String(pid)))) continue;

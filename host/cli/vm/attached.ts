@@ -43,7 +43,9 @@ export async function attachedOf(path: string | undefined, { host, uuid }: Guest
   if (!existsSync(path)) return nothing(`there is no ${path}`);
   try {
     using region = ReadOnlyRegion.ofFile(path);
-    if (region.overview().state !== 'formatted') return nothing();
+    const { state, refused } = region.overview();
+    if (state === 'blank') return nothing();
+    if (state !== 'formatted') return nothing(refused?.message ?? `it is ${state}`);
     const kernelAt = (slot: number) => kernelOf(region.core, slot);
     const own = Buffer.from(region.identity.boot).toString('hex');
     const remote = region.peers().filter(({ slot, state }) => state !== 'dead' && kernelAt(slot) !== own);
