@@ -39,6 +39,11 @@ export interface GuestOptions {
   readonly incoming?: string;
 }
 
+/** Ends all that are left, also those of tests that have failed: for `test.after`. */
+export async function endGuests(): Promise<void> {
+  await Promise.all([...guests].map((guest) => guest.end()));
+}
+
 /** Told of each QEMU that ends and that no test has ended. */
 const watchers = new Set<(error: Error) => void>();
 
