@@ -216,6 +216,9 @@ export class Guest {
     await this.qmp('device_del', { id });
     await this.event('DEVICE_DELETED', ({ device }) => device === id, { since });
     await this.qmp('object-del', { id: `${id}-memory` });
+    // QEMU aborts if the device is plugged in again before it has let go of the memory.
+    const freed = await this.#guard(() => this.#qmp.freed(`${id}-memory`, 60_000 * slowness));
+    if (!freed) throw new Error(`QEMU has not freed ${id}-memory`);
   }
 
   kill(): void {
