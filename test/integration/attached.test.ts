@@ -162,7 +162,7 @@ esac
       assert.is(late.code, 1);
       assert.match(
         late.stderr,
-        /'vm1' has released \S+, but its QEMU still has \S+ mapped after 10 s\n {2}The device is/,
+        /'vm1' does not have \S+ any more, but its QEMU still has \S+ mapped after 10 s\n {2}Do not attach/,
       );
 
       let done = false;

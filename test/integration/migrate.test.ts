@@ -122,7 +122,7 @@ class SimulatedQemu {
 
   /** Commands that it received, without queries. */
   get done(): string[] {
-    return this.qmp.commands.filter((command) => !/^(query|qom)-/.test(command));
+    return this.qmp.commands.filter((command) => !/^(query|qom|human)-/.test(command));
   }
 
   /** Its devices and their memory. */
@@ -140,6 +140,7 @@ class SimulatedQemu {
     const children = (parts: Part[], type: string) => parts.map(({ id }) => ({ name: id, type: `child<${type}>` }));
     return {
       'query-status': () => ({ status: this.status }),
+      'human-monitor-command': () => '              Block Name    PSize\r\n                  pc.ram    4 KiB\r\n',
       'query-uuid': () => ({ UUID: '00000000-0000-0000-0000-000000000000' }),
       'query-migrate': () => (this.migration === undefined ? {} : { status: this.migration }),
       'qom-list': ({ path }) => {

@@ -31,6 +31,25 @@ async function withStandIn(body: (qemu: QmpStandIn, qmp: Qmp) => Promise<void>):
 }
 
 test(
+  'freed waits until QEMU has no block of that memory, and for no other',
+  timebox(10, () =>
+    withStandIn(async (qemu, qmp) => {
+      const line = (name: string) => `${name.padStart(24)}    4 KiB  0x0000000000000000\r\n`;
+      const list = (...names: string[]) => [line('Block Name'), line('pc.ram'), ...names.map(line)].join('');
+      let asked = 0;
+      qemu.handlers['human-monitor-command'] = ({ 'command-line': command }) => {
+        assert.is(command, 'info ramblock');
+        const others = ['0000:00:03.0/mem10', '0000:00:03.0/a-mem1'];
+        return ++asked < 4 ? list(...others, '0000:00:04.0/mem1') : list(...others);
+      };
+      assert.is(await qmp.freed('mem1', 5000), true);
+      assert.is(asked, 4);
+      assert.is(await qmp.freed('mem10', 20), false);
+    }),
+  ),
+);
+
+test(
   'answers find their commands, whatever arrives between them and in whatever pieces',
   timebox(10, () =>
     withStandIn(async (qemu, qmp) => {

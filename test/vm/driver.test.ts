@@ -9,7 +9,7 @@ import * as assert from 'uvu/assert';
 import { rejection } from '../support/outcomes.js';
 import { chosen } from '../support/process.js';
 import { timebox } from '../support/timebox.js';
-import { Guest, type GuestOptions, whileGuestsRun } from './guest.js';
+import { endGuests, Guest, type GuestOptions, whileGuestsRun } from './guest.js';
 import { initramfs } from './image.js';
 import * as inside from './inside.js';
 import { kernel } from './kernel.js';
@@ -478,7 +478,7 @@ test(
 );
 
 uvuTest.after(async () => {
-  await guest?.end();
+  await endGuests();
   for (const segment of Object.values(segments)) if (existsSync(segment.path)) segment.remove();
 });
 uvuTest.run();

@@ -39,6 +39,11 @@ export interface GuestOptions {
   readonly incoming?: string;
 }
 
+/** Ends all that are left, also those of tests that have failed: for `test.after`. */
+export async function endGuests(): Promise<void> {
+  await Promise.all([...guests].map((guest) => guest.end()));
+}
+
 /** Told of each QEMU that ends and that no test has ended. */
 const watchers = new Set<(error: Error) => void>();
 
@@ -211,6 +216,9 @@ export class Guest {
     await this.qmp('device_del', { id });
     await this.event('DEVICE_DELETED', ({ device }) => device === id, { since });
     await this.qmp('object-del', { id: `${id}-memory` });
+    // QEMU aborts if the device is plugged in again before it has let go of the memory.
+    const freed = await this.#guard(() => this.#qmp.freed(`${id}-memory`, 60_000 * slowness));
+    if (!freed) throw new Error(`QEMU has not freed ${id}-memory`);
   }
 
   kill(): void {

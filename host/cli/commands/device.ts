@@ -27,6 +27,8 @@ async function attach(domainName: string, options: Options & { readonly force?: 
   if (dryRun) return print(domain.commandOf('attach-device', xml));
   // libvirt would attach a second device with the same memory.
   if ((await domain.devices(name)).length > 0) throw new CliError(`domain '${domainName}' has ${name} already`);
+  // It may just have been detached, by whatever means: QEMU aborts if it has not let go yet.
+  if (domain.affectsRunning && !(await domain.unmapped(name, 0))) throw domain.stillMapped(name);
   await domain.change('attach-device', xml);
   const when = domain.affectsRunning ? '' : ' from its next start on';
   print(`isthmus: ${name} (${bytes(megabytes * MIB)}) is attached to ${domainName}${when}\n`);

@@ -13,6 +13,8 @@ const POLL_MS = 500;
 /** Between two looks at what QEMU has mapped, and for how long: it unmaps behind a grace period, milliseconds as a rule. */
 const UNMAP_POLL_MS = 10;
 const UNMAP_LIMIT_MS = 10_000;
+/** After a detach whose end cannot be seen: a grace period of QEMU takes milliseconds. */
+const UNSEEN_GRACE_MS = 1000;
 
 /** What a change affects, as virsh names it. */
 export interface Scope {
@@ -93,30 +95,37 @@ export class Domain {
    */
   async detach(device: string, xml: string, wait: number): Promise<void> {
     const before = this.affectsRunning ? (await this.runningDevices(device)).length : 0;
-    const mapped = this.affectsRunning && before === 1 ? await this.#mapping(device) : undefined;
     await this.change('detach-device', xml);
     if (!this.affectsRunning) return;
     // virsh reports success once the guest was asked, and some seconds later even if the guest keeps the device.
     if (!(await this.released(device, before - 1, wait))) throw notReleased(this.name, device, wait);
-    // QEMU tells that the device and its memory are gone, and unmaps the file a moment later.
-    for (const until = performance.now() + UNMAP_LIMIT_MS; mapped?.(); await sleep(UNMAP_POLL_MS)) {
-      if (performance.now() > until) {
-        throw new CliError(
-          `'${this.name}' has released ${device}, but its QEMU still has ${shmemPath(device)} mapped after ${UNMAP_LIMIT_MS / 1000} s`,
-          'The device is detached. Do not give the memory to others before QEMU has ended, or has unmapped it (/proc/PID/maps).',
-        );
-      }
-    }
+    if (before === 1 && !(await this.unmapped(device, UNSEEN_GRACE_MS))) throw this.stillMapped(device);
   }
 
-  /** A function that tells whether the domain's QEMU has the memory mapped; undefined: that cannot be seen from here. */
-  async #mapping(device: string): Promise<(() => boolean) | undefined> {
+  /**
+   * Wait until the domain's QEMU has unmapped the memory of a device that the domain no longer has. QEMU tells first that the
+   * device is gone. If a device of the same name is attached before QEMU has let go, QEMU aborts, and the guest with it
+   * ("RAMBlock … already registered").
+   * @param grace how long to wait where the mapping cannot be seen: QEMU runs on another host, or as another user. In ms
+   * @returns false: QEMU still has it mapped
+   */
+  async unmapped(device: string, grace: number): Promise<boolean> {
     const path = this.memoryOf(device);
-    if (path === undefined || !existsSync(path)) return undefined;
-    const file = fileAt(path);
     const uuid = await this.uuid();
-    const maps = () => qemuOf(uuid, file).maps;
-    return maps() ? maps : undefined;
+    const maps = () => path !== undefined && existsSync(path) && qemuOf(uuid, fileAt(path)).maps;
+    if (!maps()) await sleep(grace);
+    for (const until = performance.now() + UNMAP_LIMIT_MS; maps(); await sleep(UNMAP_POLL_MS)) {
+      if (performance.now() > until) return false;
+    }
+    return true;
+  }
+
+  /** {@link unmapped} was false. */
+  stillMapped(device: string): CliError {
+    return new CliError(
+      `'${this.name}' does not have ${device} any more, but its QEMU still has ${shmemPath(device)} mapped after ${UNMAP_LIMIT_MS / 1000} s`,
+      'Do not attach a device of that name, which could end QEMU, before /proc/PID/maps of QEMU has lost the file.',
+    );
   }
 
   /**

@@ -77,6 +77,7 @@ export class LibvirtMachine implements Machine {
 
   async reattach(device: Device): Promise<boolean> {
     if (!(await this.#source.released(device.name, 0, RELEASE_GRACE_S))) return false;
+    if (!(await this.#source.unmapped(device.name, 0))) return false;
     await this.#source.change('attach-device', this.#xml(device));
     return true;
   }

@@ -12,6 +12,8 @@ const POLL_MS = 50;
 const SETTLE_LIMIT_MS = 30_000;
 /** How much longer a guest gets that was asked to release a device and has not done so. */
 const RELEASE_GRACE_MS = 5000;
+/** For QEMU to free the memory of a device that is gone: some milliseconds as a rule. */
+const FREED_LIMIT_MS = 10_000;
 const CONNECT_LIMIT_MS = 10_000;
 
 /** Where QEMU keeps devices with an id, and devices without one. */
@@ -132,6 +134,12 @@ export class QemuMachine implements Machine {
     }
     if (!(await this.#released(device, since, wait * 1000))) throw notReleased(this.name, device.name, wait);
     await this.#source.execute('object-del', { id: memory });
+    if (!(await this.#source.freed(memory, FREED_LIMIT_MS))) {
+      throw new CliError(
+        `the guest '${this.name}' has released ${device.name}, but its QEMU has not freed the memory within ${FREED_LIMIT_MS / 1000} s`,
+        `Do not plug in a device of the same id before 'info ramblock' has lost '${memory}': QEMU would abort.`,
+      );
+    }
   }
 
   /** @param limit in milliseconds */
@@ -154,6 +162,7 @@ export class QemuMachine implements Machine {
     if (held && !(await this.#released(device, since, RELEASE_GRACE_MS))) return false;
     const objects = (await this.#source.execute('qom-list', { path: '/objects' })) as { name: string }[];
     const kept = objects.some(({ name }) => name === memory);
+    if (!kept && !(await this.#source.freed(memory, FREED_LIMIT_MS))) return false;
     if (!kept) await this.#source.execute('object-add', memoryObject(memory, path, size));
     const place = { bus, addr, ...(anonymous ? {} : { id }) };
     await this.#source.execute('device_add', { driver: 'ivshmem-plain', memdev: memory, ...place });

@@ -3,10 +3,13 @@
  * at a time: it greets the next one when the one before has disconnected.
  */
 import { connect, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { abortable } from '../../base/abortable.js';
 
 /** For the greeting and for each answer, unless a limit is given. */
 const DEFAULT_LIMIT_MS = 30_000;
+/** Between two looks at QEMU's blocks of memory. */
+const FREED_POLL_MS = 10;
 /** Characters of one message: far more than the description of a whole machine. */
 const MAX_MESSAGE = 16 << 20;
 /** Events that are kept for later calls of {@link Qmp.event}. */
@@ -127,6 +130,24 @@ export class Qmp implements AsyncDisposable {
       return value;
     } finally {
       this.#answers.delete(id);
+    }
+  }
+
+  /**
+   * Wait until QEMU has freed the memory of an object that was deleted. QEMU does so behind a grace period, and **aborts**,
+   * with its machine, when an object of the same id is plugged into the same place before that ("RAMBlock … already
+   * registered").
+   * @param memory id of the object
+   * @param limit in milliseconds
+   * @returns false: QEMU still has it
+   */
+  async freed(memory: string, limit: number): Promise<boolean> {
+    for (const end = performance.now() + limit; ; await sleep(FREED_POLL_MS)) {
+      const list = await this.execute('human-monitor-command', { 'command-line': 'info ramblock' });
+      // The first column is the path of the device, and the id.
+      const names = String(list).matchAll(/^\s*(\S+)/gm);
+      if (![...names].some(([, name = '']) => name === memory || name.endsWith(`/${memory}`))) return true;
+      if (performance.now() > end) return false;
     }
   }
 
