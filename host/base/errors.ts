@@ -249,10 +249,10 @@ export interface ErrorDetails {
   /** Bytes available. */
   available?: number | undefined;
   /**
-   * The listener closed the connection before it sent a byte: it may have had too much to do, and a later try may succeed.
-   * Otherwise undefined.
+   * True: the listener closed the connection before it sent a byte; it may have had too much to do, and a later try may
+   * succeed. False: it said that it refuses. Otherwise undefined.
    */
-  temporary?: true | undefined;
+  temporary?: boolean | undefined;
 }
 
 /** UTF-16 units of a message; that of ERR_ISTHMUS_NO_PLUGIN has a reason for each plugin. */
@@ -270,7 +270,7 @@ export class IsthmusError extends Error {
   declare readonly path?: string;
   declare readonly needed?: number;
   declare readonly available?: number;
-  declare readonly temporary?: true;
+  declare readonly temporary?: boolean;
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     const { cause, ...rest } = details;

@@ -190,13 +190,15 @@ export class Reconnector {
         signal.throwIfAborted();
         if (entry.connection.linked) return;
         const { code, temporary } = error instanceof IsthmusError ? error : {};
+        // A listener that is being suspended ends handshakes, too, and says nothing.
+        const unsaid = code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && temporary !== false;
         const again =
-          (temporary === true && entry.order !== 0 && (entry.answers || ++unanswered < MAX_UNANSWERED)) ||
+          (unsaid && entry.order !== 0 && (entry.answers || ++unanswered < MAX_UNANSWERED)) ||
           code === 'ERR_ISTHMUS_CONNECT' ||
           code === 'ERR_ISTHMUS_HANDSHAKE_TIMEOUT' ||
           // Equal names: the call of the peer counted, and the peer was suspended before it came.
           (code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && entry.order === 0 && ++refusals < MAX_REFUSALS);
-        if (temporary !== true) unanswered = 0;
+        if (!unsaid) unanswered = 0;
         if (!again || performance.now() > end) throw error;
         const { host, port } = entry.address;
         this.#log('info', `cannot reach ${host}:${port} yet: ${(error as Error).message}`);

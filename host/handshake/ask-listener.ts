@@ -40,10 +40,11 @@ function tryOnce({ host, port, local, frame = FRAME.BACK_CONNECT, handshakeTimeo
       socket.removeAllListeners('data').removeAllListeners('close');
       socket.destroy();
     };
-    const fail = (code: ErrorCode, text: string, cause?: unknown) => {
+    const fail = (code: ErrorCode, text: string, cause?: unknown, said?: 'no') => {
       release();
       const errno = (cause as NodeJS.ErrnoException | undefined)?.code;
-      const temporary = code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && !heard ? true : undefined;
+      const unheard = code === 'ERR_ISTHMUS_HANDSHAKE_REFUSED' && !heard ? true : undefined;
+      const temporary = said === 'no' ? false : unheard;
       reject(new IsthmusError(code, text, { cause, errno, temporary }));
     };
     const cancelTimeout = afterTimeout(timeoutMs, () => {
@@ -62,7 +63,7 @@ function tryOnce({ host, port, local, frame = FRAME.BACK_CONNECT, handshakeTimeo
           decoder.push(chunk);
           for (let answer = decoder.next(); answer; answer = decoder.next()) {
             if (answer.type === FRAME.REFUSED) {
-              fail('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'the peer has no such connection');
+              fail('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'the peer has no such connection', undefined, 'no');
               return;
             }
             if (answer.type !== FRAME.BACK_ACK) continue;

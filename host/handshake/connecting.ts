@@ -56,7 +56,9 @@ export class ConnectingPrecon extends Precon {
         this.peer = this.peerOf(frame);
         return;
       case FRAME.REFUSED:
-        throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'the peer does not let this side in');
+        throw new IsthmusError('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'the peer does not let this side in', {
+          temporary: false,
+        });
       case FRAME.CON_INFO_DEMAND:
       case FRAME.BACK_CONNECT:
       case FRAME.HURRY:

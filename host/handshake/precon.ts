@@ -133,12 +133,9 @@ export abstract class Precon {
     );
   }
 
-  /**
-   * A listener that does not want this side says so (REFUSED). One that ends the handshake before it has agreed to anything
-   * (ARCH_OK) has too much to do, or is being suspended.
-   */
+  /** A listener that does not want this side says so (REFUSED), and says nothing when it has too much to do. */
   get #temporary(): true | undefined {
-    return this.#role === 'connect' && !this.channel?.okReceived ? true : undefined;
+    return this.#role === 'connect' && !this.#heard ? true : undefined;
   }
 
   /** End the handshake: the attempt is undone, and `done` gets the error. No effect after the end. */

@@ -75,8 +75,10 @@ export class EventLoopIdleStrategy implements IdleStrategy {
   readonly #account = new SpinAccount();
   /** The wait under way began here. */
   #lastActivity = 0;
-  /** Until then the wait under way spins; 0: it does not, or no more. */
-  #spinUntil = 0;
+  /** Until then the wait under way spins; undefined: that is not decided, because nothing was polled in vain yet. */
+  #spinUntil: number | undefined;
+  /** Whether the account pays for the spinning of the wait under way. */
+  #paid = false;
   #lastTurnEnd = 0;
   /** Whether the last pause was one of the timer: a peer cannot ring. */
   #timed = false;
@@ -94,15 +96,15 @@ export class EventLoopIdleStrategy implements IdleStrategy {
     }
     if (this.#stopped) return;
     const now = this.#loop.now();
-    const spin = now < this.#spinUntil && now - this.#lastTurnEnd < MAX_IDLE_TURN_MS;
+    const spin = now < (this.#spinUntil ?? 0) && now - this.#lastTurnEnd < MAX_IDLE_TURN_MS;
     const found = this.#pollOnce(spin ? SPIN_ROUNDS : 0);
     const after = spin || found ? this.#loop.now() : now;
     if (found) {
-      if (this.#spinUntil > 0) this.#account.found(after - this.#lastActivity);
+      if (this.#paid) this.#account.found(after - this.#lastActivity);
       this.#begin(after);
-    } else if (spin && after - now > PREEMPTED_MS && this.#wait === 'adaptive' && !this.#timed) {
+    } else if (spin && this.#paid && after - now > PREEMPTED_MS) {
       this.#account.preempted(after);
-      this.#spinUntil = 0;
+      this.#stopSpinning();
     }
     this.#schedule(after);
     this.#lastTurnEnd = this.#loop.now();
@@ -139,26 +141,38 @@ export class EventLoopIdleStrategy implements IdleStrategy {
     this.#alarm = undefined;
   }
 
-  /** A wait begins. */
+  /** A wait begins. What it may spin is decided when it has something to wait for: it may begin anew until then. */
   #begin(now: number): void {
     this.#lastActivity = now;
-    this.#spinUntil = now + this.#spinTime(now);
+    this.#spinUntil = undefined;
+    this.#paid = false;
   }
 
-  #spinTime(now: number): number {
-    if (this.#wait === 'block') return 0;
-    if (this.#wait === 'spin') return Number.POSITIVE_INFINITY;
-    return this.#timed ? SPIN_MS : this.#account.allowance(now);
+  #startSpinning(now: number): number {
+    let time = 0;
+    if (this.#wait === 'spin') time = Number.POSITIVE_INFINITY;
+    else if (this.#wait === 'adaptive' && this.#timed) time = SPIN_MS;
+    else if (this.#wait === 'adaptive') {
+      time = this.#account.allowance(now);
+      this.#paid = time > 0;
+    }
+    return this.#lastActivity + time;
+  }
+
+  #stopSpinning(): void {
+    this.#spinUntil = 0;
+    this.#paid = false;
   }
 
   #schedule(now: number): void {
     if (this.#stopped || this.#immediate) return;
+    this.#spinUntil ??= this.#startSpinning(now);
     if (now < this.#spinUntil) {
       this.#immediate = this.#loop.setImmediate(this.#turn);
       return;
     }
-    if (this.#spinUntil > this.#lastActivity) this.#account.inVain(now - this.#lastActivity);
-    this.#spinUntil = 0;
+    if (this.#paid) this.#account.inVain(now - this.#lastActivity);
+    this.#stopSpinning();
     const state = this.#trySleep();
     this.#timed = state === 'quiet';
     if (state === 'busy') {

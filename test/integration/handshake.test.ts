@@ -439,7 +439,7 @@ test(
       if (!service) continue;
       const error = (await rejection(service.dial({ retry: 1000 }))) as IsthmusError;
       assert.ok(code('ERR_ISTHMUS_HANDSHAKE_REFUSED')(error));
-      assert.is(error.temporary, undefined);
+      assert.is(error.temporary, false);
       assert.is(service.lines.length, 1, 'it is not tried again');
       assert.match(service.lines.join(), 'blocked');
       assert.is(asked.length, 0);
@@ -466,7 +466,7 @@ test(
       // It is not tried again.
       const error = (await rejection(service.dial({ retry: 1000 }))) as IsthmusError;
       assert.ok(code('ERR_ISTHMUS_HANDSHAKE_REFUSED')(error));
-      assert.is(error.temporary, undefined);
+      assert.is(error.temporary, false);
       service.errors.length = 0;
       stranger.socket.destroy();
     }

@@ -215,6 +215,33 @@ test(
 );
 
 test(
+  'adaptive: what is found without spinning earns nothing, and a wait that begins anew does not lose its probe',
+  timebox(5, () => {
+    const one = scene('adaptive', 'asleep');
+    const { loop, idle, answers, seen } = one;
+    idle.wake();
+    rest(one);
+    assert.not(idle.spins);
+    // The pass itself posts a receive, and finds something: a doorbell or a timer has led to it.
+    answers.polled = () => idle.wake();
+    answers.found = true;
+    idle.rung();
+    loop.turn(1);
+    assert.equal(seen(), [0]);
+    assert.not(idle.spins, 'nothing is earned');
+    answers.polled = () => {};
+    answers.found = false;
+    // The probe of that wait has been decided, and is over: a later wait begins twice, and gets the next one.
+    rest(one);
+    idle.rung();
+    idle.rung();
+    loop.turn(MIN_PROBE_PAUSE_MS * 3);
+    assert.equal(seen(), [0]);
+    assert.is(loop.immediates.size, 1, 'the next probe');
+  }),
+);
+
+test(
   'adaptive: where something keeps it awake it polls on, but does not spin',
   timebox(5, () => {
     const { loop, idle, seen } = scene('adaptive', 'busy');

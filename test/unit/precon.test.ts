@@ -741,7 +741,7 @@ test(
       side.precon.receive(bytes);
       side.precon.socketEnded();
       assert.is(failed(side)?.code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
-      assert.is(failed(side)?.temporary, undefined);
+      assert.is(failed(side)?.temporary, bytes.includes(REFUSED) ? false : undefined);
       assert.is(tcp.held, 0);
     }
     // A peer that hangs up at a listener has no listener to come back to.

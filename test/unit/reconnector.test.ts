@@ -613,7 +613,7 @@ check('another name: a peer that has been up and refuses may call itself; then i
   assert.is(comes.state, 'open');
   comes.close();
   const fails = bed.suspended(GREATER, true);
-  bed.dialer.call.reject(error('ERR_ISTHMUS_HANDSHAKE_REFUSED'));
+  bed.dialer.call.reject(new IsthmusError('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'no', { temporary: false }));
   await bed.clock.advance(CONNECT_MS);
   assert.is(fails.failed?.code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
   assert.is(bed.dialer.calls.length, 2);
@@ -1119,7 +1119,8 @@ check('suspended by this side: a listener that closes without an answer has too 
   assert.is(connection.failed?.code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
   const said = bed.suspended(GREATER, true);
   const calls = bed.dialer.calls.length;
-  bed.dialer.call.reject(error('ERR_ISTHMUS_HANDSHAKE_REFUSED'));
+  const no = new IsthmusError('ERR_ISTHMUS_HANDSHAKE_REFUSED', 'no', { temporary: false });
+  bed.dialer.call.reject(no);
   await bed.clock.advance(CONNECT_MS);
   assert.is(said.failed?.code, 'ERR_ISTHMUS_HANDSHAKE_REFUSED');
   assert.is(bed.dialer.calls.length, calls, 'refused in words: not tried again');
