@@ -19,7 +19,8 @@ export function optionsFor(region: string): RuntimeOptions {
   return only(region, {
     ringSize: RING,
     rendezvousIvshmem: RENDEZVOUS,
-    retry: 0,
+    // A process that got no processor for the second in which a listener waits for its first byte tries again.
+    retry: 2,
     handshakeTimeout: 5000,
     resumeTimeout: 2000 * Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1),
   });
