@@ -6,8 +6,8 @@
  *
  * A device that has a driver belongs to the driver. If the driver made a uio device, uio.ts handles it, and reports why it
  * cannot be opened; `resource2` is no way around that. It would be another file for the same memory, so that the locks
- * taken through one file would prove nothing to processes that use the other; a kernel with strict memory access refuses it
- * (CONFIG_IO_STRICT_DEVMEM); and root, which may open it, may open the uio device as well.
+ * taken through one file would prove nothing to processes that use the other; the kernel refuses it, because the driver has
+ * requested the memory exclusively; and root, which may open it, may open the uio device as well.
  */
 import {
   closeSync,

@@ -255,8 +255,6 @@ class Relay {
 
 function main(): void {
   let broker: TestBroker;
-  // Each command that runs in this process listens for signals.
-  process.setMaxListeners(100);
   process.env['XDG_RUNTIME_DIR'] = mkdtempSync(join(tmpdir(), 'isthmus-test-migrate-'));
   test.before(async () => {
     broker = await TestBroker.start();

@@ -99,8 +99,6 @@ const onlookers = new Set<Onlooker>();
 
 function main(): void {
   let broker: TestBroker;
-  // Each command that runs in this process listens for signals.
-  process.setMaxListeners(50);
   const home = mkdtempSync(join(tmpdir(), 'isthmus-test-mqtt-'));
   process.env['XDG_RUNTIME_DIR'] = home;
 

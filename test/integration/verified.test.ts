@@ -83,7 +83,6 @@ function rows(stdout: string): Record<string, unknown>[] {
 
 function main(): void {
   let broker: TestBroker;
-  process.setMaxListeners(50);
   const home = mkdtempSync(join(tmpdir(), 'isthmus-test-verified-'));
   process.env['XDG_RUNTIME_DIR'] = home;
   // A region of another program on this machine is nothing to the commands here.

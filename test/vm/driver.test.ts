@@ -420,6 +420,21 @@ test(
 );
 
 test(
+  `the memory is decoded, also of a device that was enabled without that${note}`,
+  timebox(60, async () => {
+    const slot = device.split('/').at(-1)!;
+    const driver = '/sys/bus/pci/drivers/uio_ivshmem';
+    await guest.shell(`echo ${slot} >${driver}/unbind; echo 1 >${device}/enable`);
+    // The low byte of the command register.
+    await guest.shell(`printf '\\0' | dd of=${device}/config bs=1 seek=4 conv=notrunc`);
+    await guest.shell(`echo ${slot} >${driver}/bind`);
+    await guest.shell(`tool write ${await uioOf(device)} ${PAGE} ${SIZE} 512 0x6465636f6465`);
+    assert.is(segments.cold.word(512), 0x6465636f6465n);
+    await healthy();
+  }),
+);
+
+test(
   `the module is removed and loaded again${note}`,
   timebox(120, async () => {
     for (let round = 0; round < 5; round++) {
@@ -451,6 +466,35 @@ test(
     const path = await uioOf(device);
     await guest.shell(`tool write ${path} ${PAGE} ${SIZE} 256 77`);
     assert.is(segments.cold.word(256), 77n);
+    await healthy();
+    await guest.end();
+  }),
+);
+
+test(
+  `a kernel that does not end mappings of resource2: their memory type wins, and the driver says so${note}`,
+  timebox(240, async () => {
+    // As a kernel without CONFIG_IO_STRICT_DEVMEM.
+    guest = await Guest.start({ ...options(), parameters: 'iomem=relaxed' });
+    device = (await pciDevices())[0]!;
+    await guest.shell('insmod /modules/uio.ko && insmod /modules/uio_ivshmem.ko');
+    const slot = device.split('/').at(-1)!;
+    const driver = '/sys/bus/pci/drivers/uio_ivshmem';
+    const [from] = await memoryOf(device);
+    assert.ok(from >= GIB4);
+    assert.is(await typeOf(from), 'write-back');
+    assert.not.match(await guest.shell('dmesg'), /is not write-back/);
+    await guest.shell(`echo ${slot} >${driver}/unbind; echo 1 >${device}/enable`);
+    await holdAndWrite(`${device}/resource2`, 0, segments.cold);
+    await guest.shell(`echo ${slot} >${driver}/bind`);
+    assert.is(await typeOf(from), 'uncached-minus');
+    assert.match(await guest.shell('dmesg -c'), /BAR 2 is not write-back/);
+    assert.is(await guest.shell(`tool map ${await uioOf(device)} ${PAGE} ${SIZE}`), 'mapped');
+    // What the message tells to do.
+    await endHolder();
+    await guest.shell(`echo ${slot} >${driver}/unbind; echo ${slot} >${driver}/bind`);
+    assert.is(await typeOf(from), 'write-back');
+    assert.not.match(await guest.shell('dmesg'), /is not write-back/);
     await healthy();
     await guest.end();
   }),

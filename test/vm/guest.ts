@@ -31,6 +31,8 @@ export interface GuestOptions {
   readonly name?: string;
   /** Its address in the network of a switch; without it, it has no network. */
   readonly address?: string;
+  /** More parameters for the kernel. */
+  readonly parameters?: string;
   /** MiB */
   readonly memory?: number;
   /** More arguments for QEMU: devices. */
@@ -58,10 +60,11 @@ export function whileGuestsRun<T>(body: () => Promise<T>): Promise<T> {
 }
 
 /** Parameters for the kernel and the first process. */
-export function commandLine({ name = 'guest', address = '' }: Pick<GuestOptions, 'name' | 'address'>): string {
+export function commandLine(options: Pick<GuestOptions, 'name' | 'address' | 'parameters'>): string {
+  const { name = 'guest', address = '', parameters = '' } = options;
   // On a busy machine an emulated timer seems dead, and the kernel would panic; and each processor seems locked up.
   const patient = 'no_timer_check nowatchdog';
-  return `console=ttyS0 loglevel=5 panic=-1 ${patient} mitigations=off NAME=${name} ADDRESS=${address}`;
+  return `console=ttyS0 loglevel=5 panic=-1 ${patient} mitigations=off ${parameters} NAME=${name} ADDRESS=${address}`;
 }
 
 export class Guest {

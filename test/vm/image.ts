@@ -84,9 +84,9 @@ if [ -n "$ADDRESS" ]; then
   ip address add $ADDRESS/24 dev eth0
   ip link set eth0 up
 fi
-# The device appears a moment after its module is loaded.
+# The device appears a moment after its module is loaded, and can be opened a moment later.
 for try in $(seq 300); do
-  [ -c /dev/hvc0 ] && break
+  (: </dev/hvc0) 2>/dev/null && break
   sleep 0.1
 done
 exec 3</dev/hvc0 >/dev/hvc0 2>/dev/ttyS0

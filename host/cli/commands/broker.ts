@@ -36,7 +36,7 @@ export function addBroker(program: Command): void {
   $ isthmus suspend
   $ isthmus resume`,
   ).action(async (options: { port: number; host: string }) => {
-    const stop = stopSignal();
+    using stop = stopSignal();
     const broker = await startBroker(options);
     print(`isthmus: broker at ${broker.url}, pid ${process.pid}\n`);
     await aborted(stop);

@@ -142,7 +142,7 @@ function render(now: RuntimeSnapshot, watching: boolean, before?: Before): strin
 
 /** Until the runtime ends, standard output is closed, or a signal comes. @returns the exit code */
 async function watch(target: Target, seconds: number, json: boolean): Promise<number> {
-  const stop = stopSignal();
+  using stop = stopSignal();
   if (!json) clearScreen();
   let before: { snapshot: RuntimeSnapshot; at: number } | undefined;
   while (!stop.aborted && !isOutputClosed()) {

@@ -117,7 +117,7 @@ async function migrate(machine: Machine, options: Options): Promise<number> {
   const { pid, wait, limit, ignoreLost = false, force = false, json = false, dryRun } = options;
   const host = options.host ?? hostOf(machine);
   const devices = (options.attach ?? []).map((each) => newDevice(each, options));
-  const stop = stopSignal();
+  using stop = stopSignal();
   const steps = new StepLog(json, stop);
   const move = { host, broker: () => brokerOf(options), pid, attach: devices, wait, limit, ignoreLost, force };
   await using mover = new Mover(machine, move, steps, stop);

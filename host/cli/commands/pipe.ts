@@ -16,9 +16,9 @@ interface Options {
 }
 
 /** @returns the exit code */
-function pipe(to: string | undefined, { listen, host = '127.0.0.1' }: Options): Promise<number> {
-  const stop = stopSignal();
-  return untilStopped(stop, async () => {
+async function pipe(to: string | undefined, { listen, host = '127.0.0.1' }: Options): Promise<number> {
+  using stop = stopSignal();
+  return await untilStopped(stop, async () => {
     await using runtime = await Runtime.create({ name: 'pipe' });
     const connection =
       to === undefined ? await accept(runtime, listen ?? 0, host, stop) : await runtime.connect(to, { signal: stop });

@@ -51,7 +51,7 @@ function checkOptions(to: string | undefined, options: Options): void {
 
 /** @returns the exit code */
 async function listen({ listen: at, host = '127.0.0.1', once = false }: Options & { listen: number }): Promise<number> {
-  const stop = stopSignal();
+  using stop = stopSignal();
   await using runtime = await Runtime.create({ name: 'pp' });
   const echo = new Echo(runtime);
   let code = 0;
@@ -116,12 +116,12 @@ async function measure(connection: Connection, ping: Ping, size: number, { loops
 }
 
 /** @returns the exit code */
-function connect(to: string, options: Options): Promise<number> {
+async function connect(to: string, options: Options): Promise<number> {
   const { timeout = DEFAULT_TIMEOUT_S } = options;
   const { minSize, maxSize, xheader } = shape(options);
   if (minSize > maxSize) throw new UsageError(`--min-size ${minSize} is greater than --max-size ${maxSize}`);
-  const stop = stopSignal();
-  return untilStopped(stop, async () => {
+  using stop = stopSignal();
+  return await untilStopped(stop, async () => {
     await using runtime = await Runtime.create({ name: 'pp' });
     const connection = await runtime.connect(to, { signal: stop });
     const ping = new Ping(runtime, connection, { xheader, timeout: timeout * 1000, signal: stop });

@@ -185,7 +185,7 @@ interface Options {
 async function serve(options: Options): Promise<void> {
   const { name, megabytes, owner, group, mode, force, json = false } = options;
   const size = megabytes * MIB;
-  const stop = stopSignal();
+  using stop = stopSignal();
   using server = await RegionServer.open({
     name,
     size,

@@ -75,7 +75,7 @@ function checkHolders(pid: readonly string[] | undefined): void {
 /** @returns the exit code */
 async function steerHost(kind: RequestKind, options: HostOptions): Promise<number> {
   const { pid, host, json = false, wait = DEFAULT_WAIT_S } = options;
-  const stop = stopSignal();
+  using stop = stopSignal();
   const table = new ProgressTable<Participant>({ columns: COLUMNS, cells, line, done: isSettled, silent: json });
   await using processes = await Processes.open({ ...brokerOf(options), host });
   const all = await processes.ask(kind, { pid, wait, stop, show: (rows) => table.show(rows) });

@@ -60,10 +60,10 @@ function environment(region: string): NodeJS.ProcessEnv {
 }
 
 /** @returns the exit code */
-export function demo(): Promise<number> {
+export async function demo(): Promise<number> {
   const started = performance.now();
   checkSpace();
-  const stop = stopSignal();
+  using stop = stopSignal();
   const region = join(SHM, `isthmus-demo-${process.pid}-${randomBytes(4).toString('hex')}`);
   const env = environment(region);
   const processes: RoleProcess[] = [];
@@ -75,7 +75,7 @@ export function demo(): Promise<number> {
   );
   stop.addEventListener('abort', () => ending.abort(stop.reason), { once: true });
   const folder = mkdtempSync(join(tmpdir(), 'isthmus-demo-'));
-  return untilStopped(stop, async () => {
+  return await untilStopped(stop, async () => {
     try {
       await showAll({
         region,

@@ -1,16 +1,22 @@
 /** SIGINT, SIGTERM and SIGHUP: how a command that runs for a while ends. */
 import { onAbort } from '../../base/abortable.js';
 
-/** Aborted by the first of these signals; a second one ends the process as if there were no handler. */
-export function stopSignal(): AbortSignal {
+/**
+ * Aborted by the first of these signals; a second one ends the process as if there were no handler. To be disposed of
+ * when the command ends (`using`): a handler that stays would take the next signal away from the process.
+ */
+export function stopSignal(): AbortSignal & Disposable {
   const controller = new AbortController();
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-  const stop = (name: NodeJS.Signals) => {
+  const remove = () => {
     for (const signal of signals) process.removeListener(signal, stop);
+  };
+  const stop = (name: NodeJS.Signals) => {
+    remove();
     controller.abort(name);
   };
   for (const signal of signals) process.on(signal, stop);
-  return controller.signal;
+  return Object.assign(controller.signal, { [Symbol.dispose]: remove });
 }
 
 /** Resolves when the signal is aborted, and keeps the process alive until then. */

@@ -26,7 +26,8 @@
  * the firmware do the same silently. So BAR 2 is moved above 4 GiB, and
  * memremap() reserves its type as long as the device is bound. All user
  * mappings follow that type; partial unmaps, forks and mremap() do not affect
- * it.
+ * it. A type that a mapping of resource2 has reserved before wins, silently; so
+ * the outcome is checked.
  *
  * Removal. A mapping must not outlive the BAR: other devices may get its
  * addresses. Pages are inserted on faults, never in mmap(), so that none can
@@ -48,8 +49,14 @@
  *
  * Private mappings are refused: copy-on-write of device memory makes no sense,
  * and vmf_insert_pfn() does not allow it.
+ *
+ * Encrypted guests (SEV, TDX) are refused: the mappings would be private to the
+ * guest, and the other machines would not see what is written to them.
  */
 
+#ifdef IVSHMEM_HAVE_CC_PLATFORM
+#include <linux/cc_platform.h>
+#endif
 #include <linux/io.h>
 #include <linux/list.h>
 #include <linux/mm.h>
@@ -59,9 +66,15 @@
 #ifdef IVSHMEM_HAVE_PFN_T
 #include <linux/pfn_t.h>
 #endif
+#include <linux/rcupdate.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/uio_driver.h>
+
+/* The memory may be larger than an address space of 32 bits has room for. */
+#ifndef CONFIG_64BIT
+#error "uio_ivshmem needs a kernel of 64 bits"
+#endif
 
 #define IVSHMEM_NAME		"ivshmem"
 /* Of the interface to user space, not of this file: programs check it. */
@@ -93,16 +106,21 @@ struct ivshmem_file {
  * struct ivshmem - one bound device
  * @info: registered with the UIO core
  * @memory: the kernel's mapping of BAR 2; it reserves the memory type
+ * @left: addresses that BAR 2 has left and that processes may still have
+ *	mapped; NULL if there are none
  * @files: all open files
+ * @ready: the device is registered; no file can be opened before
  * @gone: the device is being removed; nothing may be mapped any more
  *
- * @files and @gone are protected by uio_device.info_lock. The core holds it
- * around open(), release() and mmap() of this driver.
+ * @files, @ready and @gone are protected by uio_device.info_lock. The core holds
+ * it around open(), release() and mmap() of this driver.
  */
 struct ivshmem {
 	struct uio_info info;
 	void *memory;
+	struct resource *left;
 	struct list_head files;
+	bool ready;
 	bool gone;
 };
 
@@ -301,9 +319,6 @@ static int ivshmem_mmap_prepare(struct uio_info *info,
 				 vma_desc_test(desc, VMA_MAYSHARE_BIT));
 	if (ret)
 		return ret;
-	/* Set by the core only after the device node has appeared. */
-	if (!info->uio_dev)
-		return -EAGAIN;
 
 	vma_desc_set_flags(desc, VMA_IO_BIT, VMA_PFNMAP_BIT,
 			   VMA_DONTEXPAND_BIT, VMA_DONTDUMP_BIT);
@@ -346,6 +361,12 @@ static int ivshmem_open(struct uio_info *info, struct inode *inode)
 
 	if (ivshmem->gone)
 		return -ENODEV;
+	/*
+	 * The device node appears before uio_register_device() has succeeded.
+	 * If that fails, a file would be left that uses freed memory.
+	 */
+	if (!ivshmem->ready)
+		return -EAGAIN;
 	file = kmalloc(sizeof(*file), GFP_KERNEL);
 	if (!file)
 		return -ENOMEM;
@@ -371,19 +392,41 @@ static int ivshmem_release(struct uio_info *info, struct inode *inode)
 }
 
 /*
- * Removes all mappings for good. Under the lock no file can be released, so
- * the inodes stay valid; after uio_unregister_device() the driver would not
- * be told of releases.
+ * Unmaps all pages. Under the lock no file can be released, so the inodes stay
+ * valid; after uio_unregister_device() the driver would not be told of releases.
  */
+static void ivshmem_unmap(const struct ivshmem *ivshmem)
+{
+	const struct ivshmem_file *file;
+
+	lockdep_assert_held(&ivshmem->info.uio_dev->info_lock);
+	list_for_each_entry(file, &ivshmem->files, list)
+		unmap_mapping_range(file->inode->i_mapping, 0, 0, 1);
+}
+
+/* Removes all mappings for good. */
 static void ivshmem_revoke(struct ivshmem *ivshmem)
 {
 	struct uio_device *idev = ivshmem->info.uio_dev;
-	struct ivshmem_file *file;
+	bool used;
 
 	mutex_lock(&idev->info_lock);
 	ivshmem->gone = true;
-	list_for_each_entry(file, &ivshmem->files, list)
-		unmap_mapping_range(file->inode->i_mapping, 0, 0, 1);
+	ivshmem_unmap(ivshmem);
+	used = !list_empty(&ivshmem->files);
+	mutex_unlock(&idev->info_lock);
+	if (!IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) || !used)
+		return;
+
+	/*
+	 * copy_huge_pmd() of a fork reads a huge entry before it takes the lock,
+	 * and does not look at it again: it may have set a stale one in the
+	 * child. It does not sleep in between, but may be preempted there, which
+	 * only this variant of RCU waits for.
+	 */
+	synchronize_rcu_tasks();
+	mutex_lock(&idev->info_lock);
+	ivshmem_unmap(ivshmem);
 	mutex_unlock(&idev->info_lock);
 }
 
@@ -413,29 +456,35 @@ static bool ivshmem_room_above(struct pci_dev *pdev)
 }
 
 /*
- * Removes what is still mapped of addresses that BAR 2 has left: another device
- * may get them. Between the release of BAR 2 and its new address, a process can
- * map the old one through sysfs; requesting a range makes the kernel remove such
- * mappings.
+ * Keeps other devices away from the addresses that BAR 2 has left: a process may
+ * have them mapped through sysfs. With CONFIG_IO_STRICT_DEVMEM (and without
+ * iomem=relaxed) an exclusive request removes such mappings; without, it only
+ * refuses new ones.
  */
-static void ivshmem_revoke_range(struct pci_dev *pdev,
-				 const struct resource *old)
+static void ivshmem_hold(struct pci_dev *pdev, struct ivshmem *ivshmem,
+			 const struct resource *old)
 {
-	struct resource *range;
-
-	range = request_mem_region_exclusive(old->start, resource_size(old),
-					     KBUILD_MODNAME);
-	if (range)
-		release_mem_region(old->start, resource_size(old));
-	else
+	ivshmem->left = request_mem_region_exclusive(old->start,
+						     resource_size(old),
+						     KBUILD_MODNAME);
+	if (!ivshmem->left)
 		pci_warn(pdev, "%pR is in use already\n", old);
 }
 
+static void ivshmem_let_go(struct ivshmem *ivshmem)
+{
+	if (ivshmem->left)
+		release_mem_region(ivshmem->left->start,
+				   resource_size(ivshmem->left));
+	ivshmem->left = NULL;
+}
+
 /*
- * Moves BAR 2 above 4 GiB. Fails only if the device is left without BAR 2. If
- * BAR 2 stays below 4 GiB, the device works, but more slowly.
+ * Moves an assigned BAR 2 above 4 GiB. Fails only if another driver uses BAR 2
+ * or the device is left without it. If BAR 2 stays below 4 GiB, the device
+ * works, but more slowly.
  */
-static int ivshmem_raise_memory(struct pci_dev *pdev)
+static int ivshmem_raise_memory(struct pci_dev *pdev, struct ivshmem *ivshmem)
 {
 	struct resource *res = &pdev->resource[IVSHMEM_BAR_MEMORY];
 	const struct resource old = *res;
@@ -451,9 +500,9 @@ static int ivshmem_raise_memory(struct pci_dev *pdev)
 		return 0;
 
 	/*
-	 * A process that has mapped BAR 2 through sysfs would be left with
-	 * stale addresses. Requesting the region makes the kernel remove such
-	 * mappings, and fails if another driver uses it.
+	 * Fails if another driver uses BAR 2. With CONFIG_IO_STRICT_DEVMEM it
+	 * also removes what a process has mapped through sysfs, before the
+	 * address is given up.
 	 */
 	ret = pci_request_selected_regions_exclusive(pdev,
 						     BIT(IVSHMEM_BAR_MEMORY),
@@ -465,11 +514,18 @@ static int ivshmem_raise_memory(struct pci_dev *pdev)
 	pci_read_config_word(pdev, PCI_COMMAND, &command);
 	pci_write_config_word(pdev, PCI_COMMAND,
 			      command & ~PCI_COMMAND_MEMORY);
-	pci_release_resource(pdev, IVSHMEM_BAR_MEMORY);
+	/*
+	 * Not pci_release_resource(): that sets the start to 0, and sysfs would
+	 * map what is there, which is RAM. So sysfs sees the old address until
+	 * there is a new one, and the old one is refused once it is held.
+	 */
+	release_resource(res);
+	ivshmem_hold(pdev, ivshmem, &old);
 	/* Of several windows the PCI core prefers one above 4 GiB. */
 	ret = pci_assign_resource(pdev, IVSHMEM_BAR_MEMORY);
 	if (ret) {
 		/* The register still has the old address. */
+		ivshmem_let_go(ivshmem);
 		res->start = old.start;
 		res->end = old.end;
 		res->flags = old.flags;
@@ -479,34 +535,94 @@ static int ivshmem_raise_memory(struct pci_dev *pdev)
 		/*
 		 * Another device has taken the old address in between, and the
 		 * register cannot be emptied: with its memory decoded this
-		 * device would answer for the other one. The PCI core refuses
-		 * to enable a device in this state, too.
+		 * device would answer for the other one. So decoding stays off.
 		 */
 		pci_err(pdev, "BAR 2 has lost its address; remove the device and rescan the bus\n");
 		return ret;
 	}
 	pci_write_config_word(pdev, PCI_COMMAND, command);
 
-	if (res->start != old.start) {
-		ivshmem_revoke_range(pdev, &old);
-		pci_info(pdev, "BAR 2 moved from %pR to %pR\n", &old, res);
+	if (res->start == old.start) {
+		ivshmem_let_go(ivshmem);
+		return 0;
 	}
+	if (IS_ENABLED(CONFIG_IO_STRICT_DEVMEM)) {
+		/*
+		 * Once more, for a process that was in the middle of mmap() when
+		 * the range was requested. After that nothing maps the range.
+		 */
+		ivshmem_let_go(ivshmem);
+		ivshmem_hold(pdev, ivshmem, &old);
+		ivshmem_let_go(ivshmem);
+	}
+	pci_info(pdev, "BAR 2 moved from %pR to %pR\n", &old, res);
 	return 0;
 }
 
-static int ivshmem_prepare_memory(struct pci_dev *pdev)
+static int ivshmem_prepare_memory(struct pci_dev *pdev, struct ivshmem *ivshmem)
 {
-	int ret;
+	const struct resource *res = &pdev->resource[IVSHMEM_BAR_MEMORY];
+	int ret = 0;
 
-	if (ivshmem_memory_is_low(pdev)) {
-		ret = ivshmem_raise_memory(pdev);
-		if (ret)
-			return ret;
-	}
+	/* There was no room for it, or an earlier bind has lost its address. */
+	if (!res->parent)
+		ret = pci_assign_resource(pdev, IVSHMEM_BAR_MEMORY);
+	else if (ivshmem_memory_is_low(pdev))
+		ret = ivshmem_raise_memory(pdev, ivshmem);
+	if (ret)
+		return ret;
 	if (ivshmem_memory_is_low(pdev))
 		pci_warn(pdev, "BAR 2 %pR cannot be moved above 4 GiB: MTRRs may make it uncached, which is slow\n",
-			 &pdev->resource[IVSHMEM_BAR_MEMORY]);
+			 res);
 	return 0;
+}
+
+/*
+ * Enables the device, with memory decoded. pci_enable_device() only counts if the
+ * device is enabled already, as through sysfs; then decoding is still off if an
+ * earlier bind has lost the address of BAR 2.
+ */
+static int ivshmem_enable(struct pci_dev *pdev)
+{
+	u16 command;
+	int ret;
+
+	ret = pci_enable_device(pdev);
+	if (ret)
+		return ret;
+	pci_read_config_word(pdev, PCI_COMMAND, &command);
+	if (!(command & PCI_COMMAND_MEMORY))
+		pci_write_config_word(pdev, PCI_COMMAND,
+				      command | PCI_COMMAND_MEMORY);
+	return 0;
+}
+
+/*
+ * Whether the kernel's mapping, and with it each mapping of a process, has the
+ * type that was requested. memremap() succeeds with another one, too.
+ */
+static bool ivshmem_is_write_back(const struct ivshmem *ivshmem)
+{
+#ifdef CONFIG_X86
+	unsigned int level;
+	const pte_t *pte;
+
+	/* Of entries of all levels: write-back has neither of these bits. */
+	pte = lookup_address((unsigned long)ivshmem->memory, &level);
+	return pte && !(pte_flags(*pte) & (_PAGE_PCD | _PAGE_PWT));
+#else
+	return true;
+#endif
+}
+
+/* Whether what the guest writes is encrypted, if it does not say otherwise. */
+static bool ivshmem_is_encrypted(void)
+{
+#ifdef IVSHMEM_HAVE_CC_PLATFORM
+	return cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT);
+#else
+	return false;
+#endif
 }
 
 static void ivshmem_describe(struct uio_mem *mem, const char *name,
@@ -531,6 +647,9 @@ static int ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	    pci_resource_len(pdev, IVSHMEM_BAR_MEMORY) < PAGE_SIZE)
 		return dev_err_probe(dev, -ENODEV,
 				     "no registers or no memory\n");
+	if (ivshmem_is_encrypted())
+		return dev_err_probe(dev, -EOPNOTSUPP,
+				     "the memory of this guest is encrypted: it cannot share any\n");
 
 	ivshmem = devm_kzalloc(dev, sizeof(*ivshmem), GFP_KERNEL);
 	if (!ivshmem)
@@ -538,15 +657,22 @@ static int ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	INIT_LIST_HEAD(&ivshmem->files);
 
 	/* Before the device is enabled: that needs all BARs assigned. */
-	ret = ivshmem_prepare_memory(pdev);
-	if (ret)
-		return dev_err_probe(dev, ret, "no address space for BAR 2\n");
+	ret = ivshmem_prepare_memory(pdev, ivshmem);
+	if (ret) {
+		dev_err_probe(dev, ret, "cannot place BAR 2\n");
+		goto err_left;
+	}
 
-	ret = pci_enable_device(pdev);
-	if (ret)
-		return dev_err_probe(dev, ret, "cannot enable the device\n");
+	ret = ivshmem_enable(pdev);
+	if (ret) {
+		dev_err_probe(dev, ret, "cannot enable the device\n");
+		goto err_left;
+	}
 
-	/* Exclusive: nothing maps BARs through sysfs or /dev/mem meanwhile. */
+	/*
+	 * Exclusive: no process can map a BAR through sysfs or /dev/mem as long
+	 * as the device is bound.
+	 */
 	ret = pci_request_regions_exclusive(pdev, KBUILD_MODNAME);
 	if (ret) {
 		dev_err_probe(dev, ret, "BARs are in use\n");
@@ -576,6 +702,9 @@ static int ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		ret = dev_err_probe(dev, -ENOMEM, "cannot map BAR 2\n");
 		goto err_regions;
 	}
+	/* Below 4 GiB there has been a warning already. */
+	if (!ivshmem_memory_is_low(pdev) && !ivshmem_is_write_back(ivshmem))
+		pci_warn(pdev, "BAR 2 is not write-back, which is slow: end programs that map resource2, then bind again\n");
 
 	pci_set_drvdata(pdev, ivshmem);
 	ret = uio_register_device(dev, info);
@@ -583,6 +712,9 @@ static int ivshmem_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		dev_err_probe(dev, ret, "cannot register the UIO device\n");
 		goto err_memory;
 	}
+	mutex_lock(&info->uio_dev->info_lock);
+	ivshmem->ready = true;
+	mutex_unlock(&info->uio_dev->info_lock);
 	return 0;
 
 err_memory:
@@ -591,6 +723,8 @@ err_regions:
 	pci_release_regions(pdev);
 err_disable:
 	pci_disable_device(pdev);
+err_left:
+	ivshmem_let_go(ivshmem);
 	return ret;
 }
 
@@ -607,6 +741,7 @@ static void ivshmem_remove(struct pci_dev *pdev)
 	memunmap(ivshmem->memory);
 	pci_release_regions(pdev);
 	pci_disable_device(pdev);
+	ivshmem_let_go(ivshmem);
 }
 
 /*
