@@ -79,6 +79,9 @@ export class EventLoopIdleStrategy implements IdleStrategy {
   #spinUntil: number | undefined;
   /** Whether the account pays for the spinning of the wait under way. */
   #paid = false;
+  /** Whether what is found now is found awake: neither a doorbell nor a timer has led to it. */
+  #awake = false;
+  #passing = false;
   #lastTurnEnd = 0;
   /** Whether the last pause was one of the timer: a peer cannot ring. */
   #timed = false;
@@ -92,16 +95,18 @@ export class EventLoopIdleStrategy implements IdleStrategy {
     this.#immediate = undefined;
     if (this.#rang) {
       this.#rang = false;
-      this.#begin(this.#loop.now());
+      this.#begin(this.#loop.now(), false);
     }
     if (this.#stopped) return;
     const now = this.#loop.now();
     const spin = now < (this.#spinUntil ?? 0) && now - this.#lastTurnEnd < MAX_IDLE_TURN_MS;
+    this.#passing = true;
     const found = this.#pollOnce(spin ? SPIN_ROUNDS : 0);
+    this.#passing = false;
     const after = spin || found ? this.#loop.now() : now;
     if (found) {
-      if (this.#paid) this.#account.found(after - this.#lastActivity);
-      this.#begin(after);
+      if (this.#awake) this.#account.found(after - this.#lastActivity);
+      this.#begin(after, true);
     } else if (spin && this.#paid && after - now > PREEMPTED_MS) {
       this.#account.preempted(after);
       this.#stopSpinning();
@@ -125,7 +130,7 @@ export class EventLoopIdleStrategy implements IdleStrategy {
   wake(): void {
     // Within its own pass, or before the turn that is due anyway: the wait begins there.
     if (this.#immediate || this.#stopped) return;
-    this.#begin(this.#loop.now());
+    this.#begin(this.#loop.now(), !this.#passing);
     this.#immediate = this.#loop.setImmediate(this.#turn);
   }
 
@@ -142,10 +147,11 @@ export class EventLoopIdleStrategy implements IdleStrategy {
   }
 
   /** A wait begins. What it may spin is decided when it has something to wait for: it may begin anew until then. */
-  #begin(now: number): void {
+  #begin(now: number, awake: boolean): void {
     this.#lastActivity = now;
     this.#spinUntil = undefined;
     this.#paid = false;
+    this.#awake = awake;
   }
 
   #startSpinning(now: number): number {
@@ -162,6 +168,7 @@ export class EventLoopIdleStrategy implements IdleStrategy {
   #stopSpinning(): void {
     this.#spinUntil = 0;
     this.#paid = false;
+    this.#awake = false;
   }
 
   #schedule(now: number): void {

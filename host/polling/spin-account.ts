@@ -14,20 +14,25 @@
 
 /** What a sleep costs: announcing it, the peer's system call, the wake-up. Measured: 30 to 90 µs on two virtual processors. */
 export const SLEEP_COST_MS = 0.1;
-/** The most that an account holds, and so the longest time that one wait spins. */
-export const MAX_BALANCE_MS = 2;
+/**
+ * The longest that one wait spins. It is half a tick of the kernel or more: where the scheduler has put both processes on one
+ * of several processors, spinning for less never makes it move one of them.
+ */
+export const MAX_SPIN_MS = 2;
+/** The most that an account holds: a few waits in vain, so that a peer that stands still for once does not empty it. */
+export const MAX_BALANCE_MS = 8;
 /** Less than this is not worth a turn of the event loop. */
 const MIN_SPIN_MS = 0.01;
-/** A probe: long enough for a peer that has to be woken first, and that finds its own account empty. */
-export const PROBE_MS = 0.2;
-/** Between two probes: doubled behind each that was in vain, so that probes cost 2 % at first and soon nothing. */
-export const MIN_PROBE_PAUSE_MS = 10;
+/** Between two probes: doubled behind each that was in vain, so that probes soon cost next to nothing. */
+export const MIN_PROBE_PAUSE_MS = 20;
 export const MAX_PROBE_PAUSE_MS = 1000;
+/** With so much in the account spinning pays again, and later probes begin with the shortest pause. */
+const RECOVERED_MS = 1;
 /** A pass of 10 to 20 µs over the rings that took longer than this has been interrupted: another process has the processor. */
 export const PREEMPTED_MS = 0.5;
 
 export class SpinAccount {
-  #balance = PROBE_MS;
+  #balance = MAX_SPIN_MS;
   #probing = false;
   #probePause = MIN_PROBE_PAUSE_MS;
   #nextProbe = 0;
@@ -40,16 +45,17 @@ export class SpinAccount {
   /** A wait begins. @returns milliseconds that it may spin; 0: sleep at once */
   allowance(now: number): number {
     this.#probing = this.#balance < MIN_SPIN_MS;
-    if (!this.#probing) return this.#balance;
+    if (!this.#probing) return Math.min(MAX_SPIN_MS, this.#balance);
     if (now < this.#nextProbe) return 0;
     this.#nextProbe = now + this.#probePause;
-    return PROBE_MS;
+    return MAX_SPIN_MS;
   }
 
-  /** Spinning found what the wait was for. @param spun milliseconds since the wait began */
-  found(spun: number): void {
-    if (spun < SLEEP_COST_MS) this.#probePause = MIN_PROBE_PAUSE_MS;
-    this.#book(SLEEP_COST_MS - spun);
+  /** The process was awake and found what the wait was for. @param waited milliseconds since the wait began */
+  found(waited: number): void {
+    if (this.#probing && waited > SLEEP_COST_MS) this.#backOff();
+    this.#book(SLEEP_COST_MS - waited);
+    if (this.#balance > RECOVERED_MS) this.#probePause = MIN_PROBE_PAUSE_MS;
   }
 
   /** Spinning found nothing: the wait goes on asleep. @param spun milliseconds since the wait began */
@@ -66,6 +72,7 @@ export class SpinAccount {
   }
 
   #backOff(): void {
+    this.#probing = false;
     this.#probePause = Math.min(MAX_PROBE_PAUSE_MS, this.#probePause * 2);
   }
 

@@ -13,7 +13,7 @@ import {
   SPIN_ROUNDS,
   type TrySleep,
 } from '../../host/polling/idle-strategy.js';
-import { MIN_PROBE_PAUSE_MS, PREEMPTED_MS, PROBE_MS, SLEEP_COST_MS } from '../../host/polling/spin-account.js';
+import { MIN_PROBE_PAUSE_MS, PREEMPTED_MS, MAX_SPIN_MS, SLEEP_COST_MS } from '../../host/polling/spin-account.js';
 import { timebox } from '../support/timebox.js';
 
 class Loop implements EventLoop {
@@ -139,7 +139,7 @@ test(
     loop.turn(MAX_IDLE_TURN_MS * 0.9);
     assert.equal(seen(), [SPIN_ROUNDS], 'it is free again');
     const earned = SLEEP_COST_MS - (found - start);
-    loop.time = found + PROBE_MS + earned - 0.001;
+    loop.time = found + MAX_SPIN_MS + earned - 0.001;
     loop.turn(0);
     assert.equal(seen(), [0], 'the time since the last activity counts, not that since it was woken');
     loop.turn(0.002);

@@ -5,7 +5,7 @@ import {
   MAX_BALANCE_MS,
   MAX_PROBE_PAUSE_MS,
   MIN_PROBE_PAUSE_MS,
-  PROBE_MS,
+  MAX_SPIN_MS,
   SLEEP_COST_MS,
   SpinAccount,
 } from '../../host/polling/spin-account.js';
@@ -16,7 +16,7 @@ import { timebox } from '../support/timebox.js';
 function emptied(): SpinAccount {
   const account = new SpinAccount();
   account.allowance(0);
-  account.inVain(PROBE_MS);
+  account.inVain(MAX_SPIN_MS);
   return account;
 }
 
@@ -25,9 +25,9 @@ test(
   timebox(5, () => {
     const account = new SpinAccount();
     assert.ok(account.earned);
-    assert.is(account.allowance(0), PROBE_MS);
+    assert.is(account.allowance(0), MAX_SPIN_MS);
     account.found(0.01);
-    assert.ok(Math.abs(account.allowance(1) - (PROBE_MS + SLEEP_COST_MS - 0.01)) < 1e-9);
+    assert.ok(Math.abs(account.allowance(1) - (MAX_SPIN_MS + SLEEP_COST_MS - 0.01)) < 1e-9);
     for (let i = 0; i < 1000; i++) account.found(0);
     assert.is(account.allowance(2), MAX_BALANCE_MS, 'and no more than this');
   }),
@@ -42,9 +42,9 @@ test(
     for (let now = 0.5; now < 10_000; now += 0.5) {
       const allowed = account.allowance(now);
       if (allowed === 0) continue;
-      assert.is(allowed, PROBE_MS);
+      assert.is(allowed, MAX_SPIN_MS);
       probes.push(now);
-      account.inVain(PROBE_MS);
+      account.inVain(MAX_SPIN_MS);
     }
     const pauses = probes.slice(1).map((at, i) => at - (probes[i] as number));
     assert.is(pauses[0], MIN_PROBE_PAUSE_MS);
@@ -57,17 +57,17 @@ test(
   'a probe that finds something early opens the account again, and the next ones come soon',
   timebox(5, () => {
     const account = emptied();
-    for (let now = 0; now < 1000; now += 1) if (account.allowance(now) > 0) account.inVain(PROBE_MS);
+    for (let now = 0; now < 1000; now += 1) if (account.allowance(now) > 0) account.inVain(MAX_SPIN_MS);
     let now = 1000;
     while (account.allowance(now) === 0) now += 1;
     account.found(0.02);
     assert.ok(account.earned);
     assert.ok(account.allowance(now) > 0);
-    account.inVain(PROBE_MS);
+    account.inVain(MAX_SPIN_MS);
     const since = now;
     while (account.allowance(now) === 0) now += 1;
     assert.ok(now - since <= MAX_PROBE_PAUSE_MS);
-    account.inVain(PROBE_MS);
+    account.inVain(MAX_SPIN_MS);
     const [last] = [now];
     while (account.allowance(now) === 0) now += 1;
     assert.is(now - last, MIN_PROBE_PAUSE_MS);
@@ -92,7 +92,7 @@ test(
     account.preempted(100);
     assert.not(account.earned);
     for (let now = 100; now < 100 + 2 * MIN_PROBE_PAUSE_MS; now += 1) assert.is(account.allowance(now), 0);
-    assert.is(account.allowance(100 + 2 * MIN_PROBE_PAUSE_MS), PROBE_MS);
+    assert.is(account.allowance(100 + 2 * MIN_PROBE_PAUSE_MS), MAX_SPIN_MS);
   }),
 );
 
