@@ -314,6 +314,12 @@ export class LinkLifetime implements LinkOwner {
     receiver.ring.drain(end.kind === 'lost');
     // What the peer had written broke the protocol; or its last message was among it, and the link is gone.
     if (lifecycle.over || !binding.link) return;
+    if (end.kind === 'peer-closed' && !receiver.ring.ended) {
+      // A peer that closes writes the end first. In a region that has lost its pages it wrote that to nowhere, and what it
+      // had sent before reads as an empty ring.
+      const lost = binding.link.link.region?.verify();
+      if (lost) return this.fail(lost);
+    }
     // The confirmation may have been among it: then the connection was open when the peer was lost.
     this.#noteLoss(end);
     lifecycle.raise(end.kind === 'lost' ? 'lost' : 'peerClosed');
@@ -344,6 +350,11 @@ export class LinkLifetime implements LinkOwner {
     const { lifecycle } = binding;
     // What was offered is still to be fetched.
     if (!lifecycle.defines('queueEmpty') || memory.offering || !sender.sendEof()) return false;
+    if (binding.link?.core.lost) {
+      // The peer does not get the end, nor perhaps what was sent before it.
+      this.fail(binding.link.core.lostError());
+      return false;
+    }
     lifecycle.raise('queueEmpty');
     binding.link?.link.finish();
     return true;

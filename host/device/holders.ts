@@ -6,7 +6,7 @@
  * processes of other containers from all in one. The proof is a lease: the kernel gives it to the owner of the file only
  * if no other opening of it exists anywhere, and a mapping keeps its opening.
  */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { addon } from '../native/native.js';
 import type { Identity } from './identity.js';
 
@@ -34,10 +34,13 @@ function deviceText(dev: bigint): string {
   return `${major.toString(16).padStart(2, '0')}:${minor.toString(16).padStart(2, '0')}`;
 }
 
-/** Whether /proc shows all processes, as far as the namespace is concerned. */
+/**
+ * Whether /proc shows all processes: no namespace and no mount option hides any. With `hidepid=2` or `hidepid=4` (proc(5)) the
+ * processes that this one may not trace are missing in /proc; then process 1 is as well, which always exists.
+ */
 function seesAllProcesses(proc: string): boolean {
   try {
-    return readlinkSync(`${proc}/self/ns/pid`) === INITIAL_PID_NAMESPACE;
+    return readlinkSync(`${proc}/self/ns/pid`) === INITIAL_PID_NAMESPACE && existsSync(`${proc}/1`);
   } catch {
     return false;
   }

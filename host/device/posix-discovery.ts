@@ -17,6 +17,14 @@ import { matchesWildcards } from './wildcard.js';
 
 /** Entries of /dev/shm that a search for hints reads: every user may create files there. */
 const MAX_ENTRIES = 4096;
+/** What a search for the files that a pattern matches costs at most. */
+export interface SearchLimits {
+  /** Entries of /dev/shm that are read. Names are cheap, and what is cut off may be the file that is meant. */
+  readonly entries: number;
+  /** Names that match, of which the file is looked at. */
+  readonly matches: number;
+}
+const SEARCH: SearchLimits = { entries: 65_536, matches: 4096 };
 /** Files of other users that a search opens, only to say why they are not used. */
 const MAX_STRANGERS = 64;
 /** What can be typed as a name. Other names of other users' files are not repeated to people. */
@@ -57,25 +65,29 @@ class Strangers {
   }
 }
 
-/** Names in /dev/shm that may be those of region files, sorted. @param limit of entries that are read */
-function names(limit = Number.POSITIVE_INFINITY): string[] {
+/**
+ * Names in /dev/shm that may be those of region files, sorted.
+ * @param limit of entries that are read
+ * @returns `cut`: there are more
+ */
+function names(limit: number): { readonly found: string[]; readonly cut: boolean } {
+  const found: string[] = [];
   let folder: Dir;
   try {
-    folder = opendirSync(SHM);
+    folder = opendirSync(SHM, { bufferSize: 256 });
   } catch {
-    return []; // Without /dev/shm there are no regions in it.
+    return { found, cut: false }; // Without /dev/shm there are no regions in it.
   }
-  const found: string[] = [];
+  let cut = false;
   try {
-    for (let read = 0; read < limit; read++) {
-      const entry = folder.readSync();
-      if (!entry) break;
-      if (!entry.name.startsWith(SHM_PREFIX)) found.push(entry.name);
+    for (let read = 0, entry = folder.readSync(); entry && !cut; entry = folder.readSync()) {
+      cut = ++read > limit;
+      if (!cut && !entry.name.startsWith(SHM_PREFIX)) found.push(entry.name);
     }
   } finally {
     folder.closeSync();
   }
-  return found.sort();
+  return { found: found.sort(), cut };
 }
 
 export const isPattern = (name: string): boolean => /[*?]/.test(name);
@@ -86,9 +98,10 @@ export const namesAndPatterns = (regions: string): string[] => regions.split(/[\
 /**
  * Region files by names and patterns: names in /dev/shm or paths, separated by blanks or commas; `*` and `?` stand for parts
  * of a name in /dev/shm. A file that is named without them must exist, may belong to any user, and may be formatted. A file
- * that a pattern matches must be a formatted region already, and belong to root or to this user.
+ * that a pattern matches must be a formatted region already, and belong to root or to this user. A search that was cut at its
+ * limits is among the candidates, refused with ERR_ISTHMUS_REGION_NOT_NAMED.
  */
-export function discoverPosix(regions: string): Candidate[] {
+export function discoverPosix(regions: string, limits = SEARCH): Candidate[] {
   const found = new Map<string, Candidate>();
   const files = new Map<string, string>();
   const strangers = new Strangers();
@@ -111,11 +124,22 @@ export function discoverPosix(regions: string): Candidate[] {
     .filter(isPattern)
     .map((name) => (name.startsWith(`${SHM}/`) ? name.slice(SHM.length + 1) : name));
   if (patterns.length === 0) return [...found.values()];
-  for (const name of names()) {
-    if (!patterns.some((pattern) => matchesWildcards(pattern, name))) continue;
+  const { found: inShm, cut } = names(limits.entries);
+  const matching = inShm.filter((name) => patterns.some((pattern) => matchesWildcards(pattern, name)));
+  for (const name of matching.slice(0, limits.matches)) {
     const path = join(SHM, name);
     const stat = regularFile(path);
     if (stat && strangers.admits(stat, name) && claimsToBeRegion(path)) add(path, false);
+  }
+  const tooMany = cut
+    ? `${SHM} has more than ${limits.entries} entries`
+    : matching.length > limits.matches
+      ? `${matching.length} names in ${SHM} match`
+      : undefined;
+  if (tooMany !== undefined) {
+    const path = join(SHM, patterns.join(' '));
+    const message = `${path}: ${tooMany}, and not all were looked at: name the file itself in PSP_IVSHMEM_REGIONS`;
+    found.set(path, { path, refused: new IsthmusError('ERR_ISTHMUS_REGION_NOT_NAMED', message, { path }) });
   }
   return [...found.values()];
 }
@@ -130,7 +154,7 @@ export function unnamedRegions(candidates: readonly Candidate[], everyUsers = fa
   const known = new Set(candidates.map(({ path }) => path));
   const strangers = new Strangers();
   const found: Candidate[] = [];
-  for (const name of names(MAX_ENTRIES)) {
+  for (const name of names(MAX_ENTRIES).found) {
     const path = join(SHM, name);
     const stat = known.has(path) ? undefined : regularFile(path);
     if (!stat || !TYPEABLE.test(name)) continue;

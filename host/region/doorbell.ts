@@ -14,7 +14,7 @@
  * by a timer then.
  */
 import { randomBytes } from 'node:crypto';
-import { closeSync, constants, lstatSync, openSync, readdirSync, unlinkSync } from 'node:fs';
+import { closeSync, constants, type Dir, lstatSync, opendirSync, openSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Identity } from '../device/identity.js';
 import { SHM } from '../device/posix.js';
@@ -25,8 +25,10 @@ const PREFIX = 'isthmus-bell-';
 /** Bytes of the random part of the name. */
 const ID_BYTES = 16;
 
-/** Peers that are remembered. */
-const MAX_HOLDERS = 4096;
+/** Names in /dev/shm that one search reads: every user may create files there. */
+const MAX_ENTRIES = 4096;
+/** Between two searches of this process: the event loop waits for each. */
+const SEARCH_PAUSE_MS = 5000;
 /** A younger FIFO may be one that its owner has not locked yet. */
 const MIN_STALE_MS = 1000;
 
@@ -51,11 +53,16 @@ export class Doorbell {
   /** The random part of its name. */
   readonly id = randomBytes(ID_BYTES);
   readonly #fifo: OwnDoorbell;
-  /** Peers that have the doorbell. */
-  readonly #holders = new Set<string>();
+  /** Generation of the peer that has the doorbell, by slot: a slot has one owner at a time. */
+  readonly #holders = new Map<number, number>();
+  readonly #slots: number;
 
-  /** @throws an error of a system call */
-  constructor(region: File, onRung: () => void) {
+  /**
+   * @param slots of the region
+   * @throws an error of a system call
+   */
+  constructor(region: File, slots: number, onRung: () => void) {
+    this.#slots = slots;
     this.#fifo = new (addon().Doorbell)(pathOf(region, this.id), (rung, callers) => {
       if (callers) this.#introduced(callers);
       if (rung) onRung();
@@ -65,14 +72,15 @@ export class Doorbell {
   }
 
   #introduced(callers: Uint32Array): void {
-    for (let i = 0; i + 1 < callers.length && this.#holders.size < MAX_HOLDERS; i += 2) {
-      this.#holders.add(keyOf({ slot: callers[i] as number, generation: callers[i + 1] as number }));
+    for (let i = 0; i + 1 < callers.length; i += 2) {
+      const [slot, generation] = [callers[i] as number, callers[i + 1] as number];
+      if (slot < this.#slots) this.#holders.set(slot, generation);
     }
   }
 
   /** Whether that peer can ring. */
-  heldBy(peer: Attachment): boolean {
-    return this.#holders.has(keyOf(peer));
+  heldBy({ slot, generation }: Attachment): boolean {
+    return this.#holders.get(slot) === generation;
   }
 
   close(): void {
@@ -82,15 +90,40 @@ export class Doorbell {
   }
 }
 
-/** Remove the doorbells that killed processes of this user have left behind. The lock of the owner tells that it lives. */
+let lastSearch = Number.NEGATIVE_INFINITY;
+let nextSearch: NodeJS.Timeout | undefined;
+
+/**
+ * Remove the doorbells that killed processes of this user have left behind: now, or as soon as the pause behind the last
+ * search is over. The lock of the owner tells that it lives.
+ */
 export function removeStaleDoorbells(): void {
-  let names: string[] = [];
+  if (nextSearch) return;
+  const wait = lastSearch + SEARCH_PAUSE_MS - performance.now();
+  if (wait <= 0) search();
+  else nextSearch = setTimeout(search, wait).unref();
+}
+
+function search(): void {
+  nextSearch = undefined;
+  lastSearch = performance.now();
+  let folder: Dir;
   try {
-    names = readdirSync(SHM);
+    folder = opendirSync(SHM, { bufferSize: 256 });
   } catch {
-    // Without /dev/shm there are no doorbells.
+    return; // Without /dev/shm there are no doorbells.
   }
-  for (const name of names) if (name.startsWith(PREFIX)) removeIfStale(join(SHM, name));
+  try {
+    for (let read = 0; read < MAX_ENTRIES; read++) {
+      const entry = folder.readSync();
+      if (!entry) break;
+      if (entry.name.startsWith(PREFIX) && entry.isFIFO()) removeIfStale(join(SHM, entry.name));
+    }
+  } catch {
+    // What is not removed now is removed later.
+  } finally {
+    folder.closeSync();
+  }
 }
 
 function removeIfStale(path: string): void {
@@ -117,10 +150,12 @@ export class PeerDoorbell {
   /** @param open opens it, if the peer has one. May throw */
   constructor(open: () => Opened | undefined) {
     this.#open = open;
-    this.#tryOpen();
+    this.retry();
   }
 
-  #tryOpen(): void {
+  /** Open it, if it is not open. */
+  retry(): void {
+    if (this.#opened || this.#closed) return;
     try {
       this.#opened = this.#open();
     } catch {
@@ -131,7 +166,7 @@ export class PeerDoorbell {
   /** Wake the peer, if possible, without blocking. (wake.pml: ring) */
   ring(): void {
     // The peer sleeps, so it counts this process among those that can ring, from an earlier link: try again.
-    if (!this.#opened && !this.#closed) this.#tryOpen();
+    this.retry();
     this.#opened?.ring();
   }
 
@@ -144,6 +179,8 @@ export class PeerDoorbell {
 
 /** What the doorbells of an attachment need to know of its region. */
 export interface Neighbours {
+  /** Slots of the region. */
+  readonly slots: number;
   /** The attachment itself. */
   self(): Attachment;
   /** What the slot of a peer says: a copy of 16 bytes; undefined: that attachment is over. */
@@ -165,7 +202,7 @@ export class Doorbells {
     this.#region = region;
     this.#neighbours = neighbours;
     try {
-      this.#own = new Doorbell(region, () => this.rung());
+      this.#own = new Doorbell(region, neighbours.slots, () => this.rung());
     } catch (error) {
       this.why = error as Error;
     }
@@ -207,6 +244,14 @@ export class Doorbells {
       this.#peers.delete(key);
     };
     return { bell: entry.bell, release };
+  }
+
+  /**
+   * Open the doorbells that could not be opened when their links began, since no descriptor was left or the FIFO was full: until
+   * then their owners poll by a timer.
+   */
+  retry(): void {
+    for (const { bell } of this.#peers.values()) bell.retry();
   }
 
   close(): void {

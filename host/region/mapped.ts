@@ -8,7 +8,7 @@ import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { IsthmusError } from '../base/errors.js';
 import { Core } from '../core/core.js';
-import type { Backing } from '../device/backing.js';
+import { type Backing, systemError } from '../device/backing.js';
 import { type Identity, identityOf } from '../device/identity.js';
 import { addon, type Mapping } from '../native/native.js';
 import { refusal } from './header.js';
@@ -51,7 +51,9 @@ export class MappedRegion {
       return region;
     } catch (error) {
       region.detach();
-      throw error;
+      // The lock of the format may be refused.
+      if (error instanceof IsthmusError || signal?.aborted) throw error;
+      throw systemError(error, 'cannot format', backing.path);
     }
   }
 

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { IsthmusError } from '../base/errors.js';
 import type { Core } from '../core/core.js';
-import type { Backing } from '../device/backing.js';
+import { type Backing, systemError } from '../device/backing.js';
 import { type Identity, pidNamespace } from '../device/identity.js';
 import { Doorbells, removeStaleDoorbells } from './doorbell.js';
 import { type MapOptions, MappedRegion } from './mapped.js';
@@ -18,6 +18,8 @@ const REAP_DELAYS_MS = [0, 5, 20, 100, 300];
 export class Region {
   readonly backing: Backing;
   readonly core: Core;
+  /** 16 bytes, as they were at the beginning: a region that is lost has none. */
+  readonly uuid: Buffer;
   readonly #mapped: MappedRegion;
   #upkeep: NodeJS.Timeout | undefined;
   readonly #reaps = new Set<NodeJS.Timeout>();
@@ -37,8 +39,11 @@ export class Region {
     this.#mapped = mapped;
     this.backing = mapped.backing;
     this.core = mapped.core;
+    const at = this.core.layout.HEADER_UUID;
+    this.uuid = Buffer.from(this.core.bytes.slice(at, at + 16));
     this.#peers = new PeerWatch(mapped.core, UPKEEP_MS);
     this.doorbells = new Doorbells(mapped.identity, {
+      slots: this.slots,
       self: () => ({ slot: this.slot, generation: this.generation }),
       doorbellOf: (peer) => this.#doorbellOf(peer),
     });
@@ -54,15 +59,19 @@ export class Region {
     const region = new Region(mapped);
     try {
       region.#takeSlot(name);
+      // What earlier dead peers held is available at once, not only with the first upkeep.
+      mapped.reap();
       mapped.check();
     } catch (error) {
-      region.doorbells.close();
-      mapped.detach();
-      throw error;
+      if (mapped.core.call.myGeneration() !== 0) region.detach();
+      else {
+        region.doorbells.close();
+        mapped.detach();
+      }
+      // Locks may be refused: by a sandbox, by a limit, by the file system.
+      throw error instanceof IsthmusError ? error : systemError(error, 'cannot take a slot in', backing.path);
     }
     region.core.onLost = () => region.#lose(undefined);
-    // What earlier dead peers held is available at once, not only with the first upkeep.
-    mapped.reap();
     removeStaleDoorbells();
     region.core.sleeper = region.doorbells;
     region.#upkeep = setInterval(() => region.#maintain(), UPKEEP_MS).unref();
@@ -103,12 +112,6 @@ export class Region {
 
   get slots(): number {
     return this.#mapped.slots;
-  }
-
-  /** 16 bytes. */
-  get uuid(): Buffer {
-    const at = this.core.layout.HEADER_UUID;
-    return Buffer.from(this.core.bytes.slice(at, at + 16));
   }
 
   get slot(): number {
@@ -169,19 +172,12 @@ export class Region {
   }
 
   #maintain(): void {
-    const { call, layout } = this.core;
-    // The access to the slot comes first: it may be the one that finds the page gone.
-    const holds = call.holdsSlot() !== 0;
-    if (this.whyLost()) return this.#tell();
-    if (!holds) {
-      // A file that was truncated and has its length again, or a device that is gone, has no header either.
-      const there = call.inspect() === layout.INSPECT_READY;
-      this.#lose(there ? this.#fenced() : this.#mapped.lostError());
-      return;
-    }
+    if (this.verify()) return this.#tell();
+    const { call } = this.core;
     call.beat();
     this.#reap();
     call.trim();
+    this.doorbells.retry();
     this.#peers.round();
   }
 
@@ -196,6 +192,22 @@ export class Region {
     if (this.#lost || this.#detached) return this.#lost;
     const error = this.#mapped.whyLost();
     return error && this.#lose(error);
+  }
+
+  /**
+   * Why the region is lost to this process, if it is. Unlike {@link whyLost} this looks into the region as well: at the own
+   * slot, which another process may have taken away.
+   */
+  verify(): IsthmusError | undefined {
+    if (this.#detached) return this.#lost;
+    const { call, layout } = this.core;
+    // The access to the slot comes first: it may be the one that finds the page gone.
+    const holds = call.holdsSlot() !== 0;
+    const lost = this.whyLost();
+    if (lost || holds) return lost;
+    // A file that was truncated and has its length again, or a device that is gone, has no header either.
+    const there = call.inspect() === layout.INSPECT_READY;
+    return this.#lose(there ? this.#fenced() : this.#mapped.lostError());
   }
 
   /** @param why undefined: an access has found the pages gone */

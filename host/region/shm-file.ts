@@ -203,8 +203,17 @@ export function isForeign(head: Buffer): boolean {
 
 /** A region that is in use stays as it is. @throws if this process cannot use it so */
 export function checkHeld(path: string, size: number, wanted: number, head: Buffer): void {
-  const { WINDOW, HEADER_VERSION, LAYOUT_VERSION } = coreLayout();
-  const version = head.length < 12 ? 0 : head.readUInt32LE(HEADER_VERSION - WINDOW);
+  const { WINDOW, HEADER_VERSION, HEADER_SIZE, LAYOUT_VERSION } = coreLayout();
+  const short = head.length < coreLayout().FRAME;
+  const version = short ? 0 : head.readUInt32LE(HEADER_VERSION - WINDOW);
+  // The lifecycle lock is held, so no process is formatting it.
+  if (version === 0 || (version === LAYOUT_VERSION && head.readBigUInt64LE(HEADER_SIZE - WINDOW) > size)) {
+    throw new IsthmusError(
+      'ERR_ISTHMUS_REGION_LOST',
+      `${path}: was truncated, has ${size} bytes now, and the processes that use it have not left it yet`,
+      { path },
+    );
+  }
   if (version !== LAYOUT_VERSION) {
     throw new IsthmusError(
       'ERR_ISTHMUS_REGION_VERSION',

@@ -148,7 +148,9 @@ function tryLeave(region: Region, keep: Kept): boolean {
     const { dev, ino } = identityOf(fd);
     if (dev === region.identity.dev && ino === region.identity.ino) {
       if (!addon().lock(fd, coreLayout().LOCK_LIFECYCLE)) return false;
-      if (isAt(path, region.identity) && !isHeld(fd, region.slot)) remove(path);
+      // The own lock does not count. A region that was lost is detached, and its slot may be that of another process now.
+      const own = region.attached ? region.slot : undefined;
+      if (isAt(path, region.identity) && !isHeld(fd, own)) remove(path);
     }
     region.detach(keep);
     return true;

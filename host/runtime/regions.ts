@@ -25,6 +25,8 @@ export class Regions {
   readonly #options: RegionsOptions;
   /** Those of `ivshmem`. `shm` attaches and leaves its region itself. */
   readonly #attached: Region[] = [];
+  /** Those of which the application was told that they are attached, and not yet that they are not. */
+  readonly #told = new Set<Region>();
   #refused: readonly Refused[] = [];
 
   constructor(options: RegionsOptions) {
@@ -61,27 +63,33 @@ export class Regions {
     const { why } = region.doorbells;
     if (why) log('warning', `${path}: no peer can wake this process, so it polls by a timer: ${why.message}`);
     region.onLost = (error) => this.#lost(region, error);
+    this.#told.add(region);
     publish('isthmus:region:attach', () => ({ region: identityOf(region) }));
   }
 
   /** A region is about to be left. @returns places in it that must keep their bytes: messages that are borrowed */
   onLeaving(region: Region): Parameters<Region['detach']>[0] {
-    const { connections, memories, publish } = this.#options;
+    const { connections, memories } = this.#options;
+    // It may be lost, and its upkeep has not found that yet.
+    if (this.#told.has(region)) this.#gone(region, region.verify());
     const kept = connections().flatMap((connection) => connection.abandon(region.core));
     memories.evacuate(region);
-    // A region that was lost has been published already.
-    if (region.usable) {
-      publish('isthmus:region:detach', () => ({ region: identityOf(region), error: undefined }));
-    }
     return kept;
   }
 
-  #lost(region: Region, error: IsthmusError): void {
+  /** Tell, once, that the region is attached no longer. @param error why, if it was lost */
+  #gone(region: Region, error: IsthmusError | undefined): void {
     const { connections, memories, publish, log } = this.#options;
-    log('error', error.message);
+    if (!this.#told.delete(region)) return;
+    if (error) log('error', error.message);
     publish('isthmus:region:detach', () => ({ region: identityOf(region), error }));
+    if (!error) return;
     for (const connection of connections()) if (connection.link?.core === region.core) connection.destroy(error);
     if (error.code === 'ERR_ISTHMUS_REGION_LOST') memories.lose(region, error);
+  }
+
+  #lost(region: Region, error: IsthmusError): void {
+    this.#gone(region, error);
     // This process writes there no longer: other processes may have what was kept for it.
     region.detach(this.onLeaving(region));
   }

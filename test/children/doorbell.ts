@@ -12,7 +12,7 @@ import { Doorbells } from '../../host/region/doorbell.js';
 const native = addon();
 const self = { slot: 1, generation: 7 };
 const file = { dev: 1n, ino: BigInt(process.hrtime.bigint()) };
-const doorbells: Doorbells = new Doorbells(file, { self: () => self, doorbellOf: () => doorbells.id });
+const doorbells: Doorbells = new Doorbells(file, { slots: 16, self: () => self, doorbellOf: () => doorbells.id });
 const { bell } = doorbells.link(self);
 const timer = new native.Timer(() => {
   if (how === 'throw') throw new Error('thrown by the callback');

@@ -7,6 +7,7 @@ import { chmodSync, chownSync, linkSync, mkdirSync, readFileSync, symlinkSync, w
 import { join } from 'node:path';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
+import { discoverPosix } from '../../host/device/posix-discovery.js';
 import { IsthmusError, Runtime, type RuntimeOptions } from '../../host/index.js';
 import { printed } from '../support/cli.js';
 import { echo } from '../support/meeting.js';
@@ -17,6 +18,24 @@ import { timebox } from '../support/timebox.js';
 namedRegions();
 
 const test = chosen(register);
+
+test(
+  'a search for a pattern is bounded, and says when it was cut',
+  timebox(20, async () => {
+    const paths = [1, 2, 3].map(() => newRegion(4 * MIB));
+    for (const path of paths) await (await Runtime.create(only(path))).close();
+    const codes = (limits: { entries: number; matches: number }) =>
+      discoverPosix(`${prefix}*`, limits).map(({ backing, refused }) => (backing ? 'found' : refused?.code));
+    assert.equal(codes({ entries: 65_536, matches: 3 }), ['found', 'found', 'found']);
+    assert.equal(codes({ entries: 65_536, matches: 2 }), ['found', 'found', 'ERR_ISTHMUS_REGION_NOT_NAMED']);
+    const cut = discoverPosix(`${prefix}*`, { entries: 1, matches: 3 }).at(-1)?.refused;
+    assert.is(cut?.code, 'ERR_ISTHMUS_REGION_NOT_NAMED');
+    assert.match(cut?.message ?? '', /has more than 1 entries, and not all were looked at: name the file itself/);
+    // What is named needs no search.
+    assert.is(discoverPosix(paths[0] as string, { entries: 0, matches: 0 })[0]?.backing?.path, paths[0]);
+    removeRegions();
+  }),
+);
 
 interface Seen {
   readonly regions: readonly string[];

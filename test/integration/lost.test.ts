@@ -4,7 +4,7 @@
  * The handler itself: unit/faults.test.ts.
  */
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
-import { existsSync, statSync, truncateSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync, readdirSync, statSync, truncateSync, writeSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -17,8 +17,11 @@ import type { RuntimeConnection } from '../../host/connection/connection.js';
 import { posixBacking } from '../../host/device/posix.js';
 import type { RegionMemory } from '../../host/memory/shared-memory.js';
 import { addonMissing } from '../../host/native/native.js';
+import { MappedRegion } from '../../host/region/mapped.js';
 import { Region } from '../../host/region/region.js';
 import { RegionServer } from '../../host/region/server.js';
+import { joinShm, leaveShm } from '../../host/region/shm-lifecycle.js';
+import { attachRegions } from '../../host/runtime/discovery.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { eventually, rejection, thrownBy } from '../support/outcomes.js';
 import { Child, chosen, endChildren, play, role, roleOptions, serve, tell } from '../support/process.js';
@@ -123,7 +126,10 @@ class Party {
   async hold(): Promise<void> {
     const loan = await this.#now.loan(100_000);
     loan.data.fill(1);
-    const message = await this.#now.borrow();
+    const borrowing = this.#now.borrow();
+    // A message that is there before it is asked for would have been copied out of the region.
+    tell('borrowing');
+    const message = await borrowing;
     const memory = this.runtime.allocate(50_000, { connection: this.#now });
     assert.ok(memory.inRegion && loan.inRegion && message?.inPlace);
     this.#held = [loan, message, memory];
@@ -424,6 +430,7 @@ async function main(): Promise<void> {
         const path = newRegion(16 * MIB);
         await meeting.open(only(path));
         const held = near.call('hold');
+        await near.event('borrowing');
         await far.call('one', 30_000);
         await held;
         truncateSync(path, 0);
@@ -470,6 +477,185 @@ async function main(): Promise<void> {
       await eventually('the region is given up', () => runtime.regions().length === 0 && told.length > 0);
       unsubscribe('isthmus:region:detach', listener);
       assert.equal(told, [LOST]);
+    }),
+  );
+
+  /** Two runtimes of this process, connected over the region; what follows each other without a pause is one event. */
+  async function pair(options: RuntimeOptions): Promise<{
+    readonly runtimes: readonly [Runtime, Runtime];
+    readonly here: RuntimeConnection;
+    readonly there: RuntimeConnection;
+  }> {
+    const runtimes = [await Runtime.create(options), await Runtime.create(options)] as const;
+    let there: RuntimeConnection | undefined;
+    const { port } = await runtimes[1].listen({}, async (connection) => {
+      there = connection as RuntimeConnection;
+      await connection.closed;
+    });
+    const here = (await runtimes[0].connect(`127.0.0.1:${port}`)) as RuntimeConnection;
+    await eventually('the connection', () => there?.state === 'open');
+    return { runtimes, here, there: there as RuntimeConnection };
+  }
+
+  for (const restored of [false, true]) {
+    for (const early of [false, true]) {
+      test(
+        `a peer that closes ${early ? 'before' : 'after'} the file is truncated${restored ? ' and has its length again' : ''}: not as if nothing was lost`,
+        timebox(20, async () => {
+          const path = newRegion(4 * MIB);
+          const { runtimes, here, there } = await pair(only(path));
+          const truncate = () => {
+            truncateSync(path, 0);
+            if (restored) truncateSync(path, 4 * MIB);
+          };
+          assert.ok(here.trySend(new Uint8Array(1000).fill(FILL)));
+          if (!early) truncate();
+          const closing = here.close().catch(() => {});
+          // Where it has noticed, it does not say that it has sent all.
+          if (!early && !restored) assert.is.not(here.lifecycle.phase, 'eofSent');
+          if (early) truncate();
+          // The receiver was blocked, and comes to the word of the guard before it comes to the ring.
+          const sentBye = early || restored;
+          if (sentBye) there.lifetime.onEnded({ kind: 'peer-closed' });
+          else assert.is((await here.closed).error?.code, LOST, 'the closing side has lost what it sent');
+          assert.is((await rejection(there.receive())).code, LOST);
+          assert.is((await there.closed).error?.code, LOST);
+          await closing;
+          await Promise.all(runtimes.map((runtime) => runtime.close()));
+        }),
+      );
+    }
+  }
+
+  test(
+    'a region that is left before its loss was noticed: each attach event has its detach event, with error and identity',
+    timebox(20, async () => {
+      const { shmName, path } = newShm();
+      for (const shm of [false, true]) {
+        const file = shm ? path : newRegion(4 * MIB);
+        const told: unknown[][] = [];
+        const listeners = ['attach', 'detach'].map((what) => {
+          const listener = (message: unknown) => {
+            const { region, error } = message as { region: { path: string; uuid: string }; error?: IsthmusError };
+            told.push([what, region.path, region.uuid, error?.code]);
+          };
+          subscribe(`isthmus:region:${what}`, listener);
+          return () => unsubscribe(`isthmus:region:${what}`, listener);
+        });
+        const lines: string[] = [];
+        const log = (_level: string, line: string) => lines.push(line);
+        const { runtimes, here, there } = await pair(
+          shm ? onlyShm(shmName, { debug: 1, log }) : only(file, { debug: 1, log }),
+        );
+        await Promise.all([here.close(), there.close()]);
+        const uuid = told[0]?.[2] as string;
+        assert.equal(told.splice(0), Array(2).fill(['attach', file, uuid, undefined]));
+        assert.is.not(uuid, '0'.repeat(32));
+        truncateSync(file, 0);
+        await Promise.all(runtimes.map((runtime) => runtime.close()));
+        assert.equal(told, Array(2).fill(['detach', file, uuid, LOST]));
+        assert.is(lines.filter((line) => line.includes('pages of the region are gone')).length, 2);
+        for (const stop of listeners) stop();
+      }
+    }),
+  );
+
+  test(
+    'the file of shm outlives a process that has lost it, while another has its slot',
+    timebox(20, async () => {
+      const { shmName, path } = newShm();
+      const join = (name: string) =>
+        joinShm({
+          file: shmName,
+          size: 4 * MIB,
+          name,
+          limit: 5000,
+          signal: new AbortController().signal,
+          survivesLoss: true,
+        });
+      const first = await join('first');
+      truncateSync(path, 0);
+      assert.is(first.verify()?.code, LOST);
+      // As long as it has not left, the file is that of a region.
+      const refused = await rejection(join('early'));
+      assert.equal([refused.code, /was truncated/.test(refused.message)], [LOST, true]);
+      // What the runtime does when it is told. The file is left later.
+      first.detach();
+      const next = await join('next');
+      assert.equal([next.slot, next.identity.ino], [first.slot, first.identity.ino]);
+      await leaveShm(first);
+      assert.ok(existsSync(path), 'it is the region of another process');
+      const met = await join('met');
+      assert.equal(met.uuid, next.uuid);
+      for (const region of [met, next]) await leaveShm(region);
+      assert.not(existsSync(path));
+    }),
+  );
+
+  test(
+    'attaching to a region whose locks are refused: an error of the system, and nothing stays behind',
+    timebox(20, async () => {
+      const path = newRegion(4 * MIB);
+      const bystander = await Region.attach(posixBacking(path, true), 'bystander');
+      const { reap } = MappedRegion.prototype;
+      const open = () => readdirSync('/proc/self/fd').length;
+      const bells = () => readdirSync('/dev/shm').filter((name) => name.includes(`-${bystander.identity.ino}-`)).length;
+      const before = [open(), bells()];
+      // Such as of a sandbox: fcntl(2) begins to fail behind the first locks.
+      MappedRegion.prototype.reap = () => {
+        throw Object.assign(new Error('ENOLCK: no locks available, fcntl'), { code: 'ENOLCK', syscall: 'fcntl' });
+      };
+      try {
+        const failed = await rejection(Region.attach(posixBacking(path, true), 'refused'));
+        assert.equal([failed.code, failed.errno, failed.path], ['ERR_ISTHMUS_SYSCALL', 'ENOLCK', path]);
+        // A device that is only found is not used, and that is all.
+        const found = await attachRegions(
+          { files: path, pci: false, roots: { sysfs: '/nonexistent', dev: '/nonexistent' } },
+          'found',
+          false,
+        );
+        assert.equal(
+          [found.regions.length, found.refused.map(({ error }) => error.code)],
+          [0, ['ERR_ISTHMUS_SYSCALL']],
+        );
+      } finally {
+        MappedRegion.prototype.reap = reap;
+      }
+      await eventually('all is given back', () => open() === before[0] && bells() === before[1]);
+      const { call, layout } = bystander.core;
+      const taken = [...Array(bystander.slots).keys()].filter((slot) => call.slotState(slot) !== layout.SLOT_FREE);
+      assert.equal(taken, [bystander.slot]);
+      bystander.detach();
+    }),
+  );
+
+  test(
+    'a doorbell that could not be opened when the link began is opened later, by the upkeep',
+    timebox(20, async () => {
+      const path = newRegion(4 * MIB);
+      const [near, far] = [
+        await Region.attach(posixBacking(path, true), 'near'),
+        await Region.attach(posixBacking(path, true), 'far'),
+      ];
+      const { dev, ino } = near.identity;
+      const id = Buffer.from(far.doorbells.id).toString('hex');
+      const fifo = openSync(`/dev/shm/isthmus-bell-${dev}-${ino}-${id}`, constants.O_WRONLY | constants.O_NONBLOCK);
+      // Its owner does not come to read before the link is there.
+      assert.is(
+        thrownBy(() => {
+          for (;;) writeSync(fifo, Buffer.alloc(4096));
+        }).code,
+        'EAGAIN',
+      );
+      const links = [
+        near.doorbells.link({ slot: far.slot, generation: far.generation }),
+        far.doorbells.link({ slot: near.slot, generation: near.generation }),
+      ];
+      closeSync(fifo);
+      assert.not(far.doorbells.heard);
+      await eventually('the peer can ring', () => far.doorbells.heard);
+      for (const link of links) link.release();
+      for (const region of [near, far]) region.detach();
     }),
   );
 

@@ -3,7 +3,7 @@
  * broker, with real pid namespaces and a real mosquitto.
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeSync } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -12,11 +12,12 @@ import { test as register } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseStatus, partsOfTopic, type Status, topics } from '../../host/control/payload.js';
 import { StatusTopic } from '../../host/control/status-topic.js';
+import { Core, coreLayout } from '../../host/core/core.js';
 import { hasMosquitto, TestBroker } from '../support/broker.js';
 import { printed } from '../support/cli.js';
 import { participants, type Scene } from '../support/participants.js';
 import { Child, chosen, endChildren, program } from '../support/process.js';
-import { newRegion, only, removeRegions } from '../support/regions.js';
+import { MIB, newRegion, only, removeRegions } from '../support/regions.js';
 import { StandIn } from '../support/standin.js';
 import { timebox } from '../support/timebox.js';
 
@@ -24,6 +25,22 @@ const test = chosen(register);
 const HOST = hostname();
 const slowness = Number(process.env['ISTHMUS_TEST_SLOWNESS'] ?? 1);
 const NAMESPACES = spawnSync('unshare', ['-p', '-f', '--mount-proc', 'true']).status === 0;
+
+/** What a command notes on standard error beside its failure. */
+async function notesOf(args: readonly string[]): Promise<string> {
+  const { write } = process.stderr;
+  let notes = '';
+  process.stderr.write = ((text: string) => {
+    notes += text;
+    return true;
+  }) as typeof write;
+  try {
+    await printed(args);
+  } finally {
+    process.stderr.write = write;
+  }
+  return notes;
+}
 
 /** Ask again until it holds. */
 async function until<T>(get: () => Promise<T> | T, holds: (value: T) => boolean, seconds = 20): Promise<T> {
@@ -202,8 +219,42 @@ function main(): void {
           0,
           'asked for one process only',
         );
+        // Another container has a device node of its own: the lock of a process there cannot be seen from here.
+        const slot = Number(/\(slot (\d+) of /.exec(held.stderr)?.[1]);
+        const { SLOT_INO, WINDOW } = coreLayout();
+        const core = new Core(MIB);
+        core.call.geometry(statSync(regions).size);
+        const file = openSync(regions, 'r+');
+        writeSync(file, Buffer.alloc(8, 0xee), 0, 8, core.call.slotAddress(slot) + SLOT_INO - WINDOW);
+        closeSync(file);
+        const elsewhere = await printed(['suspend', ...at]);
+        assert.is(elsewhere.code, 1);
+        assert.match(elsewhere.stderr, new RegExp(`still held by a running process: other.*slot ${slot} of `));
+        // unshare(1) waits for the process.
+        const children = readFileSync(`/proc/${other.pid}/task/${other.pid}/children`, 'utf8');
+        const inside = NAMESPACES ? Number.parseInt(children, 10) : other.pid;
+        process.kill(inside, 'SIGSTOP');
+        const silent = await notesOf(['suspend', ...at]);
+        process.kill(inside, 'SIGCONT');
+        assert.match(silent, new RegExp(`cannot see which processes hold slot ${slot} of .*other\\[`));
         await other.call('close');
         assert.is((await printed(['suspend', ...at])).code, 0);
+
+        const named = Child.start(program('migratable'), 'runtime', {
+          ...common,
+          suspendResume: true,
+          controlId: 'worker',
+          name: 'named',
+        });
+        await named.event('ready');
+        await statuses.with('worker', 'inactive');
+        process.kill(named.pid, 'SIGSTOP');
+        const byName = await printed(['suspend', ...at, '--pid', 'worker', '--wait', '1']);
+        process.kill(named.pid, 'SIGCONT');
+        assert.is(byName.code, 1);
+        assert.match(byName.stderr, /still held by a running process: named\[/, 'by its control id');
+        const unknown = await notesOf(['suspend', ...at, '--pid', 'absent', '--wait', '0.1']);
+        assert.match(unknown, /cannot see what absent holds: its pid is not known/);
       } finally {
         process.env['PSP_IVSHMEM_REGIONS'] = '';
       }

@@ -1,6 +1,6 @@
 /** Doorbells: FIFOs by which processes wake each other, and the event loop that waits for them; timers of the native part. */
 import { spawnSync } from 'node:child_process';
-import {
+import fs, {
   chmodSync,
   chownSync,
   closeSync,
@@ -17,6 +17,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -31,6 +32,8 @@ import { timebox } from '../support/timebox.js';
 
 const native = addon();
 const SHM = '/dev/shm';
+/** Of a region. */
+const SLOTS = 16;
 const root = process.geteuid?.() === 0;
 
 /** A region without memory: the doorbells that are attached to it, and what their slots say. */
@@ -42,6 +45,7 @@ class Neighbourhood {
 
   attach(self: Attachment): Doorbells {
     const bells: Doorbells = new Doorbells(this.file, {
+      slots: SLOTS,
       self: () => self,
       doorbellOf: ({ slot, generation }) => this.slots.get(`${slot}/${generation}`),
     });
@@ -425,15 +429,82 @@ function main(): void {
       assert.ok(existsSync(path), 'its owner lives');
       await child.kill('SIGKILL');
       assert.ok(existsSync(path), 'a killed process removes nothing');
-      for (let i = 0; existsSync(path) && i < 200; i++) {
-        await pause(10);
-        removeStaleDoorbells();
-      }
-      assert.not(existsSync(path));
+      // Behind a death there is one more search, when the pause behind the last one is over.
+      removeStaleDoorbells();
+      await until('removed', () => !existsSync(path));
       assert.is(place.paths.length, 1, 'that of this process stays');
       assert.is(existsSync(foreign), root, 'that of another user stays');
       rmSync(foreign, { force: true });
       own.close();
+    }),
+  );
+
+  test(
+    'names of others in /dev/shm cost a bounded number of system calls, and not with each search that is asked for',
+    timebox(60, async () => {
+      const prefix = `isthmus-bell-0-0-${process.pid}-`;
+      const files = Array.from({ length: 300 }, (_, i) => join(SHM, `${prefix}file-${i}`));
+      const fifos = Array.from({ length: 4500 }, (_, i) => join(SHM, `${prefix}fifo-${i}`));
+      const { opendirSync, readdirSync: list, lstatSync } = fs;
+      const calls = { searches: 0, looked: [] as string[] };
+      try {
+        for (const path of files) writeFileSync(path, '');
+        assert.is(spawnSync('mkfifo', fifos).status, 0);
+        const counted = {
+          opendirSync: (path: string, options: object) => {
+            calls.searches++;
+            return opendirSync(path, options);
+          },
+          readdirSync: (path: string) => {
+            calls.searches++;
+            return list(path);
+          },
+          lstatSync: (path: string) => {
+            calls.looked.push(path);
+            return lstatSync(path);
+          },
+        };
+        Object.assign(fs, counted);
+        syncBuiltinESMExports();
+        for (let i = 0; i < 5; i++) removeStaleDoorbells();
+        await until('a search', () => calls.searches > 0);
+        assert.is(calls.searches, 1, 'the others are one, later');
+        assert.ok(calls.looked.length <= 4096, `${calls.looked.length} files were looked at`);
+        assert.not(
+          calls.looked.some((path) => path.startsWith(`${SHM}/${prefix}file-`)),
+          'what is no FIFO is passed',
+        );
+      } finally {
+        Object.assign(fs, { opendirSync, readdirSync: list, lstatSync });
+        syncBuiltinESMExports();
+        for (const path of [...files, ...fifos]) rmSync(path, { force: true });
+      }
+    }),
+  );
+
+  test(
+    'a server that thousands of peers have rung, one after the other, still hears a new one',
+    timebox(60, async () => {
+      const place = new Neighbourhood();
+      const server = place.attach(one);
+      for (let generation = 1; generation <= 5000; generation++) {
+        const passing = place.attach({ slot: 2 + (generation % (SLOTS - 2)), generation });
+        passing.link(one);
+        passing.close();
+        if (generation % 500 === 0) await pause(1);
+      }
+      // A slot that the region does not have.
+      const stray = place.attach({ slot: SLOTS, generation: 1 });
+      stray.link(one);
+      const newest = { slot: 2, generation: 9999 };
+      const late = place.attach(newest);
+      late.link(one);
+      server.link(newest);
+      await until('heard', () => server.heard);
+      server.link({ slot: SLOTS, generation: 1 });
+      await pause(20);
+      assert.not(server.heard);
+      for (const each of [server, stray, late]) each.close();
     }),
   );
 

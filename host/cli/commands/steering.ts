@@ -53,13 +53,22 @@ function line({ label, name, answer, reason, milliseconds }: Participant): strin
   return `${process}: ${result}${milliseconds === undefined ? '' : ` after ${milliseconds} ms`}\n`;
 }
 
+/** A participant is named by its pid or by a control id; then its status has the pid. */
+function pidsOf({ id, pid }: Participant): number[] {
+  return [...(/^\d+$/.test(id) ? [Number(id)] : []), ...(pid === undefined ? [] : [pid])];
+}
+
 /**
  * What the regions of this machine say, beside the answers: a process that takes no part, or that the broker hides, may have one
  * mapped all the same.
+ * @param only these participants, and the pids that were named; undefined: every process
  * @throws CliError if a process has
  */
-function checkHolders(pid: readonly string[] | undefined): void {
-  const { holders, unseen } = findHolders(pid);
+async function checkHolders(only: readonly Participant[] | undefined): Promise<void> {
+  const { holders, unseen } = await findHolders(only?.flatMap(pidsOf));
+  for (const { label } of only?.filter((each) => pidsOf(each).length === 0) ?? []) {
+    printError(`isthmus: cannot see what ${label} holds: its pid is not known\n`);
+  }
   for (const why of unseen) printError(`isthmus: cannot see which processes hold ${why}\n`);
   if (holders.length === 0) return;
   const named = holders
@@ -94,7 +103,7 @@ async function steerHost(kind: RequestKind, options: HostOptions): Promise<numbe
     print(`isthmus: ${good} of ${all.length} ${kind === 'suspend' ? 'suspended' : 'running'}\n`);
   }
   if (stop.aborted) return exitCodeOf(stop);
-  if (kind === 'suspend' && host === hostname()) checkHolders(pid);
+  if (kind === 'suspend' && host === hostname()) await checkHolders(pid && all);
   return good === all.length ? 0 : 1;
 }
 

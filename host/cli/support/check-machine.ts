@@ -125,7 +125,7 @@ function checkDoorbell(): Finding {
   const what = 'doorbell';
   if (addonMissing()) return none(what, 'not tried: there is no native part');
   try {
-    new Doorbell({ dev: 0n, ino: 0n }, () => {}).close();
+    new Doorbell({ dev: 0n, ino: 0n }, 1, () => {}).close();
     return good(what, `a FIFO can be made in ${SHM}`);
   } catch (error) {
     const finding = `processes poll by a timer, since no FIFO can be made in ${SHM}: ${(error as Error).message}`;

@@ -22,6 +22,8 @@ export interface Participant {
   /** What people see: the id, with the instance where several have the same id. */
   label: string;
   name: string;
+  /** According to its status, which any client of the broker may publish; undefined: not known. */
+  pid: number | undefined;
   state: string;
   answer: 'ALLOWED' | 'COMPLETED' | 'FAILED' | undefined;
   /** Whether the answer named the nonce of this request. */
@@ -126,6 +128,7 @@ class Round {
       instance,
       label: id,
       name: status?.name ?? '',
+      pid: status?.pid || undefined,
       state: status?.state ?? 'unknown',
       answer: undefined,
       verified: false,
@@ -229,6 +232,7 @@ class Round {
       if (missed && !isSettled(participant)) this.#request(id);
       participant.state = state;
       if (process.name !== '') participant.name = process.name;
+      participant.pid = process.pid || participant.pid;
       const reached = this.#kind === 'suspend' ? 'allowed' : 'inactive';
       if (state === 'offline' && !after) this.#settle(participant, false, undefined, this.#offlineReason(process));
       else if (state === reached && (this.#reconnected || after)) this.#onReached(participant);
