@@ -4,8 +4,8 @@ import * as assert from 'uvu/assert';
 import {
   MAX_BALANCE_MS,
   MAX_PROBE_PAUSE_MS,
-  MIN_PROBE_PAUSE_MS,
   MAX_SPIN_MS,
+  MIN_PROBE_PAUSE_MS,
   SLEEP_COST_MS,
   SpinAccount,
 } from '../../host/polling/spin-account.js';
@@ -20,16 +20,27 @@ function emptied(): SpinAccount {
   return account;
 }
 
+/** Let time pass until a wait may spin. @returns when that was */
+function untilProbe(account: SpinAccount, from: number): number {
+  for (let now = from; ; now += 0.5) if (account.allowance(now) > 0) return now;
+}
+
 test(
-  'a new account pays for one probe; found early, each wait adds what a sleep would have cost',
+  'a new account pays for one wait; found early, each wait adds what a sleep would have cost',
   timebox(5, () => {
     const account = new SpinAccount();
     assert.ok(account.earned);
     assert.is(account.allowance(0), MAX_SPIN_MS);
+    account.inVain(MAX_SPIN_MS - 0.5);
     account.found(0.01);
-    assert.ok(Math.abs(account.allowance(1) - (MAX_SPIN_MS + SLEEP_COST_MS - 0.01)) < 1e-9);
+    assert.ok(Math.abs(account.allowance(1) - (0.5 + SLEEP_COST_MS - 0.01)) < 1e-9);
     for (let i = 0; i < 1000; i++) account.found(0);
-    assert.is(account.allowance(2), MAX_BALANCE_MS, 'and no more than this');
+    assert.is(account.allowance(2), MAX_SPIN_MS, 'one wait spins no longer than this');
+    for (let left = MAX_BALANCE_MS; left > 0; left -= MAX_SPIN_MS) {
+      assert.ok(account.earned);
+      account.inVain(MAX_SPIN_MS);
+    }
+    assert.not(account.earned, 'and this was all that it held');
   }),
 );
 
@@ -37,7 +48,6 @@ test(
   'in vain: the time is paid for, and an empty account sleeps at once, but for probes',
   timebox(5, () => {
     const account = emptied();
-    assert.not(account.earned);
     const probes: number[] = [];
     for (let now = 0.5; now < 10_000; now += 0.5) {
       const allowed = account.allowance(now);
@@ -50,27 +60,41 @@ test(
     assert.is(pauses[0], MIN_PROBE_PAUSE_MS);
     for (let i = 1; i < pauses.length; i++) assert.ok((pauses[i] as number) >= (pauses[i - 1] as number));
     assert.is(pauses.at(-1), MAX_PROBE_PAUSE_MS);
+    const spun = probes.length * MAX_SPIN_MS;
+    assert.ok(spun < 10_000 / 200, `${spun} ms of 10 s`);
   }),
 );
 
 test(
-  'a probe that finds something early opens the account again, and the next ones come soon',
+  'a probe that finds something early opens the account again; when it has recovered, later probes come soon',
   timebox(5, () => {
     const account = emptied();
-    for (let now = 0; now < 1000; now += 1) if (account.allowance(now) > 0) account.inVain(MAX_SPIN_MS);
-    let now = 1000;
-    while (account.allowance(now) === 0) now += 1;
+    for (let now = 0; now < 5000; now += 1) if (account.allowance(now) > 0) account.inVain(MAX_SPIN_MS);
+    let now = untilProbe(account, 5000);
     account.found(0.02);
     assert.ok(account.earned);
-    assert.ok(account.allowance(now) > 0);
+    for (let i = 0; i < 20; i++) account.found(0.01);
+    while (account.earned) {
+      account.allowance(now);
+      account.inVain(MAX_SPIN_MS);
+    }
+    now = untilProbe(account, now + 2 * MAX_PROBE_PAUSE_MS);
     account.inVain(MAX_SPIN_MS);
-    const since = now;
-    while (account.allowance(now) === 0) now += 1;
-    assert.ok(now - since <= MAX_PROBE_PAUSE_MS);
-    account.inVain(MAX_SPIN_MS);
-    const [last] = [now];
-    while (account.allowance(now) === 0) now += 1;
-    assert.is(now - last, MIN_PROBE_PAUSE_MS);
+    assert.is(untilProbe(account, now + 0.5) - now, MIN_PROBE_PAUSE_MS);
+  }),
+);
+
+test(
+  'a probe that finds an answer later than a sleep would have brought it is in vain',
+  timebox(5, () => {
+    const account = emptied();
+    let now = untilProbe(account, 0);
+    account.found(SLEEP_COST_MS * 5);
+    const first = untilProbe(account, now + 0.5) - now;
+    now += first;
+    account.found(SLEEP_COST_MS * 5);
+    assert.ok(untilProbe(account, now + 0.5) - now > first);
+    assert.not(account.earned);
   }),
 );
 
@@ -78,9 +102,8 @@ test(
   'found late: the answer took longer than a sleep would have, and the account pays the difference',
   timebox(5, () => {
     const account = new SpinAccount();
-    for (let i = 0; i < 1000; i++) account.found(0);
-    for (let i = 0; i < 4; i++) account.found(SLEEP_COST_MS + 0.25);
-    assert.ok(Math.abs(account.allowance(0) - (MAX_BALANCE_MS - 1)) < 1e-9);
+    account.found(SLEEP_COST_MS + 0.5);
+    assert.ok(Math.abs(account.allowance(0) - (MAX_SPIN_MS - 0.5)) < 1e-9);
   }),
 );
 
