@@ -174,6 +174,7 @@ class Lane {
    */
   async dieAt(operation: Operation, at: number): Promise<number | undefined> {
     const child = await this.#next(operation.before !== undefined);
+    const closed = closedOf(child);
     this.#begin(operation);
     const port = await child.call<number>('prepare', operation.name);
     const running = child.call<number>('run', operation.name, at);
@@ -187,7 +188,7 @@ class Lane {
         (error) => assert.match(code(error), /^ERR_ISTHMUS_(CONNECT|HANDSHAKE_REFUSED|PEER_DIED)$/),
       );
     }
-    const steps = await ofDead(child, running);
+    const steps = await ofDead(child, running, closed);
     await this.#assertSurvived(child, ['ERR_ISTHMUS_PEER_DIED', ...(operation.ends ?? [])]);
     return steps;
   }
@@ -195,9 +196,10 @@ class Lane {
   /** Let a victim die somewhere among its first steps under full load. */
   async dieUnderLoad(steps: number): Promise<void> {
     const child = await this.#next(true);
+    const closed = closedOf(child);
     this.#begin(undefined);
     const destroys = random(2) === 0;
-    await ofDead(child, child.call('load', 1 + random(steps), random(2 ** 31), destroys));
+    await ofDead(child, child.call('load', 1 + random(steps), random(2 ** 31), destroys), closed);
     // Messages of a destroyed connection need not arrive.
     await this.#assertSurvived(child, ['ERR_ISTHMUS_PEER_DIED', 'orderly'], destroys ? Infinity : LOAD);
   }
@@ -256,9 +258,13 @@ class Lane {
   }
 }
 
+/** Settles when all output of a process is here. To be asked for while it lives: the event comes once. */
+function closedOf(child: Child): Promise<void> {
+  return new Promise((resolve) => child.process.once('close', () => resolve()));
+}
+
 /** Wait for the end of a victim. @returns its answer, if it gave one; then it is killed */
-async function ofDead(child: Child, running: Promise<number>): Promise<number | undefined> {
-  const closed = new Promise<void>((resolve) => child.process.once('close', () => resolve()));
+async function ofDead(child: Child, running: Promise<number>, closed: Promise<void>): Promise<number | undefined> {
   let answer: number | undefined;
   try {
     answer = await running;
@@ -358,7 +364,9 @@ for (const plugin of ['shm', 'ivshmem'] as const) {
           core,
         } satisfies VictimOptions);
         await child.event('ready');
-        if ((await ofDead(child, child.call<number>('run', MEET.name, at))) === undefined) deaths++;
+        const closed = closedOf(child);
+        const steps = await ofDead(child, child.call<number>('run', MEET.name, at), closed);
+        if (steps === undefined) deaths++;
         else survived++;
         await assertConsistent(path, at);
         const limit = pause(NEWS * 1000, 'never', { ref: false });
