@@ -30,7 +30,7 @@ import { Doorbells } from '../../host/region/doorbell.js';
 import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.js';
 import { PIPES } from '../support/pipes.js';
 import { play, serve } from '../support/process.js';
-import { seeded } from '../support/seeded.js';
+import { seeded, seededBytes } from '../support/seeded.js';
 
 /** What it may try with files. */
 const OPERATIONS = {
@@ -237,11 +237,18 @@ async function user(): Promise<void> {
       connection = await runtime.connect({ host: '127.0.0.1', port: (server.address() as { port: number }).port });
       return connection.plugin;
     },
-    /** Bytes without sense into the stream of that connection. */
-    corrupt(seed: number) {
-      const random = seeded(seed);
-      const bytes = Buffer.from(Array.from({ length: 4096 }, () => random(256)));
-      for (const socket of held) if (!socket.destroyed) socket.write(bytes);
+    /**
+     * Bytes without sense into the stream of that connection, as many as the other side takes: the first of them may announce
+     * a message that is longer than any small number of them.
+     */
+    async corrupt(seed: number) {
+      const bytes = seededBytes(seed, 65_536);
+      const one = async (socket: Socket) => {
+        for (let i = 0; i < 1024 && !socket.destroyed; i++) {
+          await new Promise<void>((resolve) => socket.write(bytes, () => resolve()));
+        }
+      };
+      void Promise.all(held.map(one));
     },
     /**
      * From now on it says that all its peers can ring, and sleeps until one does. Where doorbells are handed over, another
