@@ -164,7 +164,7 @@ function main(): void {
       await runtime.suspend();
       assert.not(introduced.readableEnded, 'it had not been cut');
       assert.not(idle.readableEnded);
-      // Those of the suspension are held: those that say who they are come first afterwards.
+      // Those of the suspension are held: those that have introduced themselves come first afterwards.
       const strangers = await Promise.all(Array.from({ length: 300 }, () => stranger(port, Buffer.alloc(0))));
       const connecting = client.connect(`127.0.0.1:${port}`);
       await pause(1200);

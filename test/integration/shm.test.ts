@@ -619,7 +619,7 @@ function main(seed: number): void {
       };
       const old = await connect(first);
       rmSync(path);
-      // A newcomer goes to the first name, and who had been there before meets it there.
+      // A newcomer goes to the first name, and a process that had been there before meets it there.
       await connect(third);
       await connect(first);
       assert.equal(
